@@ -1,0 +1,93 @@
+"""Command line of the serving side: `python -m serve run` and `python -m serve predict`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+from serve.bundle import open_bundle
+from serve.config import ServeConfig, load_config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 when done, 2 for a mistake of the caller's."""
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # progress also reaches a pipe or a log
+    try:
+        return int(arguments.command(arguments))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    flags = {"host": arguments.host, "port": arguments.port, "device": arguments.device}
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    config = load_config(ServeConfig, arguments.config, [*arguments.overrides, *given])
+    bundle = open_bundle(arguments.bundle)
+    from serve.api import run_server
+
+    shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+    print(
+        f"serving {arguments.bundle} (version {bundle.manifest.version}) "
+        f"on http://{shown}:{config.port}; docs at /docs; Ctrl-C ends it",
+        flush=True,
+    )
+    run_server(bundle, config)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from serve.predict_file import predict_file
+    from serve.predictor import Predictor
+
+    predictor = Predictor.load(
+        arguments.bundle, device=arguments.device or "auto", batch_size=arguments.batch_size
+    )
+    columns = predictor.bundle.manifest.text_columns
+    if arguments.text_columns:
+        columns = tuple(arguments.text_columns.split(","))
+    if len(columns) != len(predictor.bundle.manifest.text_columns):
+        raise ValueError(
+            f"--text-columns names {len(columns)} columns, the model takes "
+            f"{len(predictor.bundle.manifest.text_columns)}"
+        )
+    counts = predict_file(predictor, arguments.input, arguments.output, text_columns=columns)
+    print(
+        f"{counts['rows']} rows to {arguments.output} "
+        f"({counts['resumed']} were done before, {counts['failed']} could not be classified)"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="serve a bundle over HTTP")
+    run.set_defaults(command=_run)
+    run.add_argument("--bundle", type=Path, required=True, help="directory made by `train merge`")
+    run.add_argument("--config", type=Path, help="YAML with the keys of ServeConfig")
+    run.add_argument("--host", help="address to listen on")
+    run.add_argument("--port", type=int, help="TCP port to listen on")
+    run.add_argument("--device", help="auto, cpu or cuda")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
+
+    predict = commands.add_parser("predict", help="classify a whole file")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("--bundle", type=Path, required=True, help="made by `train merge`")
+    predict.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
+    predict.add_argument("--output", type=Path, required=True, help="same formats; may differ")
+    predict.add_argument("--text-columns", help="comma-separated; the bundle's by default")
+    predict.add_argument("--device", help="auto, cpu or cuda")
+    predict.add_argument("--batch-size", type=int, default=64, help="texts in a forward pass")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

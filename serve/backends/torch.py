@@ -1,0 +1,46 @@
+"""The forward pass in PyTorch, on CUDA or on the CPU, in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from serve.scores import Array
+from serve.text import Batch
+
+
+class TorchBackend:
+    """A sequence classifier on one device."""
+
+    name = "torch"
+
+    def __init__(self, model: Any, *, device: str) -> None:
+        """Take a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
+        self.device = torch.device(device)
+        self.model: Any = model.to(self.device).eval()
+
+    @classmethod
+    def load(cls, path: Path, *, device: str) -> TorchBackend:
+        """Load a model directory by the stock class, in fp32.
+
+        Raises ValueError if the weights on the disk are not all of the model's weights.
+        """
+        transformers_logging.disable_progress_bar()  # there is no download to watch
+        # transformers loads in the checkpoint's own dtype unless it is told otherwise.
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        if missing := info["missing_keys"]:
+            raise ValueError(f"`{path}` lacks the weights {sorted(missing)}; merge the run again")
+        return cls(model, device=device)
+
+    @torch.inference_mode()
+    def forward(self, batch_NL: Batch) -> Array:
+        """Logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L)."""
+        inputs = {name: torch.from_numpy(ids).to(self.device) for name, ids in batch_NL.items()}
+        logits_NC: Array = self.model(**inputs).logits.float().cpu().numpy()
+        return logits_NC

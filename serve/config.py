@@ -1,0 +1,166 @@
+"""Turn a YAML file plus dotted overrides into a frozen, validated configuration.
+
+Decides how configuration is read: `load_config(schema, path, overrides)`. What may be
+configured is decided by the schemas: `ServeConfig` here, `RunConfig` in `train.config`.
+
+YAML is read by the 1.2 rules that people expect: `2e-5` is a number (PyYAML reads a
+string), `no` and `on` are strings (PyYAML reads booleans), `12:30` is a string (PyYAML
+reads 750), and a key that appears twice is an error (PyYAML keeps the last).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Schema = TypeVar("Schema", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServeConfig(Config):
+    """What an operator may set for `python -m serve run`."""
+
+    host: Literal["0.0.0.0", "127.0.0.1", "::"] = "127.0.0.1"
+    """Address to listen on; 127.0.0.1 answers this machine only, 0.0.0.0 every network."""
+
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8000
+    """TCP port to listen on."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes every CUDA GPU, or the CPU where there is none."""
+
+    workers_per_device: Annotated[int, Field(ge=1)] = 1
+    """Model processes per device; each holds one copy of the weights."""
+
+    api_processes: Annotated[int, Field(ge=1)] = 1
+    """HTTP processes; they parse, validate and tokenize, so fast devices need several."""
+
+    max_batch_texts: Annotated[int, Field(ge=1)] = 32
+    """Texts in one forward pass; more is faster until memory or latency says no."""
+
+    max_texts_per_request: Annotated[int, Field(ge=1)] = 512
+    """Texts one request may hold; a request with more is refused with 422."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 2_000_000
+    """Size of one request body in bytes; a larger one is refused with 413."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds a request may wait for its answer before it gets 504."""
+
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
+    """Least severe message that is printed."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the YAML 1.2 core scalars and no silent duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                where = key_node.start_mark
+                raise ValueError(f"{where.name}, line {where.line + 1}: key `{key}` appears twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SCALARS = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "int": (r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+    "float": (
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+0123456789.",
+    ),
+}
+for _name, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse one YAML document by the rules in this module's docstring."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def load_config(
+    schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()
+) -> Schema:
+    """Read `path`, apply `key.sub=value` overrides in order, and validate against `schema`.
+
+    The value of an override is read as YAML, so `trainer.learning_rate=2e-5` is a number
+    and `data.text_columns=[a,b]` a list. path None starts from the schema's defaults.
+    Raises ValueError that names every offending key with its path.
+    """
+    values: Any = {}
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise ValueError(f"no configuration file at `{file}`; name one with --config")
+        try:
+            values = parse_yaml(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"`{file}` is not valid YAML: {error}") from error
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise ValueError(f"`{file}` holds {type(values).__name__}, expected `key: value` lines")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_explain(error, schema, path)) from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not all(dotted.split(".")):
+        raise ValueError(f"override `{override}` is not of the form key.sub=value")
+    *sections, last = dotted.split(".")
+    for section in sections:
+        inner = values.get(section)
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise ValueError(f"override `{override}`: `{section}` is a value, not a section")
+        values = inner
+    try:
+        values[last] = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override `{override}`: the value is not valid YAML: {error}") from error
+
+
+def _explain(error: ValidationError, schema: type[Config], path: str | Path | None) -> str:
+    lines = []
+    for item in error.errors():
+        keys = [str(part) for part in item["loc"] if part not in ("function-after",)]
+        known: Any = schema
+        for key in keys[:-1]:
+            field = getattr(known, "model_fields", {}).get(key)
+            known = field.annotation if field else None
+        key = ".".join(keys)
+        if item["type"] == "extra_forbidden":
+            names = ", ".join(getattr(known, "model_fields", {})) or "none here"
+            lines.append(f"unknown key `{key}`; known: {names}")
+        elif item["type"] == "missing":
+            lines.append(f"key `{key}` is required")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            prefix = f"`{key}` = {item['input']!r}: " if key else ""
+            lines.append(f"{prefix}{message}")
+    source = f"configuration `{path}`" if path is not None else "configuration"
+    return f"{source}: " + "; ".join(lines)

@@ -1,0 +1,175 @@
+"""Classify a whole file: in bounded memory, with a progress bar, restartable.
+
+Predictions go to a journal beside the output, one line a row, synced after every block.
+A run that was killed is started again with the same command: it drops a torn last line and
+goes on after the rows that are there. When all rows are done, input and journal are joined
+into the output, which appears under its name only then.
+
+A row that cannot be classified does not stop the run: its prediction is null and
+`predicted_error` says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from serve.files import sync_directory
+from serve.predictor import Predictor
+from serve.scores import activate, default_activation, ranked
+from serve.tables import Row, blocks, check_format, count_rows, read_rows, write_rows
+from serve.text import Text, text_problem
+
+BLOCK_ROWS = 1024
+"""Rows between two syncs: what a kill can cost."""
+
+THRESHOLD = 0.5
+"""Score from which a multi-label model's label counts as predicted."""
+
+
+def predict_file(
+    predictor: Predictor, source: Path, output: Path, *, text_columns: tuple[str, ...]
+) -> dict[str, int]:
+    """Classify every row of `source` into `output`; the suffixes name the formats.
+
+    text_columns: the columns that hold the text, two for a model of pairs. The output has
+    the input's columns plus `predicted_label` and `predicted_score` (for a multi-label model
+    `predicted_labels` and `predicted_scores`, the labels that score at least 0.5).
+    Returns the number of `rows`, of those found done (`resumed`) and `failed`.
+    Raises ValueError for a file that cannot be read and for a journal of another run.
+    """
+    check_format(source)
+    check_format(output)
+    if not source.is_file():
+        raise ValueError(f"no input file at `{source}`")
+    if source.resolve() == output.resolve():
+        raise ValueError(f"`{source}` is both input and output; write to another file")
+    first = next(read_rows(source), None)
+    if first is None:
+        raise ValueError(f"`{source}` has no rows")
+    for column in text_columns:
+        if column not in first:
+            raise ValueError(
+                f"`{source}` has no column `{column}`, only {', '.join(first)}; "
+                "name the text with --text-columns"
+            )
+    added = _added_columns(predictor)
+    if taken := [column for column in added if column in first]:
+        raise ValueError(f"`{source}` has a column `{taken[0]}` already; rename it")
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    journal = output.with_name(f"{output.name}.partial")
+    stat = source.stat()
+    identity = {
+        "model_version": predictor.bundle.manifest.version,
+        "input_bytes": stat.st_size,
+        "input_mtime_ns": stat.st_mtime_ns,
+        "text_columns": list(text_columns),
+    }
+    done = _open_journal(journal, identity)
+    total = count_rows(source)
+    with (
+        journal.open("ab") as file,
+        tqdm(total=total, initial=done, unit="rows", disable=None) as bar,
+    ):
+        for block in blocks(islice(read_rows(source), done, None), BLOCK_ROWS):
+            predictions = _predict_block(predictor, block, text_columns)
+            lines = (json.dumps(prediction, ensure_ascii=False) for prediction in predictions)
+            file.write("".join(line + "\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            bar.update(len(block))
+    with journal.open("rb") as file:
+        failed = sum("predicted_error" in json.loads(line) for line in islice(file, 1, None))
+    _join(source, journal, output, columns=[*first, *added])
+    return {"rows": total, "resumed": done, "failed": failed}
+
+
+def _added_columns(predictor: Predictor) -> list[str]:
+    plural = "s" if predictor.bundle.manifest.task == "multi_label" else ""
+    return [f"predicted_label{plural}", f"predicted_score{plural}", "predicted_error"]
+
+
+def _predict_block(
+    predictor: Predictor, block: list[Row], text_columns: tuple[str, ...]
+) -> list[Row]:
+    """For each row what is added to it; an unusable row gets `predicted_error`."""
+    manifest = predictor.bundle.manifest
+    multi = manifest.task == "multi_label"
+    label_key, score_key, error_key = _added_columns(predictor)
+    results: list[Row] = []
+    texts: list[Text] = []
+    for row in block:
+        parts = [row.get(column) for column in text_columns]
+        problem = next((p for p in map(text_problem, parts) if p), None)
+        if problem:
+            results.append({label_key: None, score_key: None, error_key: problem})
+            continue
+        texts.append(str(parts[0]) if len(parts) == 1 else (str(parts[0]), str(parts[1])))
+        results.append({})
+    logits_NC = predictor.logits(predictor.encoder.encode(texts))
+    scores_NC = activate(logits_NC, default_activation(manifest.task))
+    answers = iter(ranked(scores_NC, manifest.labels, None if multi else 1) if texts else [])
+    for result in results:
+        if error_key in result:
+            continue
+        answer = next(answers)
+        if multi:
+            chosen = [entry for entry in answer if entry["score"] >= THRESHOLD]
+            result[label_key] = [entry["label"] for entry in chosen]
+            result[score_key] = [entry["score"] for entry in chosen]
+        else:
+            result[label_key], result[score_key] = answer[0]["label"], answer[0]["score"]
+    return results
+
+
+def _open_journal(journal: Path, identity: dict[str, Any]) -> int:
+    """Start the journal, or cut its torn last line; the number of rows that are done."""
+    if journal.exists():
+        done = -1
+        whole = 0
+        with journal.open("rb+") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if done == -1 and json.loads(line) != identity:
+                    raise ValueError(
+                        f"`{journal}` belongs to another input, bundle or choice of columns; "
+                        "remove it to start anew"
+                    )
+                done += 1
+                whole += len(line)
+            file.truncate(whole)
+        if done >= 0:
+            return done
+    journal.write_bytes(json.dumps(identity).encode() + b"\n")
+    sync_directory(journal.parent)
+    return 0
+
+
+def _join(source: Path, journal: Path, output: Path, *, columns: list[str]) -> None:
+    """Write input rows with their predictions to `output` and drop the journal."""
+
+    def rows() -> Iterator[Row]:
+        with journal.open("rb") as file:
+            next(file)
+            for row, line in zip(read_rows(source), file, strict=True):
+                yield row | json.loads(line)
+
+    temporary = output.with_name(f".{uuid.uuid4().hex}.tmp{output.suffix}")
+    try:
+        write_rows(temporary, rows, columns)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(output.parent)
+    journal.unlink()

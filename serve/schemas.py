@@ -1,0 +1,176 @@
+"""The request and the answers of `POST /predict`, and the errors of a bad request.
+
+Decides what a valid request is. Every refusal is a `RequestError` with a status of 4xx, the
+path of the offending field and, where there is one, the limit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from serve.scores import Activation
+from serve.text import Text, text_problem
+
+
+class RequestError(Exception):
+    """A request that cannot be answered as it stands."""
+
+    def __init__(self, status: int, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.field = field
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: str = Field(description="What is wrong, with the value and the remedy.")
+    field: str | None = Field(default=None, description="Path of the offending field.")
+
+
+class Score(BaseModel):
+    """One label of one text."""
+
+    label: str
+    score: float
+
+
+class Parameters(BaseModel):
+    """How to answer. The names are those of the Hugging Face text-classification task."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Number of labels per text, best first; all by default."
+    )
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        default=None,
+        description="From logits to scores; sigmoid for multi-label models, else softmax.",
+    )
+    truncation: bool | None = Field(
+        default=None, description="Cut texts that are too long (the default) or refuse them."
+    )
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+_INPUTS = {
+    "anyOf": [
+        _TEXT,
+        {"type": "array", "items": _TEXT, "minItems": 1},
+        {"type": "array", "items": _PAIR, "minItems": 1},
+    ],
+    "description": "A text or a list of texts. For a model of text pairs: a list of pairs, "
+    "or one pair as a flat list of two texts.",
+}
+
+
+class PredictRequest(BaseModel):
+    """The body of `POST /predict`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # Checked by `to_texts`: a union's errors would not say which text is wrong.
+    inputs: Annotated[Any, WithJsonSchema(_INPUTS)]
+    parameters: Parameters | None = None
+
+    @property
+    def activation(self) -> Activation | None:
+        """The function asked for, None for the model's own."""
+        return self.parameters.function_to_apply if self.parameters else None
+
+    @property
+    def top_k(self) -> int | None:
+        """The number of labels asked for, None for all."""
+        return self.parameters.top_k if self.parameters else None
+
+    @property
+    def truncation(self) -> bool:
+        """Whether long texts are cut."""
+        asked = self.parameters.truncation if self.parameters else None
+        return True if asked is None else asked
+
+
+def parse_request(body: bytes) -> PredictRequest:
+    """Read a body; RequestError 400 if it is not JSON, 422 if it is not the schema."""
+    try:
+        return PredictRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise RequestError(400, f"the body is not valid JSON: {first['msg']}") from None
+        field = ".".join(str(part) for part in first["loc"]) or None
+        if field is None:
+            message = 'the body must be a JSON object such as {"inputs": "a text"}'
+        elif first["type"] == "missing":
+            message = f"field `{field}` is required"
+        elif first["type"] == "extra_forbidden":
+            message = f"unknown field `{field}`"
+        else:
+            message = f"field `{field}`: {first['msg']}"
+        raise RequestError(422, message, field=field) from None
+
+
+def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], bool]:
+    """The texts of `inputs`, checked one by one, and whether it was one text and no list.
+
+    limit: texts a request may hold. Raises RequestError 422 that names the field, such as
+    `inputs.3` or `inputs.3.1`.
+    """
+    flat_pair = (
+        is_pair
+        and isinstance(inputs, list)
+        and len(inputs) == 2
+        and all(isinstance(part, str) for part in inputs)
+    )
+    if isinstance(inputs, str) or flat_pair:
+        return [_to_text(inputs, "inputs", is_pair=is_pair)], True
+    if not isinstance(inputs, list):
+        expected = "a list of pairs of texts" if is_pair else "a string or a list of strings"
+        raise RequestError(
+            422, f"field `inputs`: expected {expected}, got {_kind(inputs)}", field="inputs"
+        )
+    if not inputs:
+        raise RequestError(422, "field `inputs`: the list is empty", field="inputs")
+    if len(inputs) > limit:
+        raise RequestError(
+            422,
+            f"field `inputs`: {len(inputs)} texts, over the limit of {limit} texts a request",
+            field="inputs",
+        )
+    texts = [_to_text(value, f"inputs.{n}", is_pair=is_pair) for n, value in enumerate(inputs)]
+    return texts, False
+
+
+def _to_text(value: Any, field: str, *, is_pair: bool) -> Text:
+    if not is_pair:
+        _check(value, field)
+        return str(value)
+    if not isinstance(value, list) or len(value) != 2:
+        raise RequestError(
+            422,
+            f"field `{field}`: this model classifies pairs, expected [text, text_pair], "
+            f"got {_kind(value)}",
+            field=field,
+        )
+    for part, text in enumerate(value):
+        _check(text, f"{field}.{part}")
+    return (value[0], value[1])
+
+
+def _check(value: Any, field: str) -> None:
+    if isinstance(value, str):
+        problem = text_problem(value)
+    else:
+        problem = f"expected a string, got {_kind(value)}"
+    if problem:
+        raise RequestError(422, f"field `{field}`: {problem}", field=field)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    names = {str: "a string", bool: "a boolean", dict: "an object", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,58 @@
+"""From logits to the scores and labels of an answer. Pure NumPy.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
+def softmax(logits_NC: Array) -> Array:
+    """Softmax over the last axis, safe for any finite logits.
+
+    Subtracting the row's maximum leaves exponents of at most 0, so nothing overflows.
+    """
+    exp_NC = np.exp(logits_NC - logits_NC.max(axis=-1, keepdims=True))
+    return np.asarray(exp_NC / exp_NC.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def sigmoid(logits_NC: Array) -> Array:
+    """Logistic function, safe for any finite logits: exp is only taken of values up to 0."""
+    exp_NC = np.exp(-np.abs(logits_NC))
+    return np.asarray(np.where(logits_NC >= 0, 1.0, exp_NC) / (1.0 + exp_NC), dtype=np.float32)
+
+
+def activate(logits_NC: Array, activation: Activation) -> Array:
+    """Scores in [0, 1] for softmax and sigmoid; the logits themselves for none."""
+    if activation == "softmax":
+        return softmax(logits_NC)
+    if activation == "sigmoid":
+        return sigmoid(logits_NC)
+    return logits_NC
+
+
+def default_activation(task: str) -> Activation:
+    """The activation that `transformers.pipeline` picks: sigmoid for multi-label models."""
+    return "sigmoid" if task == "multi_label" else "softmax"
+
+
+def ranked(
+    scores_NC: Array, labels: Sequence[str], top_k: int | None
+) -> list[list[dict[str, Any]]]:
+    """For each text its `{"label", "score"}` entries, highest score first.
+
+    top_k None gives every label, otherwise the first top_k. Equal scores keep label order.
+    """
+    order_NC = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
+    return [
+        [{"label": labels[c], "score": float(scores_C[c])} for c in order_C]
+        for scores_C, order_C in zip(scores_NC, order_NC, strict=True)
+    ]

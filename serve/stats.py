@@ -1,0 +1,51 @@
+"""Pure statistics: what a figure measured on N examples says of the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def wilson(successes: int, trials: int, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Two-sided interval for a proportion, with error `alpha`.
+
+    Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical
+    inference, JASA 22, 209-212: the score interval without continuity correction.
+    Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} of {trials} is no proportion")
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    p = successes / trials
+    centre = p + z * z / (2 * trials)
+    spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    n: int,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    alpha: float = 0.05,
+) -> NDArray[np.float64]:
+    """Percentile intervals of shape (2, K) for K statistics of n examples.
+
+    statistic: takes the n row numbers of a resample, gives K values.
+    Source: B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
+    Raises ValueError if n is 0.
+    """
+    if n <= 0:
+        raise ValueError(f"{n} examples cannot be resampled")
+    generator = np.random.default_rng(seed)
+    values_RK = np.stack([statistic(generator.integers(0, n, n)) for _ in range(resamples)])
+    interval_2K: NDArray[np.float64] = np.quantile(values_RK, [alpha / 2, 1 - alpha / 2], axis=0)
+    return interval_2K

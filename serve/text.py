@@ -1,0 +1,123 @@
+"""The only text preparation: texts, or pairs of texts, to token ids.
+
+Training, evaluation and serving all come through `TextEncoder`, so a model never meets
+text that was prepared in another way than the text it learnt from.
+
+Shape suffixes: N texts, L tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Text = str | tuple[str, str]
+Encoding = dict[str, list[int]]
+Batch = dict[str, NDArray[np.int64]]
+
+
+class TextError(ValueError):
+    """A text that cannot be classified. `index` is its position among the texts given."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def text_problem(text: object) -> str | None:
+    """Why one text cannot be classified, or None if it can."""
+    if not isinstance(text, str):
+        return f"expected a string, got {type(text).__name__}"
+    if not text.strip():
+        return "the text is empty"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return f"not valid Unicode: lone surrogate at character {error.start}"
+    return None
+
+
+class TextEncoder:
+    """Token ids by one tokenizer under one length limit.
+
+    is_pair: whether each text is a pair, encoded together as `[CLS] a [SEP] b [SEP]` or
+    whatever the tokenizer does for two segments.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, is_pair: bool) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.is_pair = is_pair
+
+    @classmethod
+    def from_directory(cls, path: Path, *, max_length: int, is_pair: bool) -> TextEncoder:
+        """Load the tokenizer of a model directory, from the disk alone."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return cls(tokenizer, max_length=max_length, is_pair=is_pair)
+
+    def encode(self, texts: Sequence[Text], *, truncation: bool = True) -> list[Encoding]:
+        """Token ids of each text, in order: `input_ids` and what else the model takes.
+
+        A text of more than `max_length` tokens is cut at its end (of a pair, the longer
+        text is cut first); with truncation False it raises TextError instead.
+        Raises TextError for a text that is empty or not valid Unicode.
+        """
+        for index, text in enumerate(texts):
+            for part in self._parts(index, text):
+                if problem := text_problem(part):
+                    raise TextError(index, problem)
+        if not texts:
+            return []
+        first = [text[0] if isinstance(text, tuple) else text for text in texts]
+        second = [text[1] for text in texts if isinstance(text, tuple)] or None
+        columns = self.tokenizer(
+            first,
+            second,
+            truncation="longest_first" if truncation else False,
+            max_length=self.max_length if truncation else None,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        encodings = [
+            {name: values[row] for name, values in columns.items()} for row in range(len(texts))
+        ]
+        for index, encoding in enumerate(encodings):
+            if (length := len(encoding["input_ids"])) > self.max_length:
+                raise TextError(
+                    index, f"{length} tokens, over the limit of {self.max_length} tokens"
+                )
+        return encodings
+
+    def pad(self, encodings: Sequence[Encoding]) -> Batch:
+        """Stack encodings into arrays of shape (N, L), L the longest, with their mask."""
+        length = max(len(encoding["input_ids"]) for encoding in encodings)
+        shape = (len(encodings), length)
+        fill = {
+            "input_ids": self.tokenizer.pad_token_id,
+            "token_type_ids": self.tokenizer.pad_token_type_id,
+        }
+        batch_NL: Batch = {
+            name: np.full(shape, fill.get(name, 0), dtype=np.int64) for name in encodings[0]
+        }
+        batch_NL["attention_mask"] = np.zeros(shape, dtype=np.int64)
+        for row, encoding in enumerate(encodings):
+            for name, ids in encoding.items():
+                batch_NL[name][row, : len(ids)] = ids
+            batch_NL["attention_mask"][row, : len(encoding["input_ids"])] = 1
+        return batch_NL
+
+    def _parts(self, index: int, text: Text) -> tuple[str, ...]:
+        if self.is_pair != isinstance(text, tuple):
+            expected = "a pair of texts" if self.is_pair else "one text"
+            raise TextError(index, f"this model classifies {expected} at a time")
+        return text if isinstance(text, tuple) else (text,)

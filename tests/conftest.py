@@ -1,0 +1,253 @@
+"""Tiny real models, tiny data, and ways to run the product as its users do.
+
+Nothing here needs the network, a GPU or files outside the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).parent.parent
+
+TOPICS = {
+    "billing": "invoice charge bill paid twice amount receipt tax",
+    "delivery": "parcel courier late shipping arrived box tracking door",
+    "login": "password account locked code reset email sign access",
+}
+FILLER = "please help me i my the a it is was today again still thanks hello why not and".split()
+
+
+def make_rows(num_rows: int, *, seed: int, columns: int = 1, multi: bool = False) -> list[Any]:
+    """Rows of filler words with a few words of one topic (or several) among them."""
+    chooser = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        topics = chooser.sample(sorted(TOPICS), chooser.choice([1, 2]) if multi else 1)
+        words = chooser.choices(FILLER, k=chooser.randint(1, 12))
+        for topic in topics:
+            words += chooser.choices(TOPICS[topic].split(), k=2)
+        chooser.shuffle(words)
+        row: dict[str, Any] = {"text": " ".join(words)}
+        if columns == 2:
+            row["text_pair"] = " ".join(chooser.choices(TOPICS[topics[0]].split(), k=3))
+        row["label"] = topics if multi else topics[0]
+        rows.append(row)
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer BERT with an untrained pooler and a word-level vocabulary."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("base") / "tiny-bert"
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = sorted({*FILLER, *" ".join(TOPICS.values()).split()})
+    vocabulary = {word: index for index, word in enumerate(specials + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    # Bases from sentence-transformers carry these; they must not leak into training.
+    tokenizer.enable_truncation(max_length=6)
+    tokenizer.enable_padding(length=6)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    )
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_config(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Values of a RunConfig on tiny data; keyword arguments replace whole sections' keys."""
+
+    def make(
+        output_dir: Path, *, task: str = "single_label", columns: int = 1, **sections: Any
+    ) -> dict[str, Any]:
+        multi = task == "multi_label"
+        directory = tmp_path_factory.mktemp("data")
+        values: dict[str, Any] = {
+            "output_dir": str(output_dir),
+            "task": task,
+            "data": {
+                "train": str(
+                    write_jsonl(
+                        directory / "train.jsonl",
+                        make_rows(160, seed=1, columns=columns, multi=multi),
+                    )
+                ),
+                "test": str(
+                    write_jsonl(
+                        directory / "test.jsonl",
+                        make_rows(60, seed=2, columns=columns, multi=multi),
+                    )
+                ),
+                "text_columns": ["text", "text_pair"][:columns],
+            },
+            "model": {"base": str(tiny_base), "max_length": 32},
+            "lora": {"r": 4, "alpha": 8},
+            "trainer": {
+                "num_train_epochs": 2,
+                "learning_rate": 5e-3,
+                "per_device_train_batch_size": 16,
+                "logging_steps": 1,
+            },
+        }
+        for section, keys in sections.items():
+            values[section] = values.get(section, {}) | keys if isinstance(keys, dict) else keys
+        return values
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    make_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Sealed bundles made by `fit` and `merge`: "single", "multi" and "pair"."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            from train.config import RunConfig
+            from train.fit import fit
+            from train.merge import merge
+
+            output = tmp_path_factory.mktemp(kind) / "run"
+            values = make_config(
+                output,
+                task="multi_label" if kind == "multi" else "single_label",
+                columns=2 if kind == "pair" else 1,
+            )
+            config = RunConfig.model_validate(values)
+            fit(config)
+            merge(config)
+            made[kind] = output / "bundle"
+        return made[kind]
+
+    return make
+
+
+def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run this Python with the arguments to its end; stdout and stderr come as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONWARNINGS": "default"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`python -m serve run` as a real process group."""
+
+    def __init__(self, bundle: Path, *overrides: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = bundle.parent / f"server-{self.port}.log"
+        command = [sys.executable, "-m", "serve", "run", "--bundle", str(bundle)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *overrides],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        self.kill()
+        raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
+
+    def post(self, body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/predict", json=body, timeout=60)
+
+    def stop(self) -> int:
+        """SIGTERM to the main process alone, as a container runtime does; its exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def serve(bundles: Callable[[str], Path]) -> Iterator[Callable[[str], Server]]:
+    """A running server per kind of bundle, shared by the session's tests."""
+    servers: dict[str, Server] = {}
+
+    def start(kind: str) -> Server:
+        if kind not in servers:
+            servers[kind] = Server(bundles(kind))
+        return servers[kind]
+
+    yield start
+    for server in servers.values():
+        server.kill()

@@ -1,0 +1,123 @@
+"""Start the head where a linear model on the frozen features ends.
+
+A head that starts at random spends the first epochs on finding out what the encoder knows
+already. A linear model fitted on the encoder's features takes seconds and uses the same
+weights: the last linear layer of the stock classification head.
+
+Shape suffixes: N examples, L tokens, D features, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from serve.text import Encoding, TextEncoder
+from train.loss import Loss
+
+L2 = 1e-4
+"""Weight of the squared weights in the probe's loss, on standardised features."""
+
+
+def init_head(
+    model: Any,
+    encoder: TextEncoder,
+    encodings: Sequence[Encoding],
+    targets: Tensor,
+    loss: Loss,
+    *,
+    device: torch.device,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> float:
+    """Fit the last layer of `model` on its own features, in place; its accuracy on them.
+
+    targets: int64 of shape (N,), or float 0/1 of shape (N, C) for a multi-label task.
+    progress: told the number of rows after each batch. Leaves the model on `device`.
+    """
+    last = last_linear(model)
+    features_ND = _features(model, last, encoder, encodings, device, progress)
+    weight_CD, bias_C = fit_probe(features_ND, targets, loss, last.out_features)
+    with torch.no_grad():
+        last.weight.copy_(weight_CD)
+        if last.bias is not None:
+            last.bias.copy_(bias_C)
+    logits_NC = features_ND @ weight_CD.T.cpu() + bias_C.cpu()
+    if loss.task == "multi_label":
+        return float(((logits_NC >= 0) == targets.bool()).all(dim=1).float().mean())
+    return float((logits_NC.argmax(dim=1) == targets).float().mean())
+
+
+def last_linear(model: Any) -> nn.Linear:
+    """The layer that gives the logits: the last linear one outside the base model."""
+    prefix = model.base_model_prefix + "."
+    head = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(prefix)
+    ]
+    if not head or head[-1].out_features != model.config.num_labels:
+        raise ValueError(
+            f"{type(model).__name__} has no linear head of {model.config.num_labels} outputs; "
+            "set model.head_init=random"
+        )
+    return head[-1]
+
+
+def fit_probe(
+    features_ND: Tensor, targets: Tensor, loss: Loss, num_labels: int
+) -> tuple[Tensor, Tensor]:
+    """Weights (C, D) and bias (C,) of the regularised linear model, by L-BFGS from zero."""
+    mean_D = features_ND.mean(dim=0)
+    scale = features_ND.std().clamp_min(1e-12)
+    standard_ND = (features_ND - mean_D) / scale
+    weight_CD = torch.zeros(num_labels, features_ND.shape[1], requires_grad=True)
+    bias_C = torch.zeros(num_labels, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight_CD, bias_C], max_iter=200, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        logits_NC = standard_ND @ weight_CD.T + bias_C
+        value = loss.total(logits_NC, targets) / targets.numel() + L2 * weight_CD.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(step)  # type: ignore[no-untyped-call]
+    weight_CD, bias_C = weight_CD.detach() / scale, bias_C.detach()
+    return weight_CD, bias_C - weight_CD @ mean_D
+
+
+@torch.no_grad()
+def _features(
+    model: Any,
+    last: nn.Linear,
+    encoder: TextEncoder,
+    encodings: Sequence[Encoding],
+    device: torch.device,
+    progress: Callable[[int], object],
+) -> Tensor:
+    """What reaches the last layer, (N, D) in fp32 on the CPU, rows in the order given."""
+    model.to(device).eval()
+    caught: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n]["input_ids"]))
+    features_ND = torch.empty(len(encodings), last.in_features)
+    try:
+        for start in range(0, len(order), 64):
+            rows = order[start : start + 64]
+            batch = encoder.pad([encodings[row] for row in rows])
+            inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+            model(**inputs)
+            features = caught.pop()
+            if features.dim() == 3:  # decoders score every position and keep the last token's
+                last_N = inputs["attention_mask"].sum(dim=1) - 1
+                features = features[torch.arange(len(rows), device=device), last_N]
+            features_ND[rows] = features.float().cpu()
+            progress(len(rows))
+    finally:
+        hook.remove()
+    return features_ND

@@ -1,0 +1,177 @@
+"""The model that is trained: base, tokenizer, adapters.
+
+Decides where a base comes from, which of its weights were never trained, and which weights
+this run trains and saves. What is saved loads in the stock
+`AutoModelForSequenceClassification` and gives the same logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from serve.text import TextEncoder
+from train.config import LoraSection, ModelConfig, RunConfig
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A pretrained model with a new head of the run's labels."""
+
+    model: Any
+    encoder: TextEncoder
+    trained_modules: tuple[str, ...]
+    """Names of modules that are trained and saved whole: head, and pooler if untrained."""
+
+    notes: tuple[str, ...]
+    """What the user should know about the base."""
+
+
+def locate_base(model: ModelConfig) -> tuple[str, str | None]:
+    """Directory or Hub id of the base, and the revision of a Hub id.
+
+    Raises ValueError for a base that is not there, and for a Hub id without a revision.
+    """
+    base = model.base
+    if base.startswith("package:"):
+        package, _, inside = base.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"model.base `{base}`: no package `{package}`; pip install it")
+        path = Path(spec.submodule_search_locations[0]) / inside
+        if not (path / "config.json").is_file():
+            raise ValueError(f"model.base `{base}`: no config.json in `{path}`")
+        return str(path), None
+    if Path(base).is_dir():
+        return base, None
+    if not _HUB_ID.fullmatch(base) or base.startswith("."):
+        raise ValueError(
+            f"model.base `{base}` is no directory; expected one, package:NAME/PATH or a Hub id"
+        )
+    if model.revision is None:
+        raise ValueError(
+            f"model.base `{base}` is no directory, so it is taken for a Hub id, which needs "
+            "model.revision: a commit pins it, `main` takes the newest"
+        )
+    return base, model.revision
+
+
+def weights_sha256(model: ModelConfig) -> str | None:
+    """SHA-256 of a local base's model.safetensors; None for a Hub id, whose revision pins it."""
+    path, revision = locate_base(model)
+    file = Path(path) / "model.safetensors"
+    if revision is not None or not file.is_file():
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
+    """Load the base in fp32 with a new head, and mend an untrained pooler.
+
+    Raises ValueError if `max_length` is more than the base has positions for.
+    """
+    path, revision = locate_base(config.model)
+    source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
+    if revision is None:
+        transformers_logging.disable_progress_bar()  # there is no download to watch
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        settings = AutoConfig.from_pretrained(
+            path,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            problem_type=f"{config.task}_classification",
+            **source,
+        )
+        if config.model.dropout is not None:
+            _set_dropout(settings, config.model.dropout)
+        # transformers loads in the checkpoint's own dtype unless it is told otherwise.
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, config=settings, dtype=torch.float32, output_loading_info=True, **source
+        )
+    except OSError as error:
+        raise ValueError(f"model.base `{config.model.base}` cannot be loaded: {error}") from error
+    positions = getattr(settings, "max_position_embeddings", None)
+    limit = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+    if config.model.max_length > limit:
+        raise ValueError(
+            f"model.max_length = {config.model.max_length}, but `{config.model.base}` takes "
+            f"at most {limit} tokens"
+        )
+    prefix = model.base_model_prefix + "."
+    fresh = {name.removeprefix(prefix).split(".")[0] for name in info["missing_keys"]}
+    notes = []
+    pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None)
+    dense = getattr(pooler, "dense", None)
+    if isinstance(dense, nn.Linear) and dense.in_features == dense.out_features:
+        state = "is missing" if "pooler" in fresh else "was never trained (its bias is 0)"
+        if "pooler" in fresh or not dense.bias.detach().any():
+            with torch.no_grad():
+                dense.weight.copy_(torch.eye(dense.in_features))
+                dense.bias.zero_()
+            fresh.add("pooler")
+            notes.append(
+                f"the pooler of `{config.model.base}` {state}; it starts as the identity and "
+                "is trained and saved with the head"
+            )
+    encoder = TextEncoder(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
+    return Base(
+        model=model, encoder=encoder, trained_modules=tuple(sorted(fresh)), notes=tuple(notes)
+    )
+
+
+def add_lora(base: Base, lora: LoraSection) -> Any:
+    """The base wrapped in adapters; `base.trained_modules` are trained and saved whole.
+
+    peft saves `classifier` and `score` by itself, but neither a pooler nor a pre-classifier:
+    one that started at random would be frozen there and lost on reloading.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    whole = [
+        name
+        for name, module in base.model.named_modules()
+        if isinstance(module, nn.Linear) and set(name.split(".")) & set(base.trained_modules)
+    ]
+    targets = lora.target_modules
+    settings = LoraConfig(
+        task_type="SEQ_CLS",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=whole,
+        modules_to_save=list(base.trained_modules),
+    )
+    with peft_warnings_off():
+        return get_peft_model(base.model, settings)
+
+
+@contextlib.contextmanager
+def peft_warnings_off() -> Iterator[None]:
+    """Silence what peft 0.21 does with names that transformers 5.23 is about to drop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        yield
+
+
+def _set_dropout(settings: Any, dropout: float) -> None:
+    """Set every dropout probability that the architecture's configuration has."""
+    for name, value in settings.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float | None):
+            setattr(settings, name, dropout)
