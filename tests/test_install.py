@@ -1,0 +1,135 @@
+"""What is installed is enough, and no more: the extras and the container's steps."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, free_port
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
+
+
+def test_every_pin_is_exact_and_litserve_is_the_version_whose_internals_we_use() -> None:
+    lines = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
+
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^+;]*", line) for line in lines)
+    assert "litserve==0.2.19" in lines
+    assert '"litserve==0.2.19"' in (ROOT / "pyproject.toml").read_text()
+
+
+def requirements_of(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
+    """What an installed distribution with some of its extras asks for on this machine."""
+    for line in importlib.metadata.requires(name) or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+            yield requirement
+
+
+def test_every_direct_and_transitive_dependency_is_pinned() -> None:
+    pinned = {canonicalize_name(line.split("==")[0]) for line in CONSTRAINTS.splitlines()}
+    todo = [("textloop", frozenset({"dev"}))]
+    seen = set()
+    while todo:
+        name, extras = todo.pop()
+        for requirement in requirements_of(name, extras):
+            item = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+            if item not in seen:
+                seen.add(item)
+                todo.append(item)
+
+    # PyTorch's CUDA build pins the libraries that come with it, to the exact version.
+    names = {name for name, _ in seen if not name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert len(names) > 60
+    assert names - {"textloop"} <= pinned
+
+
+def test_container_is_built_by_the_steps_of_the_scripts() -> None:
+    assert "RUN scripts/install" in DOCKERFILE
+    assert "scripts/install dev" in (ROOT / "scripts" / "setup").read_text()
+    assert "--constraint constraints.txt" in (ROOT / "scripts" / "install").read_text()
+    assert "pip install" not in DOCKERFILE
+
+
+def test_container_copies_what_exists_and_is_let_in_by_dockerignore() -> None:
+    allowed = re.findall(r"^!(\S+?)/?$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    sources = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+        if not source.startswith("--")
+    ]
+
+    assert len(sources) >= 8
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert any(source == name or source.startswith(f"{name}/") for name in allowed), source
+
+
+def test_container_does_not_run_as_root_and_says_whether_it_is_healthy() -> None:
+    last = DOCKERFILE.rpartition("FROM ")[2]
+
+    assert DOCKERFILE.count("FROM nvidia/cuda:") == 2
+    assert "USER textloop" in last
+    assert "HEALTHCHECK" in last
+    assert '"serve", "run"' in last
+
+
+def test_check_of_the_container_ignores_one_that_trains() -> None:
+    """The health check's own code, run here where process 1 serves nothing."""
+    code = re.search(r'HEALTHCHECK .*?"-c", \\\n\s+"(.*?)"\]', DOCKERFILE, re.DOTALL)
+    assert code is not None
+
+    assert subprocess.run([sys.executable, "-c", code[1]], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_serve_extra_alone_serves_a_bundle(bundles: Callable[[str], Path], tmp_path: Path) -> None:
+    """Installs from the package index into a fresh environment, then asks a server there."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    subprocess.run(["scripts/install", "serve"], cwd=ROOT, env=environment, check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    names = {item["name"] for item in json.loads(listed)}
+    port = free_port()
+    ask = f"""
+import json, sys, time, urllib.request
+for _ in range(600):
+    try:
+        urllib.request.urlopen("http://127.0.0.1:{port}/health"); break
+    except OSError:
+        time.sleep(0.1)
+body = json.dumps({{"inputs": "my parcel is late"}}).encode()
+print(urllib.request.urlopen("http://127.0.0.1:{port}/predict", body).read().decode())
+"""
+    server = subprocess.Popen(
+        [python, "-m", "serve", "run", "--bundle", bundles("single"), "--port", str(port)],
+        cwd=tmp_path,
+    )
+    try:
+        answer = subprocess.run(
+            [python, "-c", ask], check=True, capture_output=True, text=True, timeout=120
+        ).stdout
+    finally:
+        server.terminate()
+        assert server.wait(timeout=60) == 0
+
+    assert not names & {"peft", "datasets", "accelerate", "evaluate", "pandas", "pyarrow"}
+    assert {entry["label"] for entry in json.loads(answer)} == {"billing", "delivery", "login"}
