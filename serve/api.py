@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 import uuid
 from importlib.metadata import version
@@ -184,14 +185,32 @@ class ClassifierServer(litserve.LitServer):
 
 
 def run_server(bundle: Bundle, config: ServeConfig) -> None:
-    """Serve a verified bundle until Ctrl-C or SIGTERM, then finish what was accepted."""
+    """Serve a verified bundle until Ctrl-C or SIGTERM, then finish what was accepted.
+
+    Raises ValueError if the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise ValueError(
+                f"port {config.port} of {config.host} cannot be had ({error.strerror}); "
+                "choose another with --port"
+            ) from None
     server = ClassifierServer(bundle, config)
     main_process = os.getpid()
 
     def stop(*_: object) -> None:
         # In the HTTP processes, forked from here, uvicorn drains first and then raises the
         # signal again to end the process.
-        raise KeyboardInterrupt if os.getpid() == main_process else SystemExit(0)
+        if os.getpid() != main_process:
+            raise SystemExit(0)
+        # A second signal must not cut the orderly end short and leave processes behind.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
     # LitServe handles Ctrl-C alone: SIGTERM would leave its children holding the port.
     signal.signal(signal.SIGTERM, stop)

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import Server, make_rows
+from conftest import Server, make_rows, run
 
 from serve.bundle import open_bundle
 from serve.predictor import Predictor
@@ -258,6 +258,28 @@ def test_signal_ends_every_process_with_exit_code_0(
     assert "Traceback" not in server.log.read_text()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", server.port))
+
+
+def test_second_signal_does_not_cut_the_end_short(bundles: Callable[[str], Path]) -> None:
+    server = Server(bundles("single"))
+    group = server.process.pid
+
+    os.killpg(group, signal.SIGINT)
+    time.sleep(0.05)
+    server.process.terminate()
+    code = server.process.wait(timeout=60)
+
+    assert code == 0
+    assert children_of(group) == []
+
+
+def test_port_that_is_taken_is_named(serve: StartServer, bundles: Callable[[str], Path]) -> None:
+    port = serve("single").port
+
+    result = run("-m", "serve", "run", "--bundle", bundles("single"), "--port", port)
+
+    assert result.returncode == 2
+    assert f"port {port} of 127.0.0.1 cannot be had" in result.stderr
 
 
 def test_idle_server_sleeps(serve: StartServer) -> None:

@@ -1,7 +1,7 @@
 """Judge a bundle on the test split, through the predictor that serves it.
 
 Writes `output_dir/evaluation/`: `predictions.parquet`, one row per text, and `metrics.json`;
-the metrics go into the bundle's manifest as well.
+the metrics of the run's own bundle go into its manifest as well.
 
 Shape suffixes: N texts, C labels.
 """
@@ -65,7 +65,8 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
         "metrics": {name: value.model_dump() for name, value in result.intervals.items()},
     }
     write_atomic(directory / "metrics.json", json.dumps(report, indent=2).encode())
-    record_metrics(predictor.bundle, "test", result.intervals)
+    if bundle is None:
+        record_metrics(predictor.bundle, "test", result.intervals)
     return result
 
 
