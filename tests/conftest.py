@@ -39,7 +39,7 @@ def make_rows(num_rows: int, *, seed: int, columns: int = 1, multi: bool = False
     rows = []
     for _ in range(num_rows):
         topics = chooser.sample(sorted(TOPICS), chooser.choice([1, 2]) if multi else 1)
-        words = chooser.choices(FILLER, k=chooser.randint(1, 12))
+        words = chooser.choices(FILLER, k=chooser.randint(1, 6))
         for topic in topics:
             words += chooser.choices(TOPICS[topic].split(), k=2)
         chooser.shuffle(words)
@@ -92,11 +92,12 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = BertModel(
         BertConfig(
             vocab_size=len(vocabulary),
-            hidden_size=32,
+            hidden_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
-            intermediate_size=64,
+            intermediate_size=128,
             max_position_embeddings=64,
+            initializer_range=0.1,
         )
     )
     model.save_pretrained(path)
@@ -121,7 +122,7 @@ def make_config(
                 "train": str(
                     write_jsonl(
                         directory / "train.jsonl",
-                        make_rows(160, seed=1, columns=columns, multi=multi),
+                        make_rows(300, seed=1, columns=columns, multi=multi),
                     )
                 ),
                 "test": str(
@@ -136,7 +137,7 @@ def make_config(
             "lora": {"r": 4, "alpha": 8},
             "trainer": {
                 "num_train_epochs": 2,
-                "learning_rate": 5e-3,
+                "learning_rate": 1e-3,
                 "per_device_train_batch_size": 16,
                 "logging_steps": 1,
             },

@@ -97,7 +97,7 @@ def test_head_starts_from_a_probe(make_config: MakeConfig, tmp_path: Path) -> No
 def test_training_learns_the_topics(bundles: Callable[[str], Path]) -> None:
     for kind in ("single", "multi", "pair"):
         log = log_of(bundles(kind).parent)
-        assert max(line["eval_f1_micro"] for line in log) >= 0.85, kind
+        assert max(line["eval_f1_micro"] for line in log) >= 0.75, kind
 
 
 def test_evaluate_writes_table_and_predictions(

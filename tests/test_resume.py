@@ -31,7 +31,7 @@ from train.fit import ClassifierTrainer
 from train.__main__ import main
 stock = ClassifierTrainer._save_rng_state
 def save_rng_state(self, output_dir):
-    if self.state.global_step >= 16:
+    if self.state.global_step > 16:
         os.kill(os.getpid(), signal.SIGKILL)
     stock(self, output_dir)
 ClassifierTrainer._save_rng_state = save_rng_state
@@ -142,17 +142,24 @@ def test_best_checkpoint_is_kept_and_early_stopping_stops(
     values = make_config(
         tmp_path / "run",
         early_stopping_patience=2,
-        trainer={"num_train_epochs": 20, "learning_rate": 0.0, "save_total_limit": 1},
+        trainer={"num_train_epochs": 20, "learning_rate": 0.0, "save_total_limit": 2},
     )
 
     fit(RunConfig.model_validate(values))
 
     kept = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
-    assert kept == ["checkpoint-9", "checkpoint-27"], "the best and the last of three epochs"
+    assert kept == ["checkpoint-16", "checkpoint-48"], "the best and the last of three epochs"
+
+
+def test_one_checkpoint_is_not_enough(make_config: MakeConfig, tmp_path: Path) -> None:
+    values = make_config(tmp_path / "run", trainer={"save_total_limit": 1})
+
+    with pytest.raises(ValueError, match="the best and the last checkpoint are two"):
+        fit(RunConfig.model_validate(values))
 
 
 def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The stock callback starts to count anew (transformers#28544): it would stop at 36."""
+    """The stock callback starts to count anew (transformers#28544): it would stop at 80."""
     values = make_config(
         tmp_path / "run",
         early_stopping_patience=2,
@@ -160,11 +167,11 @@ def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> 
     )
     fit(RunConfig.model_validate(values))
     directory = tmp_path / "run" / "checkpoints"
-    shutil.rmtree(directory / "checkpoint-27")
+    shutil.rmtree(directory / "checkpoint-48")
 
     fit(RunConfig.model_validate(values))
 
-    assert latest_whole(directory) == directory / "checkpoint-27"
+    assert latest_whole(directory) == directory / "checkpoint-48"
 
 
 def test_checkpoint_counts_only_with_its_marker_and_all_its_bytes(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     if unknown := sorted(set(config.trainer) - known):
         raise ValueError(f"`trainer.{unknown[0]}` is not a field of TrainingArguments")
+    if config.trainer.get("save_total_limit") == 1:
+        raise ValueError("`trainer.save_total_limit` = 1: the best and the last checkpoint are two")
     cuda = torch.cuda.is_available() and not config.trainer.get("use_cpu", False)
     values: dict[str, Any] = {
         "per_device_train_batch_size": 32,

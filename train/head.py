@@ -72,7 +72,7 @@ def fit_probe(
 ) -> tuple[Tensor, Tensor]:
     """Weights (C, D) and bias (C,) of the regularised linear model, by L-BFGS from zero."""
     mean_D = features_ND.mean(dim=0)
-    scale = features_ND.std().clamp_min(1e-12)
+    scale = (features_ND - mean_D).std().clamp_min(1e-12)
     standard_ND = (features_ND - mean_D) / scale
     weight_CD = torch.zeros(num_labels, features_ND.shape[1], requires_grad=True)
     bias_C = torch.zeros(num_labels, requires_grad=True)
