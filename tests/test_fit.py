@@ -18,7 +18,7 @@ from train.evaluate import evaluate
 from train.fit import Collator, encode, fit
 from train.head import last_linear
 from train.merge import merge
-from train.model import add_lora, load_base, locate_base
+from train.model import add_lora, load_base, locate_base, peft_warnings_off
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -62,6 +62,48 @@ def test_trained_pooler_is_left_alone(
     assert loaded.notes == ()
     assert loaded.trained_modules == ("classifier",)
     assert torch.equal(loaded.model.bert.pooler.dense.weight, weights["pooler.dense.weight"])
+
+
+def test_base_stored_in_half_precision_is_loaded_in_full(
+    make_config: MakeConfig, tiny_base: Path, tmp_path: Path
+) -> None:
+    """transformers 5 loads in the dtype of the checkpoint unless it is told otherwise."""
+    from transformers import AutoModel, AutoTokenizer
+
+    AutoModel.from_pretrained(tiny_base, dtype=torch.float16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
+    config = config_of(make_config(tmp_path / "run", model={"base": str(tmp_path / "base")}))
+
+    loaded = load_base(config, ("a", "b"))
+
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+
+
+def test_adapter_directory_holds_no_pickle_and_loads_on_the_stock_base(
+    bundles: Callable[[str], Path], tiny_base: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    from serve.predictor import Predictor
+
+    run_directory = bundles("single").parent
+    predictor = Predictor.load(run_directory / "bundle", device="cpu")
+    stock = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=3)
+    with peft_warnings_off():
+        model = PeftModel.from_pretrained(stock, run_directory / "adapter").eval()
+    batch = predictor.encoder.pad(predictor.encoder.encode(["my parcel is late", "invoice"]))
+    with torch.inference_mode():
+        logits = model(**{name: torch.from_numpy(ids) for name, ids in batch.items()}).logits
+
+    assert sorted(file.name for file in (run_directory / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "fit.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert logits.numpy() == pytest.approx(predictor.backend.forward(batch), abs=1e-4)
 
 
 def test_adapters_stay_off_the_modules_that_are_trained_whole(

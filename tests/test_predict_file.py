@@ -106,7 +106,7 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
 
 
 def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", make_rows(20 * BLOCK_ROWS, seed=8))
+    source = write_jsonl(tmp_path / "in.jsonl", make_rows(8 * BLOCK_ROWS, seed=8))
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     journal = tmp_path / "out.jsonl.partial"
     command = [sys.executable, "-m", "serve", "predict", "--bundle", str(bundles("single"))]
@@ -135,7 +135,7 @@ def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> No
     assert not journal.exists()
     labels = [[row["predicted_label"] for row in read_rows(file)] for file in (output, whole)]
     assert labels[0] == labels[1]
-    assert len(labels[0]) == 20 * BLOCK_ROWS
+    assert len(labels[0]) == 8 * BLOCK_ROWS
 
 
 def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -> None:

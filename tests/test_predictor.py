@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import queue
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import make_rows
 
-from serve.loop import ClassifierAPI, _Request, classify
+from serve.loop import ClassifierAPI, ClassifierLoop, _Request, classify
 from serve.predictor import Predictor, pick_device
 from serve.text import Encoding
 
@@ -55,6 +57,27 @@ def test_answers_are_split_by_request(predictor: Predictor) -> None:
     answers = classify(predictor, requests)
 
     assert [np.shape(answer) for answer in answers] == [(1, 3), (5, 3)]
+
+
+def test_waiting_requests_share_a_batch_and_expired_ones_are_dropped(
+    bundles: Callable[[str], Path],
+) -> None:
+    api = ClassifierAPI(str(bundles("single")), max_batch_texts=4)
+    api.request_timeout = 30.0
+    waiting: queue.Queue[tuple[int, str, float, list[Encoding]]] = queue.Queue()
+    now = time.monotonic()
+    for uid, age_s, num_texts in [
+        ("a", 0, 1),
+        ("late", 31, 1),
+        ("b", 1, 2),
+        ("c", 0, 3),
+        ("d", 0, 1),
+    ]:
+        waiting.put((0, uid, now - age_s, [{"input_ids": [2, 3]}] * num_texts))
+
+    batches = [[r.uid for r in ClassifierLoop()._collect(api, waiting)] for _ in range(2)]
+
+    assert batches == [["a", "b", "c"], ["d"]]
 
 
 def test_what_a_worker_is_given_can_be_pickled(bundles: Callable[[str], Path]) -> None:

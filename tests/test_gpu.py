@@ -1,0 +1,41 @@
+"""On a CUDA GPU: bf16 training, and a server's figures equal to the CPU's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_rows
+
+from serve.predictor import Predictor
+from train.config import RunConfig
+from train.fit import fit, training_arguments
+from train.merge import merge
+
+pytestmark = pytest.mark.gpu
+
+
+def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(make_config(tmp_path / "run"))
+
+    fit(config)
+    bundle = merge(config, device="cuda")
+
+    assert training_arguments(config).bf16
+    assert bundle.manifest.parity["adapter_reloaded"] <= 1e-4
+
+
+def test_gpu_and_cpu_give_the_same_probabilities(bundles: Callable[[str], Path]) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    texts = [row["text"] for row in make_rows(200, seed=9)]
+
+    on_gpu_NC = Predictor.load(bundles("single"), device="cuda").predict(texts)
+    on_cpu_NC = Predictor.load(bundles("single"), device="cpu").predict(texts)
+
+    assert np.abs(on_gpu_NC - on_cpu_NC).max() <= 1e-4
