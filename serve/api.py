@@ -8,6 +8,7 @@ scores are computed here again. What a valid request is stands in `serve.schemas
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
@@ -187,7 +188,7 @@ class ClassifierServer(litserve.LitServer):
 def run_server(bundle: Bundle, config: ServeConfig) -> None:
     """Serve a verified bundle until Ctrl-C or SIGTERM, then finish what was accepted.
 
-    Raises ValueError if the port is taken.
+    Raises ValueError if the port is taken or the model cannot be loaded.
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -199,6 +200,11 @@ def run_server(bundle: Bundle, config: ServeConfig) -> None:
                 f"port {config.port} of {config.host} cannot be had ({error.strerror}); "
                 "choose another with --port"
             ) from None
+    if os.environ.get("LIT_SERVER_API_KEY"):
+        raise ValueError(
+            "LIT_SERVER_API_KEY is set, but this server checks no key; unset it, and put the "
+            "server behind a proxy that does"
+        )
     server = ClassifierServer(bundle, config)
     main_process = os.getpid()
 
@@ -215,13 +221,21 @@ def run_server(bundle: Bundle, config: ServeConfig) -> None:
     # LitServe handles Ctrl-C alone: SIGTERM would leave its children holding the port.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    server.run(
-        host=config.host,
-        port=config.port,
-        num_api_servers=config.api_processes,
-        log_level=config.log_level,
-        generate_client_file=False,
-    )
+    try:
+        server.run(
+            host=config.host,
+            port=config.port,
+            num_api_servers=config.api_processes,
+            log_level=config.log_level,
+            generate_client_file=False,
+        )
+    except KeyboardInterrupt:
+        pass  # the signal came while the model was loading
+    except RuntimeError as error:  # LitServe's word for a worker that could not load it
+        raise ValueError(f"the model could not be loaded, see the log above ({error})") from error
+    finally:
+        for process in multiprocessing.active_children():
+            process.terminate()
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:

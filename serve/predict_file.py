@@ -24,7 +24,7 @@ from tqdm import tqdm
 from serve.files import sync_directory
 from serve.predictor import Predictor
 from serve.scores import activate, default_activation, ranked
-from serve.tables import Row, blocks, check_format, count_rows, read_rows, write_rows
+from serve.tables import Row, blocks, check_format, read_rows, survey, write_rows
 from serve.text import Text, text_problem
 
 BLOCK_ROWS = 1024
@@ -61,7 +61,8 @@ def predict_file(
                 "name the text with --text-columns"
             )
     added = _added_columns(predictor)
-    if taken := [column for column in added if column in first]:
+    total, columns = survey(source, output=output)
+    if taken := [column for column in added if column in columns]:
         raise ValueError(f"`{source}` has a column `{taken[0]}` already; rename it")
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,6 @@ def predict_file(
         "text_columns": list(text_columns),
     }
     done = _open_journal(journal, identity)
-    total = count_rows(source)
     with (
         journal.open("ab") as file,
         tqdm(total=total, initial=done, unit="rows", disable=None) as bar,
@@ -88,7 +88,7 @@ def predict_file(
             bar.update(len(block))
     with journal.open("rb") as file:
         failed = sum("predicted_error" in json.loads(line) for line in islice(file, 1, None))
-    _join(source, journal, output, columns=[*first, *added])
+    _join(source, journal, output, columns=[*columns, *added])
     return {"rows": total, "resumed": done, "failed": failed}
 
 
@@ -114,9 +114,11 @@ def _predict_block(
             continue
         texts.append(str(parts[0]) if len(parts) == 1 else (str(parts[0]), str(parts[1])))
         results.append({})
+    if not texts:
+        return results
     logits_NC = predictor.logits(predictor.encoder.encode(texts))
     scores_NC = activate(logits_NC, default_activation(manifest.task))
-    answers = iter(ranked(scores_NC, manifest.labels, None if multi else 1) if texts else [])
+    answers = iter(ranked(scores_NC, manifest.labels, None if multi else 1))
     for result in results:
         if error_key in result:
             continue

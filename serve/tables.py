@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -38,13 +38,21 @@ def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield block
 
 
-def count_rows(path: Path) -> int:
-    """Number of rows in the file; reads it once, keeps nothing."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+def survey(path: Path, *, output: Path) -> tuple[int, list[str]]:
+    """Number of rows and names of all columns, in the order in which they appear.
 
-        return int(parquet.read_metadata(path).num_rows)
-    return sum(1 for _ in read_rows(path))
+    Reads the file once, keeps nothing. Raises ValueError for rows that cannot be read, and
+    for ones that `output` cannot hold: Parquet wants one type per column.
+    """
+    num_rows = 0
+    columns: dict[str, None] = {}
+    for block in blocks(read_rows(path), 8192):
+        num_rows += len(block)
+        for row in block:
+            columns.update(dict.fromkeys(row))
+    if output.suffix == ".parquet":
+        _parquet_schema(output, lambda: read_rows(path))
+    return num_rows, list(columns)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -58,7 +66,8 @@ def read_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     else:
-        yield from _read_csv(path)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from read_csv(file, str(path), delimiter=_delimiter(path))
 
 
 def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]) -> None:
@@ -67,13 +76,14 @@ def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]
     Parquet asks for the rows twice: first for the types of the columns, then for the values.
     """
     if path.suffix == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
+        # Half of a character pair cannot be UTF-8; JSON can hold it as an escape.
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows():
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     elif path.suffix == ".parquet":
         _write_parquet(path, rows)
     else:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, delimiter=_delimiter(path))
             writer.writerow(columns)
             writer.writerows([_cell(row.get(column)) for column in columns] for row in rows())
@@ -93,36 +103,68 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def read_csv(file: TextIO, name: str, *, delimiter: str) -> Iterator[Row]:
+    """Rows of an open CSV file, every value the string that stands there.
+
+    file: opened with newline="". name: for messages. Raises ValueError for a line that has
+    not as many values as the header, and for a header that names a column twice.
+    """
     csv.field_size_limit(sys.maxsize)  # the default refuses texts over 131,072 characters
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path))
-        header = next(reader, None)
-        if not header:
-            raise ValueError(f"`{path}` is empty, expected a header line")
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise ValueError(
-                    f"`{path}`, line {reader.line_num}: {len(values)} values for "
-                    f"{len(header)} columns; quote values that hold the delimiter"
-                )
-            yield dict(zip(header, values, strict=True))
+    reader = csv.reader(file, delimiter=delimiter)
+    header = next(reader, None)
+    if not header:
+        raise ValueError(f"`{name}` is empty, expected a header line")
+    if len(set(header)) < len(header):
+        twice = next(column for column in header if header.count(column) > 1)
+        raise ValueError(f"`{name}` has two columns `{twice}`; rename one")
+    for values in reader:
+        if not values:
+            continue
+        if len(values) != len(header):
+            raise ValueError(
+                f"`{name}`, line {reader.line_num}: {len(values)} values for "
+                f"{len(header)} columns; quote values that hold the delimiter"
+            )
+        yield dict(zip(header, values, strict=True))
 
 
 def _write_parquet(path: Path, rows: Callable[[], Iterable[Row]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    schema = pa.schema([])
-    for block in blocks(rows(), 8192):
-        schema = pa.unify_schemas(
-            [schema, pa.Table.from_pylist(block).schema], promote_options="permissive"
-        )
+    schema = _parquet_schema(path, rows)
     with parquet.ParquetWriter(path, schema) as writer:
         for block in blocks(rows(), 8192):
-            writer.write_table(pa.Table.from_pylist(block, schema=schema))
+            writer.write_table(pa.Table.from_pylist([_encodable(r) for r in block], schema=schema))
+
+
+def _parquet_schema(path: Path, rows: Callable[[], Iterable[Row]]) -> Any:
+    """One type per column that holds all rows; ValueError if there is none."""
+    import pyarrow as pa
+
+    schema = pa.schema([])
+    try:
+        for block in blocks(rows(), 8192):
+            # Not Table.from_pylist: it takes the columns of the first row for those of all.
+            names = dict.fromkeys(name for row in block for name in row)
+            clean = [_encodable(row) for row in block]
+            table = pa.table({name: [row.get(name) for row in clean] for name in names})
+            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"`{path}` cannot hold these rows ({error}); write .jsonl instead"
+        ) from None
+    return schema
+
+
+def _encodable(row: Row) -> Row:
+    """The row with halves of character pairs, which cannot be UTF-8, written as escapes."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, str) and not value.isascii()
+        else value
+        for name, value in row.items()
+    }
 
 
 def _delimiter(path: Path) -> str:

@@ -86,6 +86,8 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
         ("trainer.output_dir=x", r"`trainer.output_dir` is not for the trainer section"),
         ("trainer.label_smoothing_factor=0.1", r"set loss.label_smoothing"),
         ("trainer.train_sampling_strategy=group_by_length", r"data.group_by_length"),
+        ("trainer.auto_find_batch_size=true", r"set trainer.per_device_train_batch_size"),
+        ("trainer.ignore_data_skip=true", r"is not for the trainer section"),
         ("data.text_columns=[a, a]", r"names 'a' twice"),
         ("data.train=[", r"not valid YAML"),
     ],
@@ -93,6 +95,15 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
 def test_mistakes_are_named_with_their_path(minimal: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(RunConfig, minimal, [override])
+
+
+def test_labels_that_yaml_reads_as_numbers_are_names(minimal: Path) -> None:
+    config = load_config(
+        RunConfig, minimal, ["data.label_map={0: bad, 1: good}", "loss.class_weights={0: 2.5}"]
+    )
+
+    assert config.data.label_map == {"0": "bad", "1": "good"}
+    assert config.loss.class_weights == {"0": 2.5}
 
 
 def test_options_that_would_be_ignored_are_refused(minimal: Path) -> None:

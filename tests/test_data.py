@@ -194,6 +194,33 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
         load(tmp_path, write_jsonl(tmp_path / "rows.jsonl", rows))
 
 
+def test_csv_with_an_unquoted_comma_is_refused_and_one_with_an_index_is_read(
+    tmp_path: Path,
+) -> None:
+    """pandas makes the first column an index and the text ` world` of the first file."""
+    bad = tmp_path / "bad.csv"
+    bad.write_text("text,label\nhello, world,a\nhi, you,b\n")
+    exported = tmp_path / "exported.csv"
+    exported.write_text(",text,label\n0,hello,a\n1,hi,b\n")
+
+    with pytest.raises(ValueError, match="line 2: 3 values for 2 columns"):
+        load(tmp_path / "1", bad)
+
+    assert load(tmp_path / "2", exported).train.texts == ["hello", "hi"]
+
+
+def test_rows_of_a_label_that_train_would_lose_stay_there(tmp_path: Path) -> None:
+    rare = [{"text": f"rare {n}", "label": f"only-{n}"} for n in range(60)]
+    source = write_jsonl(tmp_path / "rows.jsonl", make_rows(60, seed=1) + rare)
+
+    data = load(
+        tmp_path, source, validation=None, test=None, validation_fraction=0.3, test_fraction=0.3
+    )
+
+    assert len(data.labels) == 63
+    assert len(data.validation) > 5
+
+
 def test_label_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "train.jsonl", make_rows(30, seed=1))
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": "x", "label": "refund"}])

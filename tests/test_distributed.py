@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,28 @@ def losses(directory: Path, values: dict[str, Any], *, processes: int, batch: in
     assert result.returncode == 0, result.stderr
     log = json.loads((directory / name / "adapter" / "fit.json").read_text())["log_history"]
     return [line["loss"] for line in log if "loss" in line]
+
+
+@pytest.mark.slow
+def test_two_processes_resume_inside_an_epoch_as_if_undisturbed(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """accelerate 1.15 does not tell the sampler its epoch there: rows of epoch 0 come again."""
+    strategy = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5}
+    values = make_config(
+        tmp_path / "run",
+        model={"dropout": 0.0},
+        trainer=strategy | {"save_steps": 5, "save_total_limit": 9},
+    )
+    undisturbed = losses(tmp_path, values, processes=2, batch=16, steps=1)
+    checkpoints = tmp_path / "2x16x1" / "checkpoints"
+    for name in ("checkpoint-15", "checkpoint-16"):
+        shutil.rmtree(checkpoints / name)
+
+    resumed = losses(tmp_path, values, processes=2, batch=16, steps=1)
+
+    assert len(undisturbed) == 16
+    assert resumed == pytest.approx(undisturbed, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -14,11 +14,13 @@ from conftest import ROOT, run
 
 from train.config import ModelConfig, RunConfig
 from train.data import load_data
+from train.encode import Collator, encode
 from train.evaluate import evaluate
-from train.fit import Collator, encode, fit
-from train.head import last_linear
+from train.fit import fit
+from train.head import fit_probe
+from train.loss import Loss
 from train.merge import merge
-from train.model import add_lora, load_base, locate_base, peft_warnings_off
+from train.model import add_lora, last_linear, load_base, locate_base, peft_warnings_off
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -136,6 +138,35 @@ def test_head_starts_from_a_probe(make_config: MakeConfig, tmp_path: Path) -> No
     assert log_of(tmp_path / "random")[0]["eval_accuracy"] <= 0.6
 
 
+def test_probe_of_a_head_without_bias_is_as_good() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(300) % 3
+    features_ND = torch.randn(300, 8, generator=generator) + 2.0
+    features_ND[torch.arange(300), targets] += 4.0
+
+    weight_CD, bias_C = fit_probe(features_ND, targets, Loss(task="single_label"), 3, bias=False)
+
+    assert not bias_C.any()
+    assert ((features_ND @ weight_CD.T).argmax(dim=1) == targets).float().mean() >= 0.97
+
+
+def test_base_that_brings_a_head_for_other_labels_gets_a_new_one(
+    bundles: Callable[[str], Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    model = {"base": str(bundles("single")), "head_init": "random"}
+    config = config_of(make_config(tmp_path / "run", model=model))
+    old = load_base(config_of(make_config(tmp_path / "x")), ("a", "b", "c")).model
+
+    more = load_base(config, ("a", "b", "c", "d"))
+    same = load_base(config, ("a", "b", "c"))
+
+    assert more.model.classifier.out_features == 4
+    assert "classifier" in more.trained_modules
+    assert "classifier" in same.trained_modules
+    assert same.model.classifier.weight.shape == old.classifier.weight.shape
+    assert same.model.classifier.weight.abs().max() < 0.13, "a fresh one, at most 1/sqrt(64)"
+
+
 def test_training_learns_the_topics(bundles: Callable[[str], Path]) -> None:
     for kind in ("single", "multi", "pair"):
         log = log_of(bundles(kind).parent)
@@ -164,6 +195,17 @@ def test_evaluate_writes_table_and_predictions(
     assert metrics["test"]["rows"] == 60
     manifest = json.loads((output / "bundle" / "manifest.json").read_text())
     assert manifest["metrics"]["test"] == metrics["metrics"]
+
+
+def test_evaluating_another_bundle_leaves_the_runs_own_results_alone(
+    bundles: Callable[[str], Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    before = (bundles("single") / "manifest.json").read_bytes()
+
+    evaluate(config_of(make_config(tmp_path / "run")), bundle=bundles("single"))
+
+    assert [path.name[:11] for path in (tmp_path / "run").glob("eval*")] == ["evaluation-"]
+    assert (bundles("single") / "manifest.json").read_bytes() == before
 
 
 def test_evaluating_data_of_another_task_is_refused(
@@ -247,7 +289,7 @@ def test_head_without_a_linear_layer_is_named() -> None:
     model: Any = torch.nn.Sequential(torch.nn.ReLU())
     model.base_model_prefix, model.config = "encoder", Settings()
 
-    with pytest.raises(ValueError, match=r"set model\.head_init=random"):
+    with pytest.raises(ValueError, match="has no linear head of 2 outputs"):
         last_linear(model)
 
 
@@ -261,8 +303,19 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
     train = Path(values["data"]["train"])
     train.write_text(train.read_text() + '{"text": "one more parcel", "label": "delivery"}\n')
 
-    with pytest.raises(ValueError, match="its fingerprint differs"):
+    with pytest.raises(ValueError, match=r"was trained otherwise \(.*data.train.sha256"):
         merge(config_of(values))
+    with pytest.raises(ValueError, match=r"config.model.max_length: 32 there, 16 now"):
+        merge(config_of(make_config(tmp_path / "run", model={"max_length": 16})))
+
+
+def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The stock filter logs the last good loss and goes on to the end."""
+    trainer = {"learning_rate": 1e30, "max_grad_norm": 0.0}
+    config = config_of(make_config(tmp_path / "run", trainer=trainer))
+
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; lower"):
+        fit(config)
 
 
 def test_class_weights_and_smoothing_train(make_config: MakeConfig, tmp_path: Path) -> None:

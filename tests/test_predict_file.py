@@ -91,6 +91,43 @@ def test_rows_that_cannot_be_classified_say_why(bundles: Bundles, tmp_path: Path
     assert written[2]["predicted_error"] == "expected a string, got NoneType"
 
 
+def test_block_without_one_usable_row_is_no_failure(bundles: Bundles, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": ""}, {"text": "a \ud83d"}])
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        output = tmp_path / f"out{suffix}"
+        counts = predict_file(predictor, source, output, text_columns=("text",))
+        assert counts == {"rows": 2, "resumed": 0, "failed": 2}
+        assert "lone surrogate" in list(read_rows(output))[1]["predicted_error"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_that_come_late_are_kept(bundles: Bundles, tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "a"}, {"text": "b", "id": 7}, {"text": " "}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    predictor = Predictor.load(bundles("single"), device="cpu")
+    output = tmp_path / f"out{suffix}"
+
+    predict_file(predictor, source, output, text_columns=("text",))
+
+    written = list(read_rows(output))
+    assert [str(row["id"] or "") for row in written] == ["", "7", ""]
+    assert [row["predicted_error"] or "" for row in written] == ["", "", "the text is empty"]
+
+
+def test_rows_that_parquet_cannot_hold_are_refused_before_the_work(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": "x"}])
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    with pytest.raises(ValueError, match=r"cannot hold these rows .* write .jsonl instead"):
+        predict_file(predictor, source, tmp_path / "out.parquet", text_columns=("text",))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     multi = write_jsonl(tmp_path / "multi.jsonl", [{"text": "parcel courier invoice charge"}])
     pair = write_jsonl(tmp_path / "pair.jsonl", [{"left": "parcel", "right": "courier"}])

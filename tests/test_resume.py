@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, run
+from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.checkpoints import checkpoints, is_whole, latest_whole, mark_whole, remove_partial
 from train.config import RunConfig
-from train.fit import fit
+from train.fit import RunCallback, fit
+from train.sampler import TrainingSampler
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -172,6 +174,58 @@ def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> 
     fit(RunConfig.model_validate(values))
 
     assert latest_whole(directory) == directory / "checkpoint-48"
+
+
+def test_run_that_early_stopping_ended_is_not_trained_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The Trainer forgets that it stopped and would train one more epoch."""
+    values = make_config(
+        tmp_path / "run",
+        early_stopping_patience=2,
+        trainer={"num_train_epochs": 20, "learning_rate": 0.0},
+    )
+    fit(RunConfig.model_validate(values))
+    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    shutil.rmtree(adapter.parent)
+
+    fit(RunConfig.model_validate(values))
+
+    assert adapter.read_bytes() == before
+    assert latest_whole(tmp_path / "run" / "checkpoints").name == "checkpoint-48"
+
+
+def test_run_that_was_moved_keeps_its_best_checkpoint(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The Trainer stores the best checkpoint by its path and loses it without a word."""
+    values = make_config(tmp_path / "run", trainer={"learning_rate": 0.5, "num_train_epochs": 3})
+    fit(RunConfig.model_validate(values))
+    before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "run").rename(tmp_path / "moved")
+
+    fit(RunConfig.model_validate(values | {"output_dir": str(tmp_path / "moved")}))
+
+    assert (tmp_path / "moved" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_sampler_is_told_the_epoch_when_a_run_resumes_inside_one() -> None:
+    sampler = TrainingSampler(64, None, global_batch=8, seed=0)
+
+    RunCallback(sampler, Path()).on_epoch_begin(None, TrainerState(epoch=2.4), None)
+
+    assert sampler.epoch == 2
+
+
+def test_checkpoints_of_an_unknown_run_are_refused(
+    killable: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(killable["output_dir"], tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+
+    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+        fit(RunConfig.model_validate(killable | {"output_dir": str(tmp_path / "run")}))
 
 
 def test_checkpoint_counts_only_with_its_marker_and_all_its_bytes(tmp_path: Path) -> None:

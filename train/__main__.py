@@ -49,8 +49,9 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 1
     parity = bundle.manifest.parity
     print(f"largest difference of logits on {parity['texts']:.0f} validation texts:")
-    print(f"  adapter to merged   {parity['adapter_merged']:.1e}")
-    print(f"  adapter to reloaded {parity['adapter_reloaded']:.1e}")
+    for name in ("merged", "reloaded"):
+        if f"adapter_{name}" in parity:  # full fine-tuning merges nothing
+            print(f"  trained to {name:<8} {parity[f'adapter_{name}']:.1e}")
     print("validation metrics of the bundle, with 95 % intervals:")
     print(table(bundle.manifest.metrics["validation"]))
     print(f"sealed {bundle.path}, version {bundle.manifest.version}")

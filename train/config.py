@@ -27,6 +27,11 @@ _OWNED = {
     "load_best_model_at_end": "the best checkpoint is always kept",
     "save_only_model": "a checkpoint without optimizer state cannot be resumed",
     "dataloader_drop_last": "the sampler gives whole global batches",
+    "auto_find_batch_size": "set trainer.per_device_train_batch_size",
+    "batch_eval_metrics": "metrics are of all rows at once",
+    "accelerator_config": "how batches are shared among processes is fixed",
+    "ignore_data_skip": "a resumed run sees each row as an undisturbed one does",
+    "restore_callback_states_from_checkpoint": "callbacks are always restored",
 }
 """Fields of TrainingArguments that Textloop decides, and what to set in their place."""
 
@@ -60,6 +65,11 @@ class DataConfig(Config):
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of train that becomes test where no test is named."""
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _string_keys(value)
 
     drop_invalid_rows: bool = False
     """Leave out rows without text or label, and say how many, in place of refusing them."""
@@ -109,8 +119,18 @@ class LossSection(Config):
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Weight per label; balanced weighs each label by the inverse of its frequency."""
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _string_keys(value)
+
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread evenly over all labels."""
+
+
+def _string_keys(value: Any) -> Any:
+    """YAML reads the label 0 as a number."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class RunConfig(Config):

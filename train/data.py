@@ -8,7 +8,6 @@ Every value is kept as it is written: no "NA" becomes missing and no "007" becom
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -18,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve.tables import read_csv
 from serve.text import Text, text_problem
 from train.config import DataConfig, RunConfig
 
-_BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_FORMATS = (".csv", ".tsv", *_BUILDERS)
 _HUB = re.compile(
     r"hub:(?P<name>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?#(?P<split>.+)"
 )
@@ -116,32 +117,33 @@ def open_source(source: str, data: DataConfig, *, cache_dir: Path) -> Any:
     else:
         is_url = "://" in source
         suffix = Path(source.partition("?")[0]).suffix
-        if suffix not in _BUILDERS:
-            raise ValueError(f"`{source}`: unknown format, expected {', '.join(_BUILDERS)}")
+        if suffix not in _FORMATS:
+            raise ValueError(f"`{source}`: unknown format, expected {', '.join(_FORMATS)}")
         if not is_url and not Path(source).is_file():
             raise ValueError(f"no data file at `{source}`")
+        if suffix in (".csv", ".tsv"):
+            return _read_csv(source, "\t" if suffix == ".tsv" else ",")
         arguments = {"path": _BUILDERS[suffix], "data_files": source, "split": "train"}
     try:
-        if arguments["path"] == "csv":
-            # pandas would read the texts "None", "NA" and "null" as missing, and 007 as 7.
-            separator = "\t" if suffix == ".tsv" else ","
-            columns = _csv_header(source, separator)
-            arguments |= {
-                "sep": separator,
-                "keep_default_na": False,
-                "encoding": "utf-8-sig",
-                "features": datasets.Features(dict.fromkeys(columns, datasets.Value("string"))),
-            }
         return datasets.load_dataset(**arguments, cache_dir=str(cache_dir))
     except Exception as error:
-        raise ValueError(f"cannot read `{source}`: {type(error).__name__}: {error}") from error
+        reason = error.__cause__ or error
+        raise ValueError(f"cannot read `{source}`: {type(reason).__name__}: {reason}") from error
 
 
-def _csv_header(source: str, separator: str) -> list[str]:
+def _read_csv(source: str, delimiter: str) -> Any:
+    """By the reader of `serve predict`; pandas reads "NA" as missing and 007 as 7."""
+    import datasets
     import fsspec
 
-    with fsspec.open(source, "rt", encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file, delimiter=separator), [])
+    try:
+        with fsspec.open(source, "rt", encoding="utf-8-sig", newline="") as file:
+            rows = list(read_csv(file, source, delimiter=delimiter))
+    except (OSError, UnicodeDecodeError, ImportError) as error:
+        raise ValueError(f"cannot read `{source}`: {type(error).__name__}: {error}") from error
+    if not rows:
+        raise ValueError(f"`{source}` has no rows")
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
 
 
 def _read_split(source: str, name: str, config: RunConfig) -> tuple[Split, int]:
@@ -200,7 +202,7 @@ def _labels_of(
         values = [value]
     labels = []
     for item in values:
-        if item is None or item == "":
+        if item is None or not str(item).strip():
             return (), "the label is missing"
         if names is not None and isinstance(item, int):
             if not 0 <= item < len(names):
@@ -215,15 +217,24 @@ def _split_by_hash(train: Split, data: DataConfig, missing: list[str]) -> dict[s
     """Cut validation and test off train by the hash of each text.
 
     The same text always falls into the same split, whatever is added to the file later, and
-    copies of a text (up to case and white space) never stand on both sides.
+    copies of a text (up to case and white space) never stand on both sides. Exception: rows
+    of a label that would have none left in train stay there.
     """
     if not missing:
         return {}
+    positions = [content_position(text) for text in train.texts]
+    share_cut = sum(getattr(data, f"{name}_fraction") for name in missing)
+    left = {
+        label
+        for p, row in zip(positions, train.labels, strict=True)
+        if p >= share_cut
+        for label in row
+    }
+    kept = {p for p, row in zip(positions, train.labels, strict=True) if set(row) - left}
     parts: dict[str, list[int]] = {"train": [], **{name: [] for name in missing}}
-    for row, text in enumerate(train.texts):
-        position = content_position(text)
+    for row, position in enumerate(positions):
         part = "train"
-        for name in missing:
+        for name in missing if position not in kept else []:
             share = getattr(data, f"{name}_fraction")
             if position < share:
                 part = name

@@ -1,7 +1,8 @@
 """Judge a bundle on the test split, through the predictor that serves it.
 
-Writes `output_dir/evaluation/`: `predictions.parquet`, one row per text, and `metrics.json`;
-the metrics of the run's own bundle go into its manifest as well.
+Writes `output_dir/evaluation/` (`evaluation-VERSION/` for another bundle than the run's own):
+`predictions.parquet`, one row per text, and `metrics.json`;
+the metrics of the run's own bundle on its own test rows go into its manifest as well.
 
 Shape suffixes: N texts, C labels.
 """
@@ -24,7 +25,7 @@ from serve.stats import bootstrap, wilson
 from serve.tables import write_rows
 from train.config import RunConfig
 from train.data import Split, load_data
-from train.metrics import Choice, chosen, scores
+from train.metrics import Choice, ClassificationMetrics, chosen, scores
 
 BLOCK_TEXTS = 1024
 
@@ -53,7 +54,8 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
             f"the configuration asks for {config.task} and {len(config.data.text_columns)}"
         )
     result = measure(predictor, data.test, config.seed)
-    directory = config.output_dir / "evaluation"
+    own = bundle is None
+    directory = config.output_dir / ("evaluation" if own else f"evaluation-{manifest.version}")
     directory.mkdir(parents=True, exist_ok=True)
     rows = _prediction_rows(data.test, manifest.labels, result)
     temporary = directory / ".predictions.parquet"
@@ -65,8 +67,12 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
         "metrics": {name: value.model_dump() for name, value in result.intervals.items()},
     }
     write_atomic(directory / "metrics.json", json.dumps(report, indent=2).encode())
-    if bundle is None:
+    if own and data.test.fingerprint == manifest.data["test"]:
         record_metrics(predictor.bundle, "test", result.intervals)
+    elif own:
+        print(
+            "note: these are not the test rows that the bundle knows; its manifest stays as it is"
+        )
     return result
 
 
@@ -92,7 +98,7 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
             bar.update(len(texts))
     probabilities_NC = np.concatenate(parts)
     predicted_NC = chosen(probabilities_NC, manifest.task)
-    values = scores(reference_NC, predicted_NC)
+    values = ClassificationMetrics().compute(references=reference_NC, predictions=predicted_NC)
     interval_2K = bootstrap(
         lambda rows: np.array(list(scores(reference_NC[rows], predicted_NC[rows]).values())),
         len(split),

@@ -9,30 +9,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import rotate_checkpoints
 
 from serve.files import replace_directory, write_atomic
 from serve.scores import activate, default_activation
-from serve.text import Encoding, TextEncoder
-from train.checkpoints import latest_whole, mark_whole, remove_partial
+from train.checkpoints import mark_whole
 from train.config import RunConfig
-from train.data import LabelledData, Split, load_data
+from train.data import LabelledData, load_data
+from train.encode import Collator, encode
 from train.head import init_head
 from train.loss import make_loss
 from train.metrics import ClassificationMetrics, chosen, one_hot
-from train.model import add_lora, load_base
+from train.model import add_lora, load_base, weights_sha256
+from train.resume import prepare_run, run_identity
 from train.sampler import TrainingSampler
 
 
@@ -43,6 +51,12 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
     Raises ValueError for a configuration, data or checkpoints that do not fit together.
     """
     arguments = training_arguments(config)
+    if arguments.n_gpu > 1:
+        # DataParallel: the Trainer would multiply the loss by the number of GPUs.
+        raise ValueError(
+            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
+            "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
+        )
     state = PartialState()
     set_threads(config, state)
     say = print if state.is_main_process else _silent
@@ -54,7 +68,7 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
         f"data: {len(data.train)} train, {len(data.validation)} validation, "
         f"{len(data.test)} test rows, {len(data.labels)} labels"
     )
-    checkpoint = prepare_run(config, data, arguments, state, fresh=fresh)
+    checkpoint = prepare_run(config, data, state, global_batch=global_batch(arguments), fresh=fresh)
     if checkpoint:
         say(f"resuming from {checkpoint}")
 
@@ -101,9 +115,12 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,
         compute_metrics=lambda result: compute_metrics(metrics, result, config.task),
-        callbacks=callbacks,
+        callbacks=[*callbacks, RunCallback(sampler, config.output_dir / "checkpoints")],
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
+        trainer.load_best(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = trainer.evaluate()
     save_trained(trainer, config, data, base.trained_modules, best)
     shown = {key: best[f"eval_{key}"] for key in ("accuracy", "f1_macro", "loss")}
@@ -131,13 +148,12 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 20,
+        "logging_nan_inf_filter": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "metric_for_best_model": "accuracy" if config.task == "single_label" else "f1_micro",
         "use_cpu": not cuda,
-        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "bf16": cuda and torch.cuda.is_bf16_supported() and not config.trainer.get("fp16"),
         "tf32": True if cuda and torch.cuda.get_device_capability()[0] >= 8 else None,
-        # Without it the patience of early stopping starts anew on every resume.
-        "restore_callback_states_from_checkpoint": True,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": cuda,
         **config.trainer,
@@ -146,6 +162,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "data_seed": config.seed,
         "remove_unused_columns": False,
         "load_best_model_at_end": True,
+        # Without it the patience of early stopping starts anew on every resume.
+        "restore_callback_states_from_checkpoint": True,
     }
     return TrainingArguments(**values)
 
@@ -154,7 +172,6 @@ def global_batch(arguments: TrainingArguments) -> int:
     """Rows of one update, over all processes and accumulation steps."""
     return int(
         arguments.per_device_train_batch_size
-        * max(1, arguments.n_gpu)
         * arguments.world_size
         * arguments.gradient_accumulation_steps
     )
@@ -164,97 +181,9 @@ def set_threads(config: RunConfig, state: PartialState) -> None:
     """Use all cores on the CPU: `accelerate launch` gives each process one thread."""
     if state.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cores = len(os.sched_getaffinity(0))
+        linux = sys.platform == "linux"
+        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
         torch.set_num_threads(config.cpu_threads or max(1, cores // local))
-
-
-def prepare_run(
-    config: RunConfig,
-    data: LabelledData,
-    arguments: TrainingArguments,
-    state: PartialState,
-    *,
-    fresh: bool,
-) -> Path | None:
-    """The checkpoint to go on from, or None; writes `run.json`, which says what the run is.
-
-    Raises ValueError if the checkpoints there are those of another configuration or data.
-    """
-    directory = Path(arguments.output_dir)
-    record = config.output_dir / "run.json"
-    exclude = {"output_dir", "cpu_threads"}
-    run = {
-        "config": config.model_dump(mode="json", exclude=exclude),
-        "data": data.fingerprints,
-        "global_batch": global_batch(arguments),
-    }
-    refusal = ""
-    if state.is_main_process:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            shutil.rmtree(directory, ignore_errors=True)
-        for path in remove_partial(directory):
-            print(f"removed {path}: the process that wrote it was stopped half-way")
-        if latest_whole(directory) and record.is_file():
-            before = json.loads(record.read_text())
-            if different := sorted(_differences(before, run)):
-                refusal = (
-                    f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); "
-                    "choose another output_dir, or start anew with `fit --fresh`"
-                )
-        if not refusal:
-            write_atomic(record, json.dumps(run, indent=2, ensure_ascii=False).encode())
-    state.wait_for_everyone()
-    if refusal:
-        raise ValueError(refusal)
-    return latest_whole(directory)
-
-
-def encode(
-    split: Split,
-    labels: tuple[str, ...],
-    config: RunConfig,
-    encoder: TextEncoder,
-    *,
-    sort: bool = False,
-) -> datasets.Dataset:
-    """Token ids and label numbers (or 0/1 rows for multi-label) of a split.
-
-    sort: order by length, for evaluation, where order is free and padding costs.
-    """
-    index = {label: number for number, label in enumerate(labels)}
-    encodings = encoder.encode(split.texts)
-    columns: dict[str, list[Any]] = {
-        name: [encoding[name] for encoding in encodings] for name in encodings[0]
-    }
-    if config.task == "multi_label":
-        columns["labels"] = [
-            [float(label in row) for label in labels] for row in map(set, split.labels)
-        ]
-    else:
-        columns["labels"] = [index[row[0]] for row in split.labels]
-    if sort:
-        order = sorted(range(len(split)), key=lambda n: len(encodings[n]["input_ids"]))
-        columns = {name: [values[n] for n in order] for name, values in columns.items()}
-    return datasets.Dataset.from_dict(columns)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collator:
-    """Rows to padded tensors."""
-
-    encoder: TextEncoder
-    task: str
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad to the longest row of the batch."""
-        encodings: list[Encoding] = [
-            {name: ids for name, ids in row.items() if name != "labels"} for row in rows
-        ]
-        batch = {name: torch.from_numpy(a) for name, a in self.encoder.pad(encodings).items()}
-        dtype = torch.float32 if self.task == "multi_label" else torch.int64
-        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
-        return batch
 
 
 class ClassifierTrainer(Trainer):
@@ -266,6 +195,12 @@ class ClassifierTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> TrainingSampler:
         return self.sampler
+
+    def load_best(self, checkpoint: Path) -> None:
+        """Take the state of a run that is over, and its best weights."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.state.best_model_checkpoint = _best_in(self.state, checkpoint.parent)
+        self._load_best_model()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint, mark it whole, and only then delete older ones."""
@@ -283,6 +218,48 @@ class ClassifierTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+
+class RunCallback(TrainerCallback):
+    """Puts right what the Trainer loses on resuming and hides on diverging."""
+
+    def __init__(self, sampler: TrainingSampler, directory: Path) -> None:
+        self.sampler = sampler
+        self.directory = directory
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The best checkpoint is stored by a path, which is wrong once the run has moved."""
+        if state.best_global_step:
+            state.best_model_checkpoint = _best_in(state, self.directory)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """A loss that is not finite ends the run; the Trainer would log the last good one."""
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            raise ValueError(
+                f"the loss is {logs['loss']} at step {state.global_step}; "
+                "lower trainer.learning_rate"
+            )
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Inside an epoch and with several processes, accelerate does not reach the sampler."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def stopped_early(checkpoint: Path, patience: int | None) -> bool:
+    """Whether early stopping ended the run at this checkpoint; the Trainer would go on."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    saved = state.stateful_callbacks.get("EarlyStoppingCallback")
+    if patience is None or saved is None:
+        return False
+    last = saved[-1] if isinstance(saved, list) else saved
+    return int(last["attributes"]["early_stopping_patience_counter"]) >= patience
+
+
+def _best_in(state: Any, directory: Path) -> str:
+    best = directory / f"checkpoint-{state.best_global_step}"
+    if not best.is_dir():
+        raise ValueError(f"the best checkpoint `{best}` is gone; start anew with `fit --fresh`")
+    return str(best)
 
 
 def compute_metrics(metrics: ClassificationMetrics, result: Any, task: str) -> dict[str, float]:
@@ -307,15 +284,19 @@ def save_trained(
 ) -> None:
     """Write the best weights and what `merge` must know to `output_dir/adapter`."""
     staging = config.output_dir / ".adapter.staging"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(staging, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(staging))  # every process: sharded weights are gathered here
     if trainer.is_world_process_zero():
         # A pickle with this machine's paths, and peft's empty model card.
         for leftover in ("training_args.bin", "README.md"):
             (staging / leftover).unlink(missing_ok=True)
         record = {
+            "run": run_identity(config, data, global_batch=global_batch(trainer.args)),
+            "base_weights_sha256": weights_sha256(config.model),
             "labels": data.labels,
             "trained_modules": trained_modules,
-            "data": data.fingerprints,
             "validation": {key.removeprefix("eval_"): value for key, value in best.items()},
             "global_step": trainer.state.global_step,
             "log_history": trainer.state.log_history,
@@ -323,17 +304,6 @@ def save_trained(
         write_atomic(staging / "fit.json", json.dumps(record, indent=2).encode())
         replace_directory(staging, config.output_dir / "adapter")
     trainer.accelerator.wait_for_everyone()
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = before.keys() | now.keys()
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
 
 
 def _bar_off(state: PartialState) -> bool | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from serve.text import Encoding, TextEncoder
 from train.loss import Loss
+from train.model import last_linear
 
 L2 = 10.0
 """Weight of the squared weights beside the loss summed over all rows, on standardised
@@ -38,46 +39,37 @@ def init_head(
     targets: int64 of shape (N,), or float 0/1 of shape (N, C) for a multi-label task.
     progress: told the number of rows after each batch. Leaves the model on `device`.
     """
-    last = last_linear(model)
+    _, last = last_linear(model)
     features_ND = _features(model, last, encoder, encodings, device, progress)
-    weight_CD, bias_C = fit_probe(features_ND, targets, loss, last.out_features)
+    has_bias = last.bias is not None
+    weight_CD, bias_C = fit_probe(features_ND, targets, loss, last.out_features, bias=has_bias)
     with torch.no_grad():
         last.weight.copy_(weight_CD)
-        if last.bias is not None:
+        if has_bias:
             last.bias.copy_(bias_C)
-    logits_NC = features_ND @ weight_CD.T.cpu() + bias_C.cpu()
+    logits_NC = features_ND @ weight_CD.T + bias_C
     if loss.task == "multi_label":
         return float(((logits_NC >= 0) == targets.bool()).all(dim=1).float().mean())
     return float((logits_NC.argmax(dim=1) == targets).float().mean())
 
 
-def last_linear(model: Any) -> nn.Linear:
-    """The layer that gives the logits: the last linear one outside the base model."""
-    prefix = model.base_model_prefix + "."
-    head = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(prefix)
-    ]
-    if not head or head[-1].out_features != model.config.num_labels:
-        raise ValueError(
-            f"{type(model).__name__} has no linear head of {model.config.num_labels} outputs; "
-            "set model.head_init=random"
-        )
-    return head[-1]
-
-
 def fit_probe(
-    features_ND: Tensor, targets: Tensor, loss: Loss, num_labels: int
+    features_ND: Tensor, targets: Tensor, loss: Loss, num_labels: int, *, bias: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Weights (C, D) and bias (C,) of the regularised linear model, by L-BFGS from zero."""
-    mean_D = features_ND.mean(dim=0)
+    """Weights (C, D) and bias (C,) of the regularised linear model, by L-BFGS from zero.
+
+    bias False is for heads that have none (those of decoders): the bias is all 0.
+    """
+    mean_D = features_ND.mean(dim=0) if bias else torch.zeros(features_ND.shape[1])
     scale = (features_ND - mean_D).std().clamp_min(1e-12)
     standard_ND = (features_ND - mean_D) / scale
     weight_CD = torch.zeros(num_labels, features_ND.shape[1], requires_grad=True)
-    bias_C = torch.zeros(num_labels, requires_grad=True)
+    bias_C = torch.zeros(num_labels, requires_grad=bias)
     optimizer = torch.optim.LBFGS(
-        [weight_CD, bias_C], max_iter=200, history_size=20, line_search_fn="strong_wolfe"
+        [weight_CD, bias_C] if bias else [weight_CD],
+        max_iter=200,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
     def step() -> Tensor:

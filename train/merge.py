@@ -21,10 +21,12 @@ from serve.backends.torch import TorchBackend
 from serve.bundle import Bundle, record_metrics, seal
 from serve.predictor import Predictor, batched_logits, pick_device
 from serve.scores import Array
+from serve.text import TextEncoder
 from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.evaluate import measure
 from train.model import load_base, peft_warnings_off, weights_sha256
+from train.resume import differences, run_identity
 
 TOLERANCE = 1e-4
 """Largest allowed absolute difference of logits, in fp32."""
@@ -48,16 +50,22 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
         raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
     fitted = json.loads((adapter / "fit.json").read_text(encoding="utf-8"))
     data = load_data(config)
-    if data.fingerprints["train"] != fitted["data"]["train"]:
+    trained = fitted["run"]
+    now = run_identity(config, data, global_batch=trained["global_batch"])
+    base_weights = {"sha256": weights_sha256(config.model)}
+    if different := sorted(
+        differences(trained, now)
+        + differences({"sha256": fitted["base_weights_sha256"]}, base_weights, "model.base")
+    ):
         raise ValueError(
-            "data.train is not what the adapter was trained on (its fingerprint differs); "
-            "restore it or run `train fit` again"
+            f"`{adapter}` was trained otherwise ({'; '.join(different)}); give merge the "
+            "configuration and data that fit had, or run `train fit` again"
         )
     staging = config.output_dir / ".bundle.staging"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         parity = _merge_into(staging, adapter, config, data, pick_device(device))
-        worst = max(parity["adapter_merged"], parity["adapter_reloaded"])
+        worst = max(value for name, value in parity.items() if name.startswith("adapter_"))
         if not worst <= TOLERANCE:  # NaN is refused too
             raise MergeRefused(
                 f"logits of adapter, merged and reloaded model differ by up to {worst:.2e}, "
@@ -73,7 +81,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             base_model={
                 "base": config.model.base,
                 "revision": config.model.revision,
-                "weights_sha256": weights_sha256(config.model),
+                "weights_sha256": fitted["base_weights_sha256"],
             },
             config=config.model_dump(mode="json"),
             data=data.fingerprints,
@@ -95,43 +103,39 @@ def _merge_into(
     staging: Path, adapter: Path, config: RunConfig, data: LabelledData, device: str
 ) -> dict[str, float]:
     """Write the merged model directory; the largest differences of logits on the way."""
+    # Under `method: full` the directory holds the whole model and nothing is merged.
+    encoder = TextEncoder.from_directory(
+        adapter, max_length=config.model.max_length, is_pair=config.is_pair
+    )
+    encodings = encoder.encode(data.validation.texts[:PARITY_TEXTS])
+    parity: dict[str, float] = {"texts": len(encodings), "tolerance": TOLERANCE}
+
+    def logits(backend: TorchBackend) -> Array:
+        return batched_logits(backend, encoder, encodings, batch_size=32)
+
     if config.method == "lora":
         from peft import PeftModel
 
         base = load_base(config, data.labels)
-        encoder = base.encoder
-        with peft_warnings_off():
-            trained: Any = PeftModel.from_pretrained(base.model, adapter)
         settings = base.model.config
+        with peft_warnings_off():
+            model: Any = PeftModel.from_pretrained(base.model, adapter)
+        trained_NC = logits(TorchBackend(model, device=device))
+        model = model.merge_and_unload(safe_merge=True)
+        model.config = settings
+        merged_NC = logits(TorchBackend(model, device=device))
+        parity["adapter_merged"] = float(np.abs(trained_NC - merged_NC).max())
     else:
-        base = load_base(
-            config.model_copy(
-                update={"model": config.model.model_copy(update={"base": str(adapter)})}
-            ),
-            data.labels,
-        )
-        encoder, trained, settings = base.encoder, base.model, base.model.config
-    encodings = encoder.encode(data.validation.texts[:PARITY_TEXTS])
-
-    def logits(model: Any) -> Array:
-        backend = model if isinstance(model, TorchBackend) else TorchBackend(model, device=device)
-        return batched_logits(backend, encoder, encodings, batch_size=32)
-
-    adapter_NC = logits(trained)
-    merged = trained.merge_and_unload(safe_merge=True) if config.method == "lora" else trained
-    merged_NC = logits(merged)
-    merged.config = settings
-    merged.save_pretrained(staging)
+        backend = TorchBackend.load(adapter, device=device)
+        model = backend.model
+        trained_NC = logits(backend)
+    model.save_pretrained(staging)
     # The length that the model was trained with, for pipelines that truncate by it.
     encoder.tokenizer.model_max_length = config.model.max_length
     encoder.tokenizer.save_pretrained(staging)
     reloaded_NC = logits(TorchBackend.load(staging, device=device))
-    return {
-        "texts": len(encodings),
-        "tolerance": TOLERANCE,
-        "adapter_merged": float(np.abs(adapter_NC - merged_NC).max()),
-        "adapter_reloaded": float(np.abs(adapter_NC - reloaded_NC).max()),
-    }
+    parity["adapter_reloaded"] = float(np.abs(trained_NC - reloaded_NC).max())
+    return parity
 
 
 def _code_revision() -> str | None:

@@ -9,6 +9,9 @@ tasks, one True per row for a single-label one.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -56,7 +59,10 @@ class ClassificationMetrics(evaluate.Metric):
     """`scores` as an `evaluate` metric: compute(references=..., predictions=...)."""
 
     def __init__(self) -> None:
-        super().__init__(keep_in_memory=True)  # no cache files in the home directory
+        # evaluate makes its cache directory even if it keeps all in memory; the home
+        # directory may be read-only.
+        cache = Path(tempfile.gettempdir(), f"textloop-{os.getuid()}")
+        super().__init__(keep_in_memory=True, cache_dir=str(cache))
 
     def _info(self) -> evaluate.MetricInfo:
         row = datasets.Sequence(datasets.Value("bool"))

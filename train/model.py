@@ -102,10 +102,17 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
             _set_dropout(settings, config.model.dropout)
         # transformers loads in the checkpoint's own dtype unless it is told otherwise.
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=settings, dtype=torch.float32, output_loading_info=True, **source
+            path,
+            config=settings,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head of another number of labels
+            **source,
         )
     except OSError as error:
         raise ValueError(f"model.base `{config.model.base}` cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"the tokenizer of `{config.model.base}` has no pad token; give it one")
     positions = getattr(settings, "max_position_embeddings", None)
     limit = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
     if config.model.max_length > limit:
@@ -114,7 +121,12 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
             f"at most {limit} tokens"
         )
     prefix = model.base_model_prefix + "."
-    fresh = {name.removeprefix(prefix).split(".")[0] for name in info["missing_keys"]}
+    head_name, head = last_linear(model)
+    if config.model.head_init == "random":
+        head.reset_parameters()  # the base may bring a head for other labels
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    names = {head_name, *info["missing_keys"], *mismatched}
+    fresh = {name.removeprefix(prefix).split(".")[0] for name in names}
     notes = []
     pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None)
     dense = getattr(pooler, "dense", None)
@@ -133,6 +145,24 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     return Base(
         model=model, encoder=encoder, trained_modules=tuple(sorted(fresh)), notes=tuple(notes)
     )
+
+
+def last_linear(model: Any) -> tuple[str, nn.Linear]:
+    """Name and layer that give the logits: the last linear one outside the base model.
+
+    Raises ValueError if there is none with an output for each label.
+    """
+    prefix = model.base_model_prefix + "."
+    head = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(prefix)
+    ]
+    if not head or head[-1][1].out_features != model.config.num_labels:
+        raise ValueError(
+            f"{type(model).__name__} has no linear head of {model.config.num_labels} outputs"
+        )
+    return head[-1]
 
 
 def add_lora(base: Base, lora: LoraSection) -> Any:
