@@ -58,6 +58,10 @@ def key_table() -> str:
     return "\n".join(lines)
 
 
+def test_no_placeholder_is_left() -> None:
+    assert "<!--" not in README
+
+
 def test_table_of_keys_is_that_of_the_code() -> None:
     assert key_table() in README, f"the table must read:\n{key_table()}"
 

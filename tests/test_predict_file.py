@@ -78,12 +78,12 @@ def test_rows_that_cannot_be_classified_say_why(bundles: Bundles, tmp_path: Path
     rows = [{"id": 1, "text": "my parcel"}, {"id": 2, "text": " "}, {"id": 3, "text": None}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
 
-    result = predict(bundles("single"), source, tmp_path / "out.jsonl")
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    counts = predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
 
     written = list(read_rows(tmp_path / "out.jsonl"))
-    assert result.returncode == 0, result.stderr
-    assert "3 rows" in result.stdout
-    assert "2 could not be classified" in result.stdout
+    assert counts == {"rows": 3, "resumed": 0, "failed": 2}
     assert written[0]["predicted_label"] is not None
     assert "predicted_error" not in written[0]
     assert [row["predicted_label"] for row in written[1:]] == [None, None]
@@ -132,10 +132,12 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     multi = write_jsonl(tmp_path / "multi.jsonl", [{"text": "parcel courier invoice charge"}])
     pair = write_jsonl(tmp_path / "pair.jsonl", [{"left": "parcel", "right": "courier"}])
 
-    first = predict(bundles("multi"), multi, tmp_path / "a.jsonl")
+    predictor = Predictor.load(bundles("multi"), device="cpu")
+    predict_file(predictor, multi, tmp_path / "a.jsonl", text_columns=("text",))
     second = predict(bundles("pair"), pair, tmp_path / "b.csv", "--text-columns", "left,right")
 
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.returncode == 0, second.stderr
+    assert "1 rows to" in second.stdout
     row = next(read_rows(tmp_path / "a.jsonl"))
     assert len(row["predicted_labels"]) == len(row["predicted_scores"])
     assert all(score >= 0.5 for score in row["predicted_scores"])
@@ -179,10 +181,10 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
     (tmp_path / "out.jsonl.partial").write_text(json.dumps({"model_version": "x"}) + "\n")
 
-    result = predict(bundles("single"), source, tmp_path / "out.jsonl")
+    predictor = Predictor.load(bundles("single"), device="cpu")
 
-    assert result.returncode == 2
-    assert "belongs to another input, bundle or choice of columns" in result.stderr
+    with pytest.raises(ValueError, match="belongs to another input, bundle or choice of columns"):
+        predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
 
 
 @pytest.mark.parametrize(
