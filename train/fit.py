@@ -39,8 +39,8 @@ from train.encode import Collator, encode
 from train.head import init_head
 from train.loss import make_loss
 from train.metrics import ClassificationMetrics, chosen, one_hot
-from train.model import add_lora, load_base, weights_sha256
-from train.resume import prepare_run, run_identity
+from train.model import add_lora, load_base
+from train.resume import prepare_run
 from train.sampler import TrainingSampler
 
 
@@ -293,8 +293,7 @@ def save_trained(
         for leftover in ("training_args.bin", "README.md"):
             (staging / leftover).unlink(missing_ok=True)
         record = {
-            "run": run_identity(config, data, global_batch=global_batch(trainer.args)),
-            "base_weights_sha256": weights_sha256(config.model),
+            "run": json.loads((config.output_dir / "run.json").read_text(encoding="utf-8")),
             "labels": data.labels,
             "trained_modules": trained_modules,
             "validation": {key.removeprefix("eval_"): value for key, value in best.items()},

@@ -84,6 +84,9 @@ def make_loss(
         counts = Counter(label for row in rows for label in row)
         n_C = torch.tensor([float(counts[label]) for label in labels])
         n = len(rows)
-        n_C = n_C.clamp_max(n - 1) if task == "multi_label" else n_C  # on every row: not weight 0
-        weights_C = (n - n_C) / n_C if task == "multi_label" else n / (len(labels) * n_C)
+        if task == "multi_label":
+            n_C = n_C.clamp_max(n - 1)  # a label of every row keeps a weight over 0
+            weights_C = (n - n_C) / n_C
+        else:
+            weights_C = n / (len(labels) * n_C)
     return Loss(task=task, label_smoothing=section.label_smoothing, weights_C=weights_C)

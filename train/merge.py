@@ -25,7 +25,7 @@ from serve.text import TextEncoder
 from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.evaluate import measure
-from train.model import load_base, peft_warnings_off, weights_sha256
+from train.model import load_base, peft_warnings_off
 from train.resume import differences, run_identity
 
 TOLERANCE = 1e-4
@@ -52,11 +52,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     data = load_data(config)
     trained = fitted["run"]
     now = run_identity(config, data, global_batch=trained["global_batch"])
-    base_weights = {"sha256": weights_sha256(config.model)}
-    if different := sorted(
-        differences(trained, now)
-        + differences({"sha256": fitted["base_weights_sha256"]}, base_weights, "model.base")
-    ):
+    if different := sorted(differences(trained, now)):
         raise ValueError(
             f"`{adapter}` was trained otherwise ({'; '.join(different)}); give merge the "
             "configuration and data that fit had, or run `train fit` again"
@@ -81,7 +77,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             base_model={
                 "base": config.model.base,
                 "revision": config.model.revision,
-                "weights_sha256": fitted["base_weights_sha256"],
+                "weights_sha256": trained["base_weights_sha256"],
             },
             config=config.model_dump(mode="json"),
             data=data.fingerprints,

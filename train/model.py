@@ -8,7 +8,6 @@ this run trains and saves. What is saved loads in the stock
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import re
 import warnings
@@ -22,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from serve.files import sha256_of
 from serve.text import TextEncoder
 from train.config import LoraSection, ModelConfig, RunConfig
 
@@ -76,7 +76,7 @@ def weights_sha256(model: ModelConfig) -> str | None:
     file = Path(path) / "model.safetensors"
     if revision is not None or not file.is_file():
         return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256_of(file)
 
 
 def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:

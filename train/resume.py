@@ -1,7 +1,7 @@
 """Whether a run may go on from the checkpoints in its directory.
 
-A run is its configuration, its data and its global batch, written to `run.json`. Checkpoints
-of another run are refused, so that no result is ever a mixture of two.
+A run is its configuration, its base, its data and its global batch, written to `run.json`.
+Checkpoints of another run are refused, so that no result is ever a mixture of two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from serve.files import write_atomic
 from train.checkpoints import latest_whole, remove_partial
 from train.config import RunConfig
 from train.data import LabelledData
+from train.model import weights_sha256
 
 
 def prepare_run(
@@ -33,16 +34,16 @@ def prepare_run(
     """
     directory = config.output_dir / "checkpoints"
     record = config.output_dir / "run.json"
-    run = run_identity(config, data, global_batch=global_batch)
     refusal = ""
     if state.is_main_process:
+        run = run_identity(config, data, global_batch=global_batch)
         config.output_dir.mkdir(parents=True, exist_ok=True)
         if fresh:
             shutil.rmtree(directory, ignore_errors=True)
         for path in remove_partial(directory):
             print(f"removed {path}: the process that wrote it was stopped half-way")
         if latest_whole(directory):
-            before = json.loads(record.read_text()) if record.is_file() else {}
+            before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
             if different := sorted(differences(before, run)):
                 refusal = (
                     f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); "
@@ -59,7 +60,7 @@ def prepare_run(
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:
     """What makes two runs the same one: everything that bears on the result.
 
-    Data counts by its content and not by its path.
+    Data and a local base count by their content and not by their path alone.
     """
     elsewhere: Any = {
         "output_dir": True,
@@ -68,6 +69,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
     }
     return {
         "config": config.model_dump(mode="json", exclude=elsewhere),
+        "base_weights_sha256": weights_sha256(config.model),
         "data": data.fingerprints,
         "global_batch": global_batch,
     }
