@@ -238,6 +238,18 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def workers_of(group: int) -> list[int]:
+    """The model processes among the processes of a group."""
+    found = []
+    for pid in children_of(group):
+        try:
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 def left_after(group: int) -> list[int]:
     """Processes of a group whose leader has ended, after time for the last to follow."""
     deadline = time.monotonic() + 10
@@ -313,8 +325,9 @@ def test_signal_while_the_model_loads_ends_the_server(bundles: Callable[[str], P
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while len(children_of(process.pid)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)  # main, manager, and a worker that starts to import
+    while not workers_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1)  # the worker has been handed its work and is importing
 
     process.terminate()
     output, _ = process.communicate(timeout=60)
