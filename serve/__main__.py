@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = load_config(ServeConfig, arguments.config, [*arguments.overrides, *given])
     bundle = open_bundle(arguments.bundle)
-    from serve.api import run_server
+    from serve.server import run_server
 
     shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     print(
@@ -38,7 +38,14 @@ def _run(arguments: argparse.Namespace) -> int:
         f"on http://{shown}:{config.port}; docs at /docs; Ctrl-C ends it",
         flush=True,
     )
-    run_server(bundle, config)
+    return run_server(bundle, config)
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from serve.keys import new_key
+
+    key, line = new_key(arguments.name)
+    print(f"{key}\nkeep it, it is not shown again; put this line into the file of keys:\n{line}")
     return 0
 
 
@@ -77,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, help="TCP port to listen on")
     run.add_argument("--device", help="auto, cpu or cuda")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
+
+    key = commands.add_parser("key", help="make an API key")
+    key.set_defaults(command=_key)
+    key.add_argument("--name", required=True, help="whose key it is; appears in the access log")
 
     predict = commands.add_parser("predict", help="classify a whole file")
     predict.set_defaults(command=_predict)

@@ -19,7 +19,7 @@ from serve.config import Config
 from serve.files import replace_directory, sha256_of, write_atomic
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class BundleError(ValueError):
@@ -39,10 +39,38 @@ class Measured(Config):
     """Upper end of the interval; None where no interval is known."""
 
 
+class Int8Export(Config):
+    """How the int8 export compares with full precision on the validation split."""
+
+    shipped: bool
+    """Whether the bundle holds the export."""
+
+    reason: str
+    """Why, in one sentence with the figures."""
+
+    texts: int = 0
+    """Number of texts compared."""
+
+    agreement: float | None = None
+    """Share of texts with the same predicted labels."""
+
+    accuracy_fp32: float | None = None
+    """Accuracy of the full-precision model."""
+
+    accuracy_int8: float | None = None
+    """Accuracy of the export."""
+
+    difference: Measured | None = None
+    """Accuracy of the export minus that of full precision, paired."""
+
+    max_logit_difference: float | None = None
+    """Largest absolute difference of a logit."""
+
+
 class Manifest(Config):
     """What a bundle says of itself."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     """Version of this layout."""
 
     task: Literal["single_label", "multi_label"]
@@ -68,6 +96,9 @@ class Manifest(Config):
 
     parity: dict[str, float]
     """Largest absolute difference of logits between adapter, merged and reloaded model."""
+
+    int8: Int8Export | None = None
+    """The int8 export for CPUs, or why there is none; None if none was asked for."""
 
     metrics: dict[str, dict[str, Measured]] = Field(default_factory=dict)
     """For each evaluated split, its metrics."""

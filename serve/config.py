@@ -45,8 +45,17 @@ class ServeConfig(Config):
     api_processes: Annotated[int, Field(ge=1)] = 1
     """HTTP processes; they parse, validate and tokenize, so fast devices need several."""
 
-    max_batch_texts: Annotated[int, Field(ge=1)] = 32
-    """Texts in one forward pass; more is faster until memory or latency says no."""
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs the model; auto takes the int8 export on the CPU if the bundle has it."""
+
+    streams: Annotated[int, Field(ge=1)] | None = None
+    """Forward passes side by side in a model process; None: one per core (onnx), else one."""
+
+    max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens in one forward pass, padding included; None finds the best size at the start."""
+
+    max_queue_tokens: Annotated[int, Field(ge=1)] = 131_072
+    """Tokens that may wait, over all HTTP processes; a request over it is refused with 429."""
 
     max_texts_per_request: Annotated[int, Field(ge=1)] = 512
     """Texts one request may hold; a request with more is refused with 422."""
@@ -56,6 +65,24 @@ class ServeConfig(Config):
 
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds a request may wait for its answer before it gets 504."""
+
+    grace_s: Annotated[float, Field(gt=0)] = 25.0
+    """Seconds that accepted requests get to finish after SIGTERM; Kubernetes kills after 30."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "textloop"
+    """Name of the model in the paths of the KServe protocols and in metrics."""
+
+    api_keys_file: Path | None = None
+    """File of hashed keys, one a line, made by `serve key`; None lets everybody in."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the server, such as https://example.org."""
+
+    access_log: bool = False
+    """Print one JSON line per request to stdout."""
+
+    tracing: bool = False
+    """Send OpenTelemetry spans; needs the `otel` extra, set up by the OTEL_* variables."""
 
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
     """Least severe message that is printed."""

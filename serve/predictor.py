@@ -3,30 +3,65 @@
 The server, the file classifier, `train merge` and `train evaluate` all come through
 `Predictor`, so what was judged is what is served.
 
-Shape suffixes: N texts, C labels.
+Shape suffixes: N texts, L tokens, C labels.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from serve.bundle import Bundle, open_bundle
+from serve.bundle import Bundle, BundleError, open_bundle
 from serve.scores import Array, activate, default_activation
 from serve.text import Batch, Encoding, Text, TextEncoder
+
+BackendName = Literal["auto", "torch", "onnx"]
+
+PRECISION = {("onnx", "cpu"): "int8", ("torch", "cpu"): "fp32", ("torch", "cuda"): "bf16"}
+"""Number format of the matrix products, by backend and kind of device."""
+
+WARM_UP: dict[bool, Text] = {False: "warm up", True: ("warm", "up")}
+"""A first text, by whether the model takes pairs."""
+
+BATCH_TOKENS = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192, 16384, 32768)}
+"""Sizes of a batch in tokens that warm-up chooses from."""
 
 
 class Backend(Protocol):
     """Something that runs the model."""
 
     name: str
+    """What runs it: onnx or torch."""
+    precision: str
+    """Number format of the products: int8, bf16 or fp32."""
+    tolerance: float
+    """Largest difference of one text's scores between two batches that it is part of."""
+    streams: int
+    """Number of calls of `forward` that may and should run side by side."""
 
     def forward(self, batch_NL: Batch) -> Array:
         """Logits of shape (N, C) for padded ids and their mask, each (N, L)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a model runs on its device."""
+
+    max_batch_tokens: int
+    """Size of a batch in tokens from which on larger ones are hardly faster."""
+    pass_tokens: float
+    """What a forward pass costs whatever its size, in tokens that take as long."""
+    tokens_per_s: float
+    """Rate of full batches, over all streams."""
 
 
 class Predictor:
@@ -40,18 +75,36 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str = "auto", batch_size: int = 32, verify: bool = True
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        backend: BackendName = "auto",
+        streams: int | None = None,
+        batch_size: int = 32,
+        verify: bool = True,
     ) -> Predictor:
         """Open, verify and load a bundle.
 
-        device: auto, cpu, cuda or cuda:N. batch_size: texts in one forward pass.
+        device: auto, cpu, cuda or cuda:N. backend: as for `pick_backend`. streams: forward
+        passes side by side, None for one per core (onnx) or one (torch). batch_size: texts
+        in one forward pass of `logits`.
         Raises BundleError for a bundle that is not whole and unaltered.
         """
-        from serve.backends.torch import TorchBackend
-
         bundle = open_bundle(path, verify=verify)
-        backend = TorchBackend.load(bundle.path, device=pick_device(device))
-        return cls(bundle, load_encoder(bundle), backend, batch_size=batch_size)
+        device = pick_device(device)
+        name, _ = pick_backend(bundle, device=device, asked=backend)
+        chosen: Backend
+        if name == "onnx":
+            from serve.backends.onnx import OnnxBackend
+
+            chosen = OnnxBackend.load(bundle.path, streams=streams or usable_cores())
+        else:
+            from serve.backends.torch import TorchBackend
+
+            precision = PRECISION[name, device.partition(":")[0]]
+            chosen = TorchBackend.load(bundle.path, device=device, precision=precision)
+        return cls(bundle, load_encoder(bundle), chosen, batch_size=batch_size)
 
     def predict(self, texts: Sequence[Text]) -> Array:
         """Probabilities of shape (N, C), rows in the order of the texts.
@@ -70,18 +123,53 @@ class Predictor:
         """
         return batched_logits(self.backend, self.encoder, encodings, batch_size=self.batch_size)
 
+    def warm_up(self, max_batch_tokens: int | None = None) -> Pace:
+        """Run the model, and time it.
+
+        max_batch_tokens: a size of batch to use in place of the best one. The best is the
+        smallest whose rate is within 3 % of the highest: what is larger only adds latency.
+        """
+        length = min(32, self.encoder.max_length)
+        encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
+        row: Encoding = {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
+        kind = "cuda" if getattr(self.backend, "device", "cpu") != "cpu" else "cpu"
+        sizes = BATCH_TOKENS[kind] if max_batch_tokens is None else (max_batch_tokens,)
+
+        def seconds(rows: int) -> float:
+            batch_NL = self.encoder.pad([row] * rows)
+            times = []
+            for _ in range(4):  # the first is often slow, and not counted
+                started = time.perf_counter()
+                self.backend.forward(batch_NL)
+                times.append(time.perf_counter() - started)
+            return statistics.median(times[1:])
+
+        one_s = seconds(1)
+        times = {tokens: seconds(max(1, tokens // length)) for tokens in sizes}
+        rates = {tokens: max(1, tokens // length) * length / times[tokens] for tokens in sizes}
+        best = min(size for size, rate in rates.items() if rate >= 0.97 * max(rates.values()))
+        return Pace(
+            max_batch_tokens=best,
+            pass_tokens=max(1.0, one_s * rates[best] - length),
+            tokens_per_s=rates[best] * self.backend.streams,
+        )
+
 
 def batched_logits(
     backend: Backend, encoder: TextEncoder, encodings: Sequence[Encoding], *, batch_size: int
 ) -> Array:
     """Logits of shape (N, C) in the order given, computed in length-sorted batches."""
-    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n]["input_ids"]))
-    parts = []
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        parts.append(backend.forward(encoder.pad([encodings[row] for row in rows])))
-    if not parts:
+    if not encodings:
         return np.zeros((0, 0), dtype=np.float32)
+    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n]["input_ids"]))
+
+    def forward(start: int) -> Array:
+        rows = order[start : start + batch_size]
+        return backend.forward(encoder.pad([encodings[row] for row in rows]))
+
+    starts = range(0, len(order), batch_size)
+    with ThreadPoolExecutor(backend.streams) as pool:
+        parts = list(pool.map(forward, starts))
     logits_NC = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
     logits_NC[order] = np.concatenate(parts)
     return logits_NC
@@ -97,6 +185,8 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
 
 def pick_device(device: str) -> str:
     """Resolve auto to cuda where there is a CUDA GPU, else to cpu."""
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
@@ -104,3 +194,40 @@ def pick_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device `{device}` asked for, but PyTorch sees no CUDA GPU; use cpu")
     return device
+
+
+def pick_backend(
+    bundle: Bundle, *, device: str, asked: BackendName
+) -> tuple[Literal["torch", "onnx"], str]:
+    """The backend for a resolved device, and why it is that one.
+
+    auto is onnx on the CPU where the bundle has the int8 export, else torch.
+    Raises ValueError if onnx is asked for and cannot be had.
+    """
+    int8 = bundle.manifest.int8
+    if asked == "torch":
+        return "torch", "asked for"
+    missing = None
+    if device != "cpu":
+        missing = f"the int8 export is for the CPU, the device is {device}"
+    elif int8 is None or not int8.shipped:
+        missing = "the bundle has no int8 export" + (f": {int8.reason}" if int8 else "")
+    if asked == "onnx":
+        if missing:
+            raise BundleError(f"backend `onnx` asked for, but {missing}; use torch")
+        return "onnx", "asked for"
+    if missing:
+        return "torch", missing
+    assert int8 is not None
+    return "onnx", f"int8 export: {int8.reason}"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and its cgroup's CPU limit if it has one."""
+    cores = len(os.sched_getaffinity(0))
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, _, period = limit.read_text().partition(" ")
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores

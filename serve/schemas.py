@@ -17,16 +17,22 @@ from serve.text import Text, text_problem
 class RequestError(Exception):
     """A request that cannot be answered as it stands."""
 
-    def __init__(self, status: int, message: str, *, field: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, field: str | None = None, kind: str = "Validation"
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.field = field
+        self.kind = kind
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not 200."""
+    """The body of every answer that is an error."""
 
     error: str = Field(description="What is wrong, with the value and the remedy.")
+    error_type: str = Field(
+        description="Validation, Tokenizer, Overloaded, Unhealthy, Backend or Unauthorized."
+    )
     field: str | None = Field(default=None, description="Path of the offending field.")
 
 
@@ -55,30 +61,45 @@ class Parameters(BaseModel):
 
 
 _TEXT = {"type": "string", "minLength": 1}
+_ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
 _PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
 _INPUTS = {
     "anyOf": [
         _TEXT,
         {"type": "array", "items": _TEXT, "minItems": 1},
+        {"type": "array", "items": _ALONE, "minItems": 1},
         {"type": "array", "items": _PAIR, "minItems": 1},
     ],
-    "description": "A text or a list of texts. For a model of text pairs: a list of pairs, "
-    "or one pair as a flat list of two texts.",
+    "description": "A text or a list of texts (each may stand in a list of its own). For a "
+    "model of text pairs: a list of pairs, or one pair as a flat list of two texts.",
 }
 
 
 class PredictRequest(BaseModel):
-    """The body of `POST /predict`."""
+    """The body of `POST /predict`.
+
+    `parameters` is what Hugging Face clients send, the three fields after it are those of
+    text-embeddings-inference.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     # Checked by `to_texts`: a union's errors would not say which text is wrong.
     inputs: Annotated[Any, WithJsonSchema(_INPUTS)]
     parameters: Parameters | None = None
+    truncate: bool | None = Field(
+        default=None, description="Cut texts that are too long (the default) or refuse them."
+    )
+    truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
+        default=None, description="Side that is cut; the tokenizer's own by default."
+    )
+    raw_scores: bool | None = Field(default=None, description="Give logits in place of scores.")
 
     @property
     def activation(self) -> Activation | None:
         """The function asked for, None for the model's own."""
+        if self.raw_scores:
+            return "none"
         return self.parameters.function_to_apply if self.parameters else None
 
     @property
@@ -90,7 +111,12 @@ class PredictRequest(BaseModel):
     def truncation(self) -> bool:
         """Whether long texts are cut."""
         asked = self.parameters.truncation if self.parameters else None
-        return True if asked is None else asked
+        return self.truncate is not False and asked is not False
+
+    @property
+    def truncation_side(self) -> str | None:
+        """The side that is cut: left or right, None for the tokenizer's own."""
+        return self.truncation_direction.lower() if self.truncation_direction else None
 
 
 def parse_request(body: bytes) -> PredictRequest:
@@ -146,6 +172,8 @@ def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], boo
 
 def _to_text(value: Any, field: str, *, is_pair: bool) -> Text:
     if not is_pair:
+        if isinstance(value, list) and len(value) == 1:
+            value, field = value[0], f"{field}.0"
         _check(value, field)
         return str(value)
     if not isinstance(value, list) or len(value) != 2:

@@ -51,8 +51,9 @@ def ranked(
 
     top_k None gives every label, otherwise the first top_k. Equal scores keep label order.
     """
-    order_NC = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
+    order_NK = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
+    scores_NK = scores_NC[np.arange(len(order_NK))[:, None], order_NK]
     return [
-        [{"label": labels[c], "score": float(scores_C[c])} for c in order_C]
-        for scores_C, order_C in zip(scores_NC, order_NC, strict=True)
+        [{"label": labels[c], "score": score} for c, score in zip(order_K, scores_K, strict=True)]
+        for order_K, scores_K in zip(order_NK.tolist(), scores_NK.tolist(), strict=True)
     ]

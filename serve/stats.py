@@ -49,3 +49,26 @@ def bootstrap(
     values_RK = np.stack([statistic(generator.integers(0, n, n)) for _ in range(resamples)])
     interval_2K: NDArray[np.float64] = np.quantile(values_RK, [alpha / 2, 1 - alpha / 2], axis=0)
     return interval_2K
+
+
+def paired_difference(
+    first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], *, alpha: float = 0.05
+) -> tuple[float, float, float]:
+    """share(second) - share(first) on the same N examples, and its two-sided interval.
+
+    first_N, second_N: bool, True where right. Source: A. Agresti and Y. Min (2005), Simple
+    improved confidence intervals for comparing matched proportions, Statistics in Medicine
+    24, 729-740: Wald's interval with half an observation added to each of the four cells.
+    Raises ValueError if the shapes differ or N is 0.
+    """
+    if first_N.shape != second_N.shape or first_N.size == 0:
+        raise ValueError(f"{first_N.shape} and {second_N.shape} are not pairs of outcomes")
+    n = first_N.size
+    gained = int((second_N & ~first_N).sum())
+    lost = int((first_N & ~second_N).sum())
+    total = n + 2
+    centre = (gained - lost) / total
+    discordant = (gained + lost + 1) / total
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    spread = z * math.sqrt(max(discordant - centre * centre, 0.0) / total)
+    return (gained - lost) / n, centre - spread, centre + spread

@@ -8,7 +8,9 @@ Shape suffixes: N texts, L tokens.
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Text = str | tuple[str, str]
-Encoding = dict[str, list[int]]
+Encoding = dict[str, list[int] | NDArray[np.int32]]
 Batch = dict[str, NDArray[np.int64]]
 
 
@@ -54,6 +56,23 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.is_pair = is_pair
+        self.columns: tuple[str, ...] = tuple(
+            name for name in tokenizer.model_input_names if name != "attention_mask"
+        )
+        """Names in every encoding."""
+        # The tokenizer of transformers switches truncation on and off in one shared Rust
+        # object at each call, which two threads must not do at once, and costs more than the
+        # tokenizing itself. Two copies that nobody alters serve the same ids.
+        self._whole: Any = None
+        self._cut: dict[str, Any] = {}
+        self._slow = threading.Lock()
+        if tokenizer.is_fast and set(self.columns) <= {"input_ids", "token_type_ids"}:
+            self._whole = copy.deepcopy(tokenizer.backend_tokenizer)
+            self._whole.no_padding()
+            self._whole.no_truncation()
+            for side in ("left", "right"):
+                self._cut[side] = copy.deepcopy(self._whole)
+                self._cut[side].enable_truncation(max_length, direction=side)
 
     @classmethod
     def from_directory(cls, path: Path, *, max_length: int, is_pair: bool) -> TextEncoder:
@@ -64,11 +83,14 @@ class TextEncoder:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         return cls(tokenizer, max_length=max_length, is_pair=is_pair)
 
-    def encode(self, texts: Sequence[Text], *, truncation: bool = True) -> list[Encoding]:
+    def encode(
+        self, texts: Sequence[Text], *, truncation: bool = True, side: str | None = None
+    ) -> list[Encoding]:
         """Token ids of each text, in order: `input_ids` and what else the model takes.
 
-        A text of more than `max_length` tokens is cut at its end (of a pair, the longer
-        text is cut first); with truncation False it raises TextError instead.
+        A text of more than `max_length` tokens is cut at `side`, left or right, None for the
+        tokenizer's own (of a pair, the longer text is cut first); with truncation False it
+        raises TextError instead. May be called from several threads at once.
         Raises TextError for a text that is empty or not valid Unicode.
         """
         for index, text in enumerate(texts):
@@ -77,26 +99,47 @@ class TextEncoder:
                     raise TextError(index, problem)
         if not texts:
             return []
-        first = [text[0] if isinstance(text, tuple) else text for text in texts]
-        second = [text[1] for text in texts if isinstance(text, tuple)] or None
-        columns = self.tokenizer(
-            first,
-            second,
-            truncation="longest_first" if truncation else False,
-            max_length=self.max_length if truncation else None,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        encodings = [
-            {name: values[row] for name, values in columns.items()} for row in range(len(texts))
-        ]
+        side = side or self.tokenizer.truncation_side
+        if self._whole is not None:
+            raw = self._cut[side] if truncation else self._whole
+            encodings: list[Encoding] = [
+                {
+                    name: encoded.ids if name == "input_ids" else encoded.type_ids
+                    for name in self.columns
+                }
+                for encoded in raw.encode_batch_fast(list(texts))
+            ]
+        else:
+            encodings = self._encode_slowly(texts, truncation=truncation, side=side)
         for index, encoding in enumerate(encodings):
             if (length := len(encoding["input_ids"])) > self.max_length:
                 raise TextError(
                     index, f"{length} tokens, over the limit of {self.max_length} tokens"
                 )
         return encodings
+
+    def _encode_slowly(
+        self, texts: Sequence[Text], *, truncation: bool, side: str | None
+    ) -> list[Encoding]:
+        """The same through transformers, for tokenizers that have no Rust half."""
+        with self._slow:
+            own, self.tokenizer.truncation_side = self.tokenizer.truncation_side, side
+            try:
+                columns = self._tokenize(texts, truncation=truncation)
+            finally:
+                self.tokenizer.truncation_side = own
+        return [{name: columns[name][row] for name in self.columns} for row in range(len(texts))]
+
+    def _tokenize(self, texts: Sequence[Text], *, truncation: bool) -> Any:
+        return self.tokenizer(
+            [text[0] if isinstance(text, tuple) else text for text in texts],
+            [text[1] for text in texts if isinstance(text, tuple)] or None,
+            truncation="longest_first" if truncation else False,
+            max_length=self.max_length if truncation else None,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
 
     def pad(self, encodings: Sequence[Encoding]) -> Batch:
         """Stack encodings into arrays of shape (N, L), L the longest, with their mask."""

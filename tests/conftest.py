@@ -135,6 +135,7 @@ def make_config(
             },
             "model": {"base": str(tiny_base), "max_length": 32},
             "lora": {"r": 4, "alpha": 8},
+            "export_int8": False,  # takes seconds
             "trainer": {
                 "num_train_epochs": 2,
                 "learning_rate": 1e-3,
@@ -153,7 +154,10 @@ def make_config(
 def bundles(
     make_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Sealed bundles made by `fit` and `merge`: "single", "multi" and "pair"."""
+    """Sealed bundles made by `fit` and `merge`: "single", "multi" and "pair".
+
+    Those of "single" and "pair" hold the int8 export.
+    """
     made: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
@@ -167,6 +171,7 @@ def bundles(
                 output,
                 task="multi_label" if kind == "multi" else "single_label",
                 columns=2 if kind == "pair" else 1,
+                export_int8=kind != "multi",
             )
             config = RunConfig.model_validate(values)
             fit(config)
@@ -240,14 +245,14 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def serve(bundles: Callable[[str], Path]) -> Iterator[Callable[[str], Server]]:
-    """A running server per kind of bundle, shared by the session's tests."""
-    servers: dict[str, Server] = {}
+def serve(bundles: Callable[[str], Path]) -> Iterator[Callable[..., Server]]:
+    """A running server per kind of bundle and overrides, shared by the session's tests."""
+    servers: dict[tuple[str, ...], Server] = {}
 
-    def start(kind: str) -> Server:
-        if kind not in servers:
-            servers[kind] = Server(bundles(kind))
-        return servers[kind]
+    def start(kind: str, *overrides: str) -> Server:
+        if (kind, *overrides) not in servers:
+            servers[kind, *overrides] = Server(bundles(kind), *overrides)
+        return servers[kind, *overrides]
 
     yield start
     for server in servers.values():

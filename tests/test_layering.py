@@ -13,10 +13,11 @@ ALLOWED = {"serve": {"serve"}, "train": {"train", "serve"}}
 """Which of our packages each of our packages may import."""
 
 SERVING_LIBRARIES = {
-    "fastapi", "litserve", "numpy", "pyarrow", "pydantic", "starlette", "torch", "tqdm",
-    "transformers", "yaml",
+    "fastapi", "litserve", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow",
+    "pydantic", "pydantic_core", "starlette", "torch", "tqdm", "transformers", "yaml",
 }  # fmt: skip
-"""Third-party packages that `serve` may import; pyarrow only for Parquet files."""
+"""Third-party packages that `serve` may import; pyarrow only for Parquet files and
+opentelemetry only for servers that trace."""
 
 
 def imported_packages(source: str) -> set[str]:

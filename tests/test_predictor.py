@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import queue
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +9,8 @@ import numpy as np
 import pytest
 from conftest import make_rows
 
-from serve.loop import ClassifierAPI, ClassifierLoop, _Request, classify
-from serve.predictor import Predictor, pick_device
-from serve.text import Encoding
+from serve.bundle import open_bundle
+from serve.predictor import BATCH_TOKENS, Predictor, pick_backend, pick_device
 
 TEXTS = [row["text"] for row in make_rows(150, seed=4)]
 
@@ -35,55 +31,43 @@ def test_rows_come_back_in_the_order_of_the_texts(predictor: Predictor) -> None:
     assert together_NC.sum(axis=1) == pytest.approx(np.ones(150), abs=1e-5)
 
 
-def test_a_failing_request_does_not_fail_its_neighbours(predictor: Predictor) -> None:
-    good, other = predictor.encoder.encode(TEXTS[:2])
-    bad: Encoding = good | {"input_ids": [10**6] * len(good["input_ids"])}
-    requests = [
-        _Request(0, name, 0.0, [encoding])
-        for name, encoding in (("a", good), ("b", bad), ("c", other))
-    ]
+def test_int8_answers_do_not_depend_on_the_batch(predictor: Predictor) -> None:
+    """Stock dynamic quantization gives a batch one scale: a text's scores move with it."""
+    assert predictor.backend.name == "onnx"
+    encodings = predictor.encoder.encode(TEXTS)
+    long = predictor.encoder.encode(["parcel invoice password " * 10])
 
-    answers = classify(predictor, requests)
+    alone_NC = np.concatenate([predictor.logits([encoding]) for encoding in encodings])
+    beside_NC = np.concatenate([predictor.logits([each, *long])[:1] for each in encodings])
 
-    assert isinstance(answers[1], Exception)
-    assert answers[0] == pytest.approx(predictor.logits([good]), abs=1e-5)
-    assert answers[2] == pytest.approx(predictor.logits([other]), abs=1e-5)
+    assert np.abs(alone_NC - beside_NC).max() <= predictor.backend.tolerance
+    assert np.abs(alone_NC - predictor.logits(encodings)).max() <= predictor.backend.tolerance
 
 
-def test_answers_are_split_by_request(predictor: Predictor) -> None:
-    encodings = predictor.encoder.encode(TEXTS[:6])
-    requests = [_Request(0, "a", 0.0, encodings[:1]), _Request(0, "b", 0.0, encodings[1:])]
-
-    answers = classify(predictor, requests)
-
-    assert [np.shape(answer) for answer in answers] == [(1, 3), (5, 3)]
-
-
-def test_waiting_requests_share_a_batch_and_expired_ones_are_dropped(
+def test_auto_takes_the_int8_export_where_there_is_one(
     bundles: Callable[[str], Path],
 ) -> None:
-    api = ClassifierAPI(str(bundles("single")), max_batch_texts=4)
-    api.request_timeout = 30.0
-    waiting: queue.Queue[tuple[int, str, float, list[Encoding]]] = queue.Queue()
-    now = time.monotonic()
-    for uid, age_s, num_texts in [
-        ("a", 0, 1),
-        ("late", 31, 1),
-        ("b", 1, 2),
-        ("c", 0, 3),
-        ("d", 0, 1),
-    ]:
-        waiting.put((0, uid, now - age_s, [{"input_ids": [2, 3]}] * num_texts))
+    with_export, without = (open_bundle(bundles(kind)) for kind in ("single", "multi"))
 
-    batches = [[r.uid for r in ClassifierLoop()._collect(api, waiting)] for _ in range(2)]
-
-    assert batches == [["a", "b", "c"], ["d"]]
+    assert pick_backend(with_export, device="cpu", asked="auto")[0] == "onnx"
+    assert pick_backend(with_export, device="cuda", asked="auto")[0] == "torch"
+    assert pick_backend(with_export, device="cpu", asked="torch")[0] == "torch"
+    assert pick_backend(without, device="cpu", asked="auto") == (
+        "torch",
+        "the bundle has no int8 export",
+    )
+    with pytest.raises(ValueError, match="has no int8 export; use torch"):
+        pick_backend(without, device="cpu", asked="onnx")
+    with pytest.raises(ValueError, match="the device is cuda"):
+        pick_backend(with_export, device="cuda", asked="onnx")
 
 
-def test_what_a_worker_is_given_can_be_pickled(bundles: Callable[[str], Path]) -> None:
-    api = ClassifierAPI(str(bundles("single")), max_batch_texts=4)
+def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
+    pace = predictor.warm_up()
 
-    assert pickle.loads(pickle.dumps(api)).bundle_path == api.bundle_path
+    assert pace.max_batch_tokens in BATCH_TOKENS["cpu"]
+    assert pace.tokens_per_s > 0
+    assert predictor.warm_up(100).max_batch_tokens == 100
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,16 +212,26 @@ def test_info_health_and_documentation(serve: StartServer, bundles: Callable[[st
     info = httpx.get(f"{server.url}/info").json()
     document = httpx.get(f"{server.url}/openapi.json").json()
 
-    assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/health/live").json() == {"status": "ok"}
+    for path in ("/health", "/health/ready"):
+        assert httpx.get(f"{server.url}{path}").json() == {
+            "status": "ok",
+            "model_processes_ready": 1,
+            "model_processes": 1,
+        }
+    assert info["backend"] == "onnx"
+    assert info["backend_reason"].startswith("int8 export: accuracy")
     assert info["model_version"] == open_bundle(bundles("single")).manifest.version
     assert info["labels"] == ["billing", "delivery", "login"]
     assert info["limits"]["max_texts_per_request"] == 512
     assert "swagger" in httpx.get(f"{server.url}/docs").text
-    assert set(document["paths"]) == {"/health", "/info", "/predict"}
+    assert {"/health/live", "/health/ready", "/info", "/metrics", "/predict"} <= set(
+        document["paths"]
+    )
     assert "inputs" in document["components"]["schemas"]["PredictRequest"]["properties"]
     response = server.post({"inputs": "x"})
     assert response.headers["x-model-version"] == info["model_version"]
-    assert httpx.get(f"{server.url}/none").json() == {"error": "Not Found"}
+    assert httpx.get(f"{server.url}/none").json()["error"] == "Not Found"
 
 
 def children_of(pid: int) -> list[int]:
@@ -310,7 +320,7 @@ def test_key_that_stock_litserve_would_check_is_not_ignored(
     result = run(*command, "--port", free_port(), LIT_SERVER_API_KEY="secret")
 
     assert result.returncode == 2
-    assert "this server checks no key" in result.stderr
+    assert "set api_keys_file" in result.stderr
 
 
 def test_signal_while_the_model_loads_ends_the_server(bundles: Callable[[str], Path]) -> None:

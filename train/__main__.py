@@ -54,6 +54,8 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
             print(f"  trained to {name:<8} {parity[f'adapter_{name}']:.1e}")
     print("validation metrics of the bundle, with 95 % intervals:")
     print(table(bundle.manifest.metrics["validation"]))
+    if int8 := bundle.manifest.int8:
+        print(f"int8 export for CPUs {'ships' if int8.shipped else 'left out'}: {int8.reason}")
     print(f"sealed {bundle.path}, version {bundle.manifest.version}")
     return 0
 
@@ -62,9 +64,18 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
     from train.evaluate import evaluate, table
 
     result = evaluate(config, bundle=arguments.bundle, device=arguments.device)
-    print(f"test metrics on {len(result.reference_NC)} rows, with 95 % intervals:")
-    print(table(result.intervals))
-    print(f"wrote {config.output_dir / 'evaluation'}")
+    print(f"test metrics on {len(result.full.reference_NC)} rows, with 95 % intervals:")
+    print(table(result.full.intervals))
+    if result.int8 and result.difference:
+        change = result.difference
+        print("of the int8 export, which serves on CPUs:")
+        print(table(result.int8.intervals))
+        print(
+            f"accuracy against full precision {change.value:+.4f} "
+            f"[{change.low:+.4f}, {change.high:+.4f}], paired; "
+            f"{result.agreement:.2%} of the labels agree"
+        )
+    print(f"wrote {result.directory}")
     return 0
 
 

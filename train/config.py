@@ -159,6 +159,9 @@ class RunConfig(Config):
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads per process on the CPU; None shares all cores among the local processes."""
 
+    export_int8: bool = True
+    """Let `merge` make an int8 export for CPUs; it ships only if it passes its parity gate."""
+
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments under their own names."""
 

@@ -10,24 +10,29 @@ Shape suffixes: N texts, C labels.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from serve.bundle import Measured, record_metrics
 from serve.files import write_atomic
 from serve.predictor import Predictor
 from serve.scores import Array
-from serve.stats import bootstrap, wilson
+from serve.stats import bootstrap, paired_difference, wilson
 from serve.tables import write_rows
 from train.config import RunConfig
 from train.data import Split, load_data
 from train.metrics import Choice, ClassificationMetrics, chosen, scores
 
 BLOCK_TEXTS = 1024
+
+BACKEND_SPLITS: dict[Literal["torch", "onnx"], str] = {"torch": "", "onnx": "_int8"}
+"""What is added to a split's name in the manifest, by the backend that was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,41 +44,84 @@ class Measurement:
     reference_NC: Choice
     intervals: dict[str, Measured]
 
+    @property
+    def right_N(self) -> NDArray[np.bool_]:
+        """Whether a text got exactly its labels."""
+        right_N: NDArray[np.bool_] = (self.predicted_NC == self.reference_NC).all(axis=1)
+        return right_N
 
-def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "auto") -> Measurement:
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A bundle on the test split: in full precision, and its int8 export where it has one."""
+
+    full: Measurement
+    int8: Measurement | None
+    difference: Measured | None
+    """Accuracy of int8 minus that of full precision, paired."""
+    agreement: float | None
+    """Share of texts on which both choose the same labels."""
+    directory: Path
+
+
+def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "auto") -> Evaluation:
     """Score `bundle` (the run's own by default) on the run's test split and write the results.
 
     Raises ValueError if the bundle's task, labels or columns are not those of the data.
     """
     data = load_data(config)
-    predictor = Predictor.load(bundle or config.output_dir / "bundle", device=device)
+    path = bundle or config.output_dir / "bundle"
+    predictor = Predictor.load(path, device=device, backend="torch")
     manifest = predictor.bundle.manifest
     if manifest.task != config.task or manifest.is_pair != config.is_pair:
         raise ValueError(
             f"the bundle is a {manifest.task} model of {len(manifest.text_columns)} text columns, "
             f"the configuration asks for {config.task} and {len(config.data.text_columns)}"
         )
-    result = measure(predictor, data.test, config.seed)
+    full = measure(predictor, data.test, config.seed)
+    measured = {"test": full}
+    int8 = difference = agreement = None
+    if manifest.int8 and manifest.int8.shipped:
+        onnx = Predictor.load(path, device="cpu", backend="onnx", verify=False)
+        int8 = measured["test_int8"] = measure(onnx, data.test, config.seed)
+        value, low, high = paired_difference(full.right_N, int8.right_N)
+        difference = Measured(value=value, low=low, high=high)
+        agreement = float((full.predicted_NC == int8.predicted_NC).all(axis=1).mean())
+
     own = bundle is None
     directory = config.output_dir / ("evaluation" if own else f"evaluation-{manifest.version}")
     directory.mkdir(parents=True, exist_ok=True)
-    rows = _prediction_rows(data.test, manifest.labels, result)
+    rows = _prediction_rows(data.test, manifest.labels, full)
     temporary = directory / ".predictions.parquet"
     write_rows(temporary, lambda: rows, list(rows[0]))
     temporary.replace(directory / "predictions.parquet")
-    report = {
+    report: dict[str, Any] = {
         "model_version": manifest.version,
         "test": data.test.fingerprint,
-        "metrics": {name: value.model_dump() for name, value in result.intervals.items()},
+        "metrics": _values(full),
     }
+    if int8 and difference:
+        report["int8"] = {
+            "metrics": _values(int8),
+            "accuracy_difference": difference.model_dump(),
+            "agreement": agreement,
+        }
     write_atomic(directory / "metrics.json", json.dumps(report, indent=2).encode())
     if own and data.test.fingerprint == manifest.data["test"]:
-        record_metrics(predictor.bundle, "test", result.intervals)
+        sealed = predictor.bundle
+        for split, measurement in measured.items():
+            sealed = record_metrics(sealed, split, measurement.intervals)
     elif own:
         print(
             "note: these are not the test rows that the bundle knows; its manifest stays as it is"
         )
-    return result
+    return Evaluation(
+        full=full, int8=int8, difference=difference, agreement=agreement, directory=directory
+    )
+
+
+def _values(measurement: Measurement) -> dict[str, Any]:
+    return {name: value.model_dump() for name, value in measurement.intervals.items()}
 
 
 def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
@@ -83,13 +131,7 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
     Raises ValueError for a label that the bundle does not know.
     """
     manifest = predictor.bundle.manifest
-    index = {label: number for number, label in enumerate(manifest.labels)}
-    reference_NC = np.zeros((len(split), len(index)), dtype=bool)
-    for row, labels in enumerate(split.labels):
-        for label in labels:
-            if label not in index:
-                raise ValueError(f"the data has the label {label!r}, the bundle does not")
-            reference_NC[row, index[label]] = True
+    reference_NC = reference(split, manifest.labels)
     parts = []
     with tqdm(total=len(split), unit="texts", desc="predict", disable=None) as bar:
         for start in range(0, len(split), BLOCK_TEXTS):
@@ -117,6 +159,18 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
         reference_NC=reference_NC,
         intervals=intervals,
     )
+
+
+def reference(split: Split, names: Sequence[str]) -> Choice:
+    """The true labels, bool of shape (N, C); ValueError for one that is not among `names`."""
+    index = {label: number for number, label in enumerate(names)}
+    reference_NC = np.zeros((len(split), len(index)), dtype=bool)
+    for row, labels in enumerate(split.labels):
+        for label in labels:
+            if label not in index:
+                raise ValueError(f"the data has the label {label!r}, the bundle does not")
+            reference_NC[row, index[label]] = True
+    return reference_NC
 
 
 def table(intervals: dict[str, Measured]) -> str:

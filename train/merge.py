@@ -3,6 +3,10 @@
 On real validation texts, the logits of three models are compared: base with adapter, merged
 weights in memory, and merged weights written to the disk and loaded by the stock class. A
 difference over `TOLERANCE` refuses the bundle.
+
+The int8 export for CPUs is held against the full-precision model on the validation split:
+it ships if it loses at most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts
+keep their labels. Otherwise the bundle goes without it, and its manifest says why.
 """
 
 from __future__ import annotations
@@ -17,14 +21,18 @@ from typing import Any
 
 import numpy as np
 
+from serve.backends.onnx import FILE as ONNX_FILE
+from serve.backends.onnx import OnnxBackend
 from serve.backends.torch import TorchBackend
-from serve.bundle import Bundle, record_metrics, seal
-from serve.predictor import Predictor, batched_logits, pick_device
-from serve.scores import Array
+from serve.bundle import Bundle, Int8Export, Measured, record_metrics, seal
+from serve.predictor import Predictor, batched_logits, pick_device, usable_cores
+from serve.scores import Array, activate, default_activation
+from serve.stats import paired_difference
 from serve.text import TextEncoder
 from train.config import RunConfig
 from train.data import LabelledData, load_data
-from train.evaluate import measure
+from train.evaluate import BACKEND_SPLITS, measure, reference
+from train.metrics import Choice, chosen
 from train.model import load_base, peft_warnings_off
 from train.resume import differences, run_identity
 
@@ -33,6 +41,19 @@ TOLERANCE = 1e-4
 
 PARITY_TEXTS = 512
 """Validation texts on which the three models are compared."""
+
+
+VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxruntime")
+"""Libraries whose versions go into the manifest."""
+
+CALIBRATION_TEXTS = 512
+"""Training texts on which the export measures the range of each channel."""
+
+MAX_LOSS = 0.003
+"""Largest loss of accuracy with which the int8 export ships."""
+
+MIN_AGREEMENT = 0.99
+"""Least share of validation texts that the int8 export must label as full precision does."""
 
 
 class MergeRefused(Exception):
@@ -67,6 +88,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
                 f"logits of adapter, merged and reloaded model differ by up to {worst:.2e}, "
                 f"over the tolerance of {TOLERANCE:.0e}"
             )
+        int8 = _export_into(staging, config, data) if config.export_int8 else None
         bundle = seal(
             staging,
             config.output_dir / "bundle",
@@ -82,17 +104,92 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config=config.model_dump(mode="json"),
             data=data.fingerprints,
             parity=parity,
+            int8=int8,
             code_revision=_code_revision(),
             versions={
                 name: version(name)
-                for name in ("textloop", "torch", "transformers", "peft", "tokenizers")
+                for name in (
+                    "textloop",
+                    "torch",
+                    "transformers",
+                    "peft",
+                    "tokenizers",
+                    "onnxruntime",
+                )
             },
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    metrics = measure(Predictor.load(bundle.path, device=device), data.validation, config.seed)
-    return record_metrics(bundle, "validation", metrics.intervals)
+    for backend, split in BACKEND_SPLITS.items():
+        if backend == "torch" or (int8 and int8.shipped):
+            predictor = Predictor.load(
+                bundle.path, device=device if backend == "torch" else "cpu", backend=backend
+            )
+            metrics = measure(predictor, data.validation, config.seed)
+            bundle = record_metrics(bundle, f"validation{split}", metrics.intervals)
+    return bundle
+
+
+def _export_into(staging: Path, config: RunConfig, data: LabelledData) -> Int8Export:
+    """Write the int8 export into `staging` if it passes its gate; what was found either way."""
+    from train.export import export_int8
+
+    encoder = TextEncoder.from_directory(
+        staging, max_length=config.model.max_length, is_pair=config.is_pair
+    )
+    encodings = encoder.encode(data.validation.texts)
+    file = staging / ONNX_FILE
+    try:
+        typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
+        batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
+        export_int8(staging, batches, file)
+        backend = OnnxBackend.load(staging, streams=usable_cores())
+    except Exception as error:  # what an architecture can raise here is open
+        file.unlink(missing_ok=True)
+        return Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
+    full = TorchBackend.load(staging, device="cpu")
+    result = judge_int8(
+        batched_logits(full, encoder, encodings, batch_size=32),
+        batched_logits(backend, encoder, encodings, batch_size=32),
+        reference(data.validation, data.labels),
+        task=config.task,
+    )
+    if not result.shipped:
+        shutil.rmtree(file.parent)
+    return result
+
+
+def judge_int8(full_NC: Array, int8_NC: Array, reference_NC: Choice, *, task: str) -> Int8Export:
+    """Hold the export's logits against full precision's, both of shape (N, C)."""
+    first_NC, second_NC = (
+        chosen(activate(logits_NC, default_activation(task)), task)
+        for logits_NC in (full_NC, int8_NC)
+    )
+    agreement = float((first_NC == second_NC).all(axis=1).mean())
+    first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
+    value, low, high = paired_difference(first_N, second_N)
+    figures = (
+        f"accuracy {first_N.mean():.4f} becomes {second_N.mean():.4f}, difference {value:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}], {agreement:.2%} of {len(full_NC)} labels agree"
+    )
+    problems = []
+    if not agreement >= MIN_AGREEMENT:
+        problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
+    if not value >= -MAX_LOSS:
+        problems.append(f"the loss of accuracy is over {MAX_LOSS}")
+    if not np.isfinite(int8_NC).all():
+        problems.append("logits are not finite")
+    return Int8Export(
+        shipped=not problems,
+        reason="; ".join([*problems, figures]),
+        texts=len(full_NC),
+        agreement=agreement,
+        accuracy_fp32=float(first_N.mean()),
+        accuracy_int8=float(second_N.mean()),
+        difference=Measured(value=value, low=low, high=high),
+        max_logit_difference=float(np.abs(full_NC - int8_NC).max()),
+    )
 
 
 def _merge_into(

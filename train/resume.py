@@ -65,6 +65,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
     elsewhere: Any = {
         "output_dir": True,
         "cpu_threads": True,
+        "export_int8": True,
         "data": {"train", "validation", "test"},
     }
     return {

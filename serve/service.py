@@ -1,0 +1,124 @@
+"""One HTTP process's way from texts to scores. Every protocol comes through `Service.classify`.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from starlette.requests import Request
+
+from serve.bundle import Bundle
+from serve.config import ServeConfig
+from serve.metrics import HttpMetrics
+from serve.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
+from serve.scores import Activation, Array, activate, default_activation
+from serve.text import Text
+from serve.workers import WorkerPool
+
+THREAD_CHARACTERS = 8192
+"""A request with more is tokenized in a thread, so that the others need not wait for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Scores of shape (N, C) and what they cost."""
+
+    scores_NC: Array
+    characters: int
+    tokens: int
+    tokenize_s: float
+    queue_s: float
+    compute_s: float
+
+
+class Service:
+    """Tokenizes, admits, submits, and turns logits into scores."""
+
+    def __init__(self, bundle: Bundle, config: ServeConfig, *, device: str) -> None:
+        self.bundle = bundle
+        self.config = config
+        self.manifest = bundle.manifest
+        self.version = self.manifest.version
+        self.device = device
+        self.backend, self.backend_reason = pick_backend(
+            bundle, device=device, asked=config.backend
+        )
+        self.precision = PRECISION[self.backend, device.partition(":")[0]]
+        self.encoder = load_encoder(bundle)
+        # What a probe asks the model processes.
+        self.warm_up = self.encoder.encode([WARM_UP[self.encoder.is_pair]])
+        self.activation = default_activation(self.manifest.task)
+        self.metrics = HttpMetrics(
+            self.manifest.labels,
+            model=config.model_name,
+            version=self.version,
+            backend=self.backend,
+        )
+        self.pool = WorkerPool(
+            self.encoder.columns,
+            max_queue_tokens=-(-config.max_queue_tokens // config.api_processes),
+            metrics=self.metrics,
+        )
+
+    async def classify(
+        self,
+        request: Request,
+        texts: Sequence[Text],
+        *,
+        activation: Activation | None = None,
+        truncation: bool = True,
+        side: str | None = None,
+    ) -> Answer:
+        """Scores of checked texts. The request's body must have been read.
+
+        activation: from logits to scores, None for the task's own. truncation and side: as
+        for `TextEncoder.encode`.
+        Raises TextError for a text that is too long where truncation is False, Unavailable
+        429, 503 or 504, RuntimeError if the model failed, and ClientGone if the client left.
+        """
+        self.pool.admit(0)  # a full queue is said before any work
+        characters = sum(
+            len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts
+        )
+        started_s = time.perf_counter()
+        if characters > THREAD_CHARACTERS:
+            encodings = await asyncio.get_running_loop().run_in_executor(
+                None, lambda: self.encoder.encode(texts, truncation=truncation, side=side)
+            )
+        else:
+            encodings = self.encoder.encode(texts, truncation=truncation, side=side)
+        tokenize_s = time.perf_counter() - started_s
+        self.metrics.tokenize_seconds.observe(tokenize_s)
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            reply = await self.pool.submit(encodings, timeout_s=self.config.timeout_s, gone=gone)
+        finally:
+            gone.cancel()
+        tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
+        exchange = request.scope["textloop.exchange"]
+        exchange.texts, exchange.tokens = len(texts), tokens
+        exchange.queue_s, exchange.compute_s = reply.queue_s, reply.compute_s
+        scores_NC = activate(reply.logits_NC, activation or self.activation)
+        self.metrics.texts.inc(len(texts))
+        for best in np.argmax(reply.logits_NC, axis=1).tolist():
+            self.metrics.labels[best].inc()
+        return Answer(
+            scores_NC=scores_NC,
+            characters=characters,
+            tokens=tokens,
+            tokenize_s=tokenize_s,
+            queue_s=reply.queue_s,
+            compute_s=reply.compute_s,
+        )
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
