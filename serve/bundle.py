@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from serve.config import Config
 from serve.files import replace_directory, sha256_of, write_atomic
+from serve.text import TokenizerRules
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
@@ -84,6 +85,9 @@ class Manifest(Config):
 
     max_length: int
     """Tokens per input, special tokens included; longer inputs are cut."""
+
+    tokenizer: TokenizerRules
+    """How texts are prepared, beside what `tokenizer.json` says."""
 
     base_model: dict[str, Any]
     """The pretrained model: its name, revision and the SHA-256 of its weights."""

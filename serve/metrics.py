@@ -2,7 +2,7 @@
 
 Every process writes its counts into files of one directory, and whichever HTTP process is
 asked for `/metrics` adds them up (prometheus_client's multiprocess mode, which reads
-PROMETHEUS_MULTIPROC_DIR when it is first imported; so this module is imported after
+PROMETHEUS_MULTIPROC_DIR when it is first imported; so this module must be imported after
 `serve.server` has set it). A counter of a process that has died keeps its value.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from serve.scores import Array, activate, default_activation
 from serve.text import Batch, Encoding, Text, TextEncoder
 
 BackendName = Literal["auto", "torch", "onnx"]
+
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
+"""One of them is there where CUDA is (the second under WSL); importing torch takes seconds."""
 
 PRECISION = {("onnx", "cpu"): "int8", ("torch", "cpu"): "fp32", ("torch", "cuda"): "bf16"}
 """Number format of the matrix products, by backend and kind of device."""
@@ -126,8 +129,8 @@ class Predictor:
     def warm_up(self, max_batch_tokens: int | None = None) -> Pace:
         """Run the model, and time it.
 
-        max_batch_tokens: a size of batch to use in place of the best one. The best is the
-        smallest whose rate is within 3 % of the highest: what is larger only adds latency.
+        max_batch_tokens: a size of batch to use in place of the best one, which is the
+        first that the next larger one does not beat by 3 %: it would only add latency.
         """
         length = min(32, self.encoder.max_length)
         encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
@@ -144,14 +147,20 @@ class Predictor:
                 times.append(time.perf_counter() - started)
             return statistics.median(times[1:])
 
+        def rate(tokens: int) -> float:
+            rows = max(1, tokens // length)
+            return rows * length / seconds(rows)
+
         one_s = seconds(1)
-        times = {tokens: seconds(max(1, tokens // length)) for tokens in sizes}
-        rates = {tokens: max(1, tokens // length) * length / times[tokens] for tokens in sizes}
-        best = min(size for size, rate in rates.items() if rate >= 0.97 * max(rates.values()))
+        best, best_rate = sizes[0], rate(sizes[0])
+        for size in sizes[1:]:
+            if (larger := rate(size)) < 1.03 * best_rate:
+                break
+            best, best_rate = size, larger
         return Pace(
             max_batch_tokens=best,
-            pass_tokens=max(1.0, one_s * rates[best] - length),
-            tokens_per_s=rates[best] * self.backend.streams,
+            pass_tokens=max(1.0, one_s * best_rate - length),
+            tokens_per_s=best_rate * self.backend.streams,
         )
 
 
@@ -178,15 +187,16 @@ def batched_logits(
 def load_encoder(bundle: Bundle) -> TextEncoder:
     """The bundle's text preparation alone, without its weights."""
     manifest = bundle.manifest
-    return TextEncoder.from_directory(
-        bundle.path, max_length=manifest.max_length, is_pair=manifest.is_pair
-    )
+    sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
+    if manifest.tokenizer.fast:
+        return TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)
+    return TextEncoder.from_directory(bundle.path, **sizes)
 
 
 def pick_device(device: str) -> str:
     """Resolve auto to cuda where there is a CUDA GPU, else to cpu."""
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_NODES))):
+        return "cpu"
     import torch
 
     if device == "auto":

@@ -35,7 +35,6 @@ from litserve.loops import inference_worker
 from serve.bundle import Bundle
 from serve.config import ServeConfig
 from serve.keys import ApiKeys
-from serve.loop import ClassifierAPI
 from serve.predictor import pick_device
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,9 @@ class ClassifierServer(litserve.LitServer):
 
     def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
         """runtime: a directory of the server's own, for sockets and metrics."""
-        from serve.service import Service  # brings the metrics, which need `runtime` to be set
+        # These bring the metrics, which want PROMETHEUS_MULTIPROC_DIR when they are imported.
+        from serve.loop import ClassifierAPI
+        from serve.service import Service
 
         self.config = config
         self.keys = ApiKeys(config.api_keys_file) if config.api_keys_file else None
@@ -144,13 +145,18 @@ class ClassifierServer(litserve.LitServer):
         """What an HTTP process does while it runs: keep its connections to model processes."""
         parent = multiprocessing.parent_process()
         assert parent is not None
-        asyncio.get_running_loop().add_reader(parent.sentinel, _end_with_parent)
+        asyncio.get_running_loop().add_reader(parent.sentinel, self._end_with_parent)
         service = self.service
         service.metrics.info.set(1)
         service.metrics.workers_ready.set(0)
         service.pool.start()
         yield
         await service.pool.close()
+
+    def _end_with_parent(self) -> None:
+        """Nobody is left who would end this process or tidy up."""
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _start_worker_monitoring(self, manager: None, uvicorn_workers: dict[int, Any]) -> None:
         threading.Thread(
@@ -220,10 +226,6 @@ def _end(processes: list[Any]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-
-
-def _end_with_parent() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_server(bundle: Bundle, config: ServeConfig) -> int:

@@ -13,10 +13,12 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serve.config import Config
 
 Text = str | tuple[str, str]
 Encoding = dict[str, list[int] | NDArray[np.int32]]
@@ -45,6 +47,22 @@ def text_problem(text: object) -> str | None:
     return None
 
 
+class TokenizerRules(Config):
+    """What a text encoder needs to know beside `tokenizer.json`."""
+
+    fast: bool
+    """Whether the tokenizer is all in that file, so that transformers is not needed."""
+
+    columns: tuple[str, ...]
+    """What an encoding holds, input_ids first."""
+
+    fill: dict[str, int]
+    """What each column is padded with."""
+
+    truncation_side: Literal["left", "right"]
+    """The side at which long texts are cut."""
+
+
 class TextEncoder:
     """Token ids by one tokenizer under one length limit.
 
@@ -52,36 +70,74 @@ class TextEncoder:
     whatever the tokenizer does for two segments.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, is_pair: bool) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        rules: TokenizerRules,
+        *,
+        max_length: int,
+        is_pair: bool,
+        raw: Any | None,
+        tokenizer: Any | None = None,
+    ) -> None:
+        """raw: a `tokenizers.Tokenizer`, or None to go through `tokenizer` of transformers.
+
+        The tokenizer of transformers switches truncation on and off in one shared Rust
+        object at each call, which two threads must not do at once, and costs more than the
+        tokenizing itself. Copies of the Rust object that nobody alters give the same ids.
+        """
+        self.rules = rules
+        self.columns = rules.columns
         self.max_length = max_length
         self.is_pair = is_pair
-        self.columns: tuple[str, ...] = tuple(
-            name for name in tokenizer.model_input_names if name != "attention_mask"
-        )
-        """Names in every encoding."""
-        # The tokenizer of transformers switches truncation on and off in one shared Rust
-        # object at each call, which two threads must not do at once, and costs more than the
-        # tokenizing itself. Two copies that nobody alters serve the same ids.
-        self._whole: Any = None
-        self._cut: dict[str, Any] = {}
+        self.tokenizer = tokenizer
         self._slow = threading.Lock()
-        if tokenizer.is_fast and set(self.columns) <= {"input_ids", "token_type_ids"}:
-            self._whole = copy.deepcopy(tokenizer.backend_tokenizer)
-            self._whole.no_padding()
-            self._whole.no_truncation()
-            for side in ("left", "right"):
-                self._cut[side] = copy.deepcopy(self._whole)
-                self._cut[side].enable_truncation(max_length, direction=side)
+        self._raw: dict[str | None, Any] = {}
+        if raw is not None:
+            for side in (None, "left", "right"):
+                self._raw[side] = copy.deepcopy(raw)
+                self._raw[side].no_padding()
+                self._raw[side].no_truncation()
+                if side:
+                    self._raw[side].enable_truncation(max_length, direction=side)
 
     @classmethod
     def from_directory(cls, path: Path, *, max_length: int, is_pair: bool) -> TextEncoder:
-        """Load the tokenizer of a model directory, from the disk alone."""
+        """Load the tokenizer of a model directory by transformers, from the disk alone."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        return cls(tokenizer, max_length=max_length, is_pair=is_pair)
+        return cls.of(tokenizer, max_length=max_length, is_pair=is_pair)
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, max_length: int, is_pair: bool) -> TextEncoder:
+        """Use a tokenizer of transformers."""
+        columns = tuple(name for name in tokenizer.model_input_names if name != "attention_mask")
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        fast = tokenizer.is_fast and set(columns) <= fill.keys()
+        rules = TokenizerRules(
+            fast=fast,
+            columns=columns,
+            fill={name: fill.get(name) or 0 for name in columns},
+            truncation_side=tokenizer.truncation_side,
+        )
+        raw = tokenizer.backend_tokenizer if fast else None
+        return cls(rules, max_length=max_length, is_pair=is_pair, raw=raw, tokenizer=tokenizer)
+
+    @classmethod
+    def from_rules(
+        cls, path: Path, rules: TokenizerRules, *, max_length: int, is_pair: bool
+    ) -> TextEncoder:
+        """Load a model directory's `tokenizer.json` without transformers and PyTorch.
+
+        rules: those of `of` for the same tokenizer, which must be fast.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from tokenizers import Tokenizer
+
+        assert rules.fast
+        raw = Tokenizer.from_file(str(path / "tokenizer.json"))
+        return cls(rules, max_length=max_length, is_pair=is_pair, raw=raw)
 
     def encode(
         self, texts: Sequence[Text], *, truncation: bool = True, side: str | None = None
@@ -99,9 +155,9 @@ class TextEncoder:
                     raise TextError(index, problem)
         if not texts:
             return []
-        side = side or self.tokenizer.truncation_side
-        if self._whole is not None:
-            raw = self._cut[side] if truncation else self._whole
+        side = side or self.rules.truncation_side
+        if self.rules.fast:
+            raw = self._raw[side if truncation else None]
             encodings: list[Encoding] = [
                 {
                     name: encoded.ids if name == "input_ids" else encoded.type_ids
@@ -122,6 +178,7 @@ class TextEncoder:
         self, texts: Sequence[Text], *, truncation: bool, side: str | None
     ) -> list[Encoding]:
         """The same through transformers, for tokenizers that have no Rust half."""
+        assert self.tokenizer is not None
         with self._slow:
             own, self.tokenizer.truncation_side = self.tokenizer.truncation_side, side
             try:
@@ -131,6 +188,7 @@ class TextEncoder:
         return [{name: columns[name][row] for name in self.columns} for row in range(len(texts))]
 
     def _tokenize(self, texts: Sequence[Text], *, truncation: bool) -> Any:
+        assert self.tokenizer is not None
         return self.tokenizer(
             [text[0] if isinstance(text, tuple) else text for text in texts],
             [text[1] for text in texts if isinstance(text, tuple)] or None,
@@ -145,12 +203,8 @@ class TextEncoder:
         """Stack encodings into arrays of shape (N, L), L the longest, with their mask."""
         length = max(len(encoding["input_ids"]) for encoding in encodings)
         shape = (len(encodings), length)
-        fill = {
-            "input_ids": self.tokenizer.pad_token_id,
-            "token_type_ids": self.tokenizer.pad_token_type_id,
-        }
         batch_NL: Batch = {
-            name: np.full(shape, fill.get(name, 0), dtype=np.int64) for name in encodings[0]
+            name: np.full(shape, self.rules.fill[name], dtype=np.int64) for name in self.columns
         }
         batch_NL["attention_mask"] = np.zeros(shape, dtype=np.int64)
         for row, encoding in enumerate(encodings):

@@ -244,6 +244,40 @@ class Server:
             self.process.wait()
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes of the process group that `pid` leads, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[2]) == pid and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def workers_of(group: int) -> list[int]:
+    """The model processes among the processes of a group."""
+    found = []
+    for pid in children_of(group):
+        try:
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def left_after(group: int) -> list[int]:
+    """Processes of a group whose leader has ended, after time for the last to follow."""
+    deadline = time.monotonic() + 10
+    while children_of(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return children_of(group)
+
+
 @pytest.fixture(scope="session")
 def serve(bundles: Callable[[str], Path]) -> Iterator[Callable[..., Server]]:
     """A running server per kind of bundle and overrides, shared by the session's tests."""

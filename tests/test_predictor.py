@@ -72,6 +72,7 @@ def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("serve.predictor.GPU_NODES", ("/dev/null",))
 
     assert pick_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no CUDA GPU"):

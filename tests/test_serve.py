@@ -17,7 +17,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, Server, free_port, make_rows, run
+from conftest import (
+    ROOT,
+    Server,
+    children_of,
+    free_port,
+    left_after,
+    make_rows,
+    run,
+    workers_of,
+)
 
 from serve.bundle import open_bundle
 from serve.predictor import Predictor
@@ -234,40 +243,6 @@ def test_info_health_and_documentation(serve: StartServer, bundles: Callable[[st
     assert httpx.get(f"{server.url}/none").json()["error"] == "Not Found"
 
 
-def children_of(pid: int) -> list[int]:
-    """Processes of the process group that `pid` leads, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[2]) == pid and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-def workers_of(group: int) -> list[int]:
-    """The model processes among the processes of a group."""
-    found = []
-    for pid in children_of(group):
-        try:
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def left_after(group: int) -> list[int]:
-    """Processes of a group whose leader has ended, after time for the last to follow."""
-    deadline = time.monotonic() + 10
-    while children_of(group) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return children_of(group)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_every_process_with_exit_code_0(
     bundles: Callable[[str], Path], number: signal.Signals
@@ -360,7 +335,7 @@ def test_idle_server_sleeps(serve: StartServer) -> None:
 
     time.sleep(0.5)
     before = ticks()
-    time.sleep(3)
+    time.sleep(5)
     seconds = (ticks() - before) / os.sysconf("SC_CLK_TCK")
 
-    assert seconds < 0.6, f"{seconds:.2f} CPU seconds in 3 s without a request"
+    assert seconds <= 0.1, f"{seconds:.2f} CPU seconds in 5 s without a request, over 2 %"

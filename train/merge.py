@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from serve.bundle import Bundle, Int8Export, Measured, record_metrics, seal
 from serve.predictor import Predictor, batched_logits, pick_device, usable_cores
 from serve.scores import Array, activate, default_activation
 from serve.stats import paired_difference
-from serve.text import TextEncoder
+from serve.text import Text, TextEncoder, TokenizerRules
 from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.evaluate import BACKEND_SPLITS, measure, reference
@@ -88,7 +89,10 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
                 f"logits of adapter, merged and reloaded model differ by up to {worst:.2e}, "
                 f"over the tolerance of {TOLERANCE:.0e}"
             )
-        int8 = _export_into(staging, config, data) if config.export_int8 else None
+        encoder = TextEncoder.from_directory(
+            staging, max_length=config.model.max_length, is_pair=config.is_pair
+        )
+        int8 = _export_into(staging, encoder, config, data) if config.export_int8 else None
         bundle = seal(
             staging,
             config.output_dir / "bundle",
@@ -103,6 +107,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             },
             config=config.model_dump(mode="json"),
             data=data.fingerprints,
+            tokenizer=_tokenizer_rules(staging, encoder, data.validation.texts),
             parity=parity,
             int8=int8,
             code_revision=_code_revision(),
@@ -131,13 +136,24 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     return bundle
 
 
-def _export_into(staging: Path, config: RunConfig, data: LabelledData) -> Int8Export:
+def _tokenizer_rules(staging: Path, encoder: TextEncoder, texts: Sequence[Text]) -> TokenizerRules:
+    """The rules by which the server tokenizes: from the file alone only if that gives the same."""
+    rules = encoder.rules
+    if not rules.fast:
+        return rules
+    alone = TextEncoder.from_rules(
+        staging, rules, max_length=encoder.max_length, is_pair=encoder.is_pair
+    )
+    same = alone.encode(texts) == encoder.encode(texts)
+    return rules if same else rules.model_copy(update={"fast": False})
+
+
+def _export_into(
+    staging: Path, encoder: TextEncoder, config: RunConfig, data: LabelledData
+) -> Int8Export:
     """Write the int8 export into `staging` if it passes its gate; what was found either way."""
     from train.export import export_int8
 
-    encoder = TextEncoder.from_directory(
-        staging, max_length=config.model.max_length, is_pair=config.is_pair
-    )
     encodings = encoder.encode(data.validation.texts)
     file = staging / ONNX_FILE
     try:
@@ -224,6 +240,7 @@ def _merge_into(
         trained_NC = logits(backend)
     model.save_pretrained(staging)
     # The length that the model was trained with, for pipelines that truncate by it.
+    assert encoder.tokenizer is not None
     encoder.tokenizer.model_max_length = config.model.max_length
     encoder.tokenizer.save_pretrained(staging)
     reloaded_NC = logits(TorchBackend.load(staging, device=device))

@@ -141,7 +141,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
                 f"the pooler of `{config.model.base}` {state}; it starts as the identity and "
                 "is trained and saved with the head"
             )
-    encoder = TextEncoder(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
+    encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
     return Base(
         model=model, encoder=encoder, trained_modules=tuple(sorted(fresh)), notes=tuple(notes)
     )
