@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     flags = {"host": arguments.host, "port": arguments.port, "device": arguments.device}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    if vertex := os.environ.get("AIP_HTTP_PORT"):
+        # Vertex AI says where it will knock; a port that was named on the command line wins.
+        given = ["host=0.0.0.0", f"port={vertex}", *given]
     config = load_config(ServeConfig, arguments.config, [*arguments.overrides, *given])
     bundle = open_bundle(arguments.bundle)
     from serve.server import run_server

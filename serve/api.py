@@ -19,43 +19,36 @@ from starlette.types import ASGIApp
 from serve.edge import Edge
 from serve.keys import ApiKeys
 from serve.metrics import exposition
-from serve.protocols import predict
+from serve.protocols import clouds, kserve, predict
+from serve.protocols.kserve import LENGTH
+from serve.schemas import INPUTS
 from serve.service import Service
-from serve.wire import REF, PlainRoute, error_response, json_response
+from serve.wire import PROBES, REF, PlainRoute, error_response, json_response
 
-PROTOCOLS = (predict,)
+PROTOCOLS = (predict, kserve, clouds)
 """Modules with `router(service)` and `BODIES`, the models of bodies that they parse."""
 
 
-def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> None:
-    """Put routes and layers on the application."""
+def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
+    """Put the routes on the application, and the layers around it."""
     app.title = "Textloop"
     app.version = version("textloop")
     routers = [operations(service), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
     app.exception_handler(HTTPException)(_http_error)
-    direct = {
-        (method, route.path): route.endpoint
-        for router in routers
-        for route in router.routes
-        if isinstance(route, PlainRoute) and not route.param_convertors
-        for method in route.methods or ()
-    }
-    layers = app.build_middleware_stack
-
-    def build_middleware_stack() -> ASGIApp:
-        edge = Edge(layers(), service=service, keys=keys, direct=direct)
-        return _cors(edge, service.config.cors_origins) if service.config.cors_origins else edge
-
-    app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+    routes = [
+        route for router in routers for route in router.routes if isinstance(route, PlainRoute)
+    ]
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, service)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented hook
+    edge = Edge(app, service=service, keys=keys, routes=routes)
+    return _cors(edge, service.config.cors_origins) if service.config.cors_origins else edge
 
 
 def _cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
@@ -63,8 +56,8 @@ def _cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", "traceparent", "x-request-id"],
-        expose_headers=["retry-after", "x-model-version", "x-request-id"],
+        allow_headers=[*"authorization content-type traceparent x-request-id".split(), LENGTH],
+        expose_headers=[*"retry-after x-model-version x-request-id".split(), LENGTH],
     )
 
 
@@ -73,7 +66,10 @@ def operations(service: Service) -> APIRouter:
     router = APIRouter(route_class=PlainRoute)
 
     @router.get(
-        "/health/live", summary="200 while the HTTP process answers", response_model=dict[str, str]
+        "/health/live",
+        summary="200 while the HTTP process answers",
+        response_model=dict[str, str],
+        tags=PROBES,
     )
     async def live(request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -82,12 +78,15 @@ def operations(service: Service) -> APIRouter:
         "/health/ready",
         summary="200 once every model process has answered a test inference, else 503",
         responses={200: {"model": dict[str, Any]}, 503: {"model": dict[str, Any]}},
+        tags=PROBES,
     )
-    @router.get("/health", summary="The same as /health/ready", include_in_schema=False)
+    @router.get(
+        "/health", summary="The same as /health/ready", include_in_schema=False, tags=PROBES
+    )
     async def ready(request: Request) -> Response:
         return await answer_ready(service)
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=PROBES)
     async def metrics(request: Request) -> Response:
         content, media_type = exposition()
         return Response(content, media_type=media_type)
@@ -109,7 +108,7 @@ async def answer_ready(service: Service) -> Response:
     )
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI document, with the schemas of the bodies that FastAPI does not parse."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     schemas = document["components"]["schemas"]
@@ -117,6 +116,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template=REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
+    schemas["PredictRequest"]["properties"]["inputs"] = INPUTS[service.manifest.is_pair]
     return document
 
 

@@ -14,13 +14,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.keys import ApiKeys
@@ -28,19 +27,20 @@ from serve.schemas import RequestError
 from serve.service import Service
 from serve.text import TextError
 from serve.tracing import Tracer
-from serve.wire import error_response
+from serve.wire import PROBES, PlainRoute, error_response
 from serve.workers import ClientGone, Unavailable
 
 logger = logging.getLogger(__name__)
 
-OPEN = frozenset(
-    "/ /health /health/live /health/ready /ping /metrics /docs /openapi.json "
-    "/v2 /v2/health/live /v2/health/ready".split()
-)
-"""Paths that GET without a key: probes, metrics and documentation."""
+DOCUMENTATION = frozenset({"/docs", "/openapi.json"})
+"""Open to those without a key, as the routes tagged as probes are."""
 
 CLIENT_GONE = 499
 """Status in log and metrics of a request whose client left before the answer."""
+
+LOGGED_PATH = 256
+"""Characters of a path in the log. Escaped they take up to 12 bytes each, and a line within
+the 4096 of PIPE_BUF gets into a pipe in one piece, whichever other process writes to it."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
@@ -69,14 +69,12 @@ class Exchange:
     answered: bool = False
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
 class Edge:
     """The layer. `app` is what it surrounds.
 
-    direct: endpoints by method and path that are called here, past the application's own
-    layers and routing, which cost a third of what a request of one text may cost.
+    routes: are called here, past the application's own layers and routing, which cost a
+    third of what a request of one text may cost and answer errors in forms of their own. The
+    application is left with its documentation, and with what no route knows.
     """
 
     def __init__(
@@ -85,19 +83,28 @@ class Edge:
         *,
         service: Service,
         keys: ApiKeys | None,
-        direct: dict[tuple[str, str], Endpoint],
+        routes: Sequence[PlainRoute],
     ) -> None:
         self.app = app
-        self.direct = direct
+        self.exact = {
+            (method, route.path): route
+            for route in routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+        self.patterns = [route for route in routes if route.param_convertors]
         self.service = service
         self.keys = keys
-        self.tracer = Tracer(service.config.model_name) if service.config.tracing else None
+        self.tracer: Tracer | None = None
         self.version = (b"x-model-version", service.version.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; other kinds of ASGI events pass through."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            # The start, in the process that will serve: a tracer has a thread of its own.
+            if scope["type"] == "lifespan" and self.service.config.tracing:
+                self.tracer = Tracer(self.service.config.model_name)
+            await self.app(scope, receive, self._last_spans_before(send))
             return
         started_s = time.perf_counter()
         asked = traceparent = authorization = ""
@@ -125,30 +132,53 @@ class Edge:
                 message["headers"] = [*message["headers"], *always]
             await send(message)
 
+        route = self._route(scope)
         span = self.tracer.start(scope, traceparent) if self.tracer else None
+        if span:
+            exchange.trace_id = span.trace_id
         try:
-            await self._serve(scope, receive, send_with_headers, exchange, authorization)
+            await self._serve(route, scope, receive, send_with_headers, exchange, authorization)
         finally:
             seconds = time.perf_counter() - started_s
-            path = self._route(scope)
+            path = "other" if route is None else route.path
             self.service.metrics.request_seconds.labels(path, exchange.status).observe(seconds)
             if span:
                 span.end(exchange, path)
             if self.service.config.access_log:
                 _log(scope, exchange, seconds)
 
-    def _route(self, scope: Scope) -> str:
-        """The route's path with its parameters' names, for metrics and traces."""
-        if (scope["method"], scope["path"]) in self.direct:
-            return str(scope["path"])
-        route = scope.get("route")
-        return "other" if route is None else str(route.path)
+    def _last_spans_before(self, send: Send) -> Send:
+        """`send`, but that the spans are sent before the process says that it may end."""
+
+        async def send_after_spans(message: Message) -> None:
+            if self.tracer and message["type"].startswith("lifespan.shutdown"):
+                self.tracer.close()
+            await send(message)
+
+        return send_after_spans
+
+    def _route(self, scope: Scope) -> PlainRoute | None:
+        """The route of a request, its path's parameters put into the scope."""
+        method, path = scope["method"], scope["path"]
+        if route := self.exact.get((method, path)):
+            return route
+        for route in self.patterns:
+            if method in (route.methods or ()) and (match := route.path_regex.match(path)):
+                scope["path_params"] = match.groupdict()
+                return route
+        return None
 
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange, authorization: str
+        self,
+        route: PlainRoute | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        exchange: Exchange,
+        authorization: str,
     ) -> None:
         try:
-            if self.keys is not None and not self._let_in(scope, authorization, exchange):
+            if self.keys is not None and not self._let_in(route, scope, authorization, exchange):
                 self._refuse("unauthorized")
                 response = error_response(
                     401, "this server asks for a key: Authorization: Bearer KEY", "Unauthorized"
@@ -156,13 +186,12 @@ class Edge:
                 response.headers["www-authenticate"] = "Bearer"
                 await response(scope, receive, send)
                 return
-            endpoint = self.direct.get((scope["method"], scope["path"]))
-            if endpoint is None:
+            if route is None:
                 await self.app(scope, receive, send)
             else:
-                response = await endpoint(Request(scope, receive))
+                response = await route.endpoint(Request(scope, receive))
                 await response(scope, receive, send)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             self._refuse("client_gone")
         except asyncio.CancelledError:
             # The grace period after SIGTERM is over and the server takes its tasks down.
@@ -177,8 +206,12 @@ class Edge:
                 return
             await self._explain(error, exchange)(scope, receive, send)
 
-    def _let_in(self, scope: Scope, authorization: str, exchange: Exchange) -> bool:
-        if scope["method"] == "OPTIONS" or (scope["method"] == "GET" and scope["path"] in OPEN):
+    def _let_in(
+        self, route: PlainRoute | None, scope: Scope, authorization: str, exchange: Exchange
+    ) -> bool:
+        if route is not None and route.tags == PROBES:
+            return True
+        if scope["method"] == "GET" and scope["path"] in DOCUMENTATION:
             return True
         assert self.keys is not None
         scheme, _, key = authorization.partition(" ")
@@ -220,7 +253,7 @@ def _log(scope: Scope, exchange: Exchange, seconds: float) -> None:
         "client": client[0] if client else None,
         "key": exchange.key,
         "method": scope["method"],
-        "path": scope["path"],
+        "path": scope["path"][:LOGGED_PATH],
         "status": exchange.status,
         "ms": round(seconds * 1e3, 2),
         "texts": exchange.texts,

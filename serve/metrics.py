@@ -8,6 +8,7 @@ PROMETHEUS_MULTIPROC_DIR when it is first imported; so this module must be impor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from prometheus_client import (
@@ -66,6 +67,9 @@ class HttpMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        # This is made before the HTTP processes are forked. They begin at 0 themselves; the
+        # process that forks them sees no model process and must not be the one that sees fewest.
+        self.workers_ready.set(math.inf)
         info = Gauge(
             "textloop_model_info",
             "The model that answers; its value is 1",

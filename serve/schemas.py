@@ -6,9 +6,9 @@ path of the offending field and, where there is one, the limit.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve.scores import Activation
 from serve.text import Text, text_problem
@@ -60,19 +60,29 @@ class Parameters(BaseModel):
     )
 
 
-_TEXT = {"type": "string", "minLength": 1}
+_TEXT = {"type": "string", "pattern": r"\S"}
 _ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
 _PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
-_INPUTS = {
-    "anyOf": [
-        _TEXT,
-        {"type": "array", "items": _TEXT, "minItems": 1},
-        {"type": "array", "items": _ALONE, "minItems": 1},
-        {"type": "array", "items": _PAIR, "minItems": 1},
-    ],
-    "description": "A text or a list of texts (each may stand in a list of its own). For a "
-    "model of text pairs: a list of pairs, or one pair as a flat list of two texts.",
+
+INPUTS: dict[bool, dict[str, Any]] = {
+    False: {
+        "anyOf": [
+            _TEXT,
+            {"type": "array", "items": _TEXT, "minItems": 1},
+            {"type": "array", "items": _ALONE, "minItems": 1},
+        ],
+        "description": "A text or a list of texts; each may stand in a list of its own.",
+    },
+    True: {
+        "anyOf": [{"type": "array", "items": _PAIR, "minItems": 1}, _PAIR],
+        "description": "A list of pairs of texts, or one pair as a flat list of two texts.",
+    },
 }
+"""Schema of `inputs`, by whether the model takes pairs."""
+
+MAX_ERRORS = 100
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class PredictRequest(BaseModel):
@@ -85,7 +95,7 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     # Checked by `to_texts`: a union's errors would not say which text is wrong.
-    inputs: Annotated[Any, WithJsonSchema(_INPUTS)]
+    inputs: Any
     parameters: Parameters | None = None
     truncate: bool | None = Field(
         default=None, description="Cut texts that are too long (the default) or refuse them."
@@ -119,12 +129,15 @@ class PredictRequest(BaseModel):
         return self.truncation_direction.lower() if self.truncation_direction else None
 
 
-def parse_request(body: bytes) -> PredictRequest:
+def parse(model: type[Body], body: bytes) -> Body:
     """Read a body; RequestError 400 if it is not JSON, 422 if it is not the schema."""
     try:
-        return PredictRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        if (count := error.error_count()) > MAX_ERRORS:
+            # To list them all only to name the first takes as long as a whole model's answer.
+            raise RequestError(422, f"{count} fields are unknown or wrong") from None
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise RequestError(400, f"the body is not valid JSON: {first['msg']}") from None
         field = ".".join(str(part) for part in first["loc"]) or None

@@ -79,7 +79,7 @@ class ClassifierServer(litserve.LitServer):
         workers = self._inference_workers_config_for_api(self.lit_api.api_path)
         self.paths = [self.runtime / f"model-{number}.sock" for number in range(len(workers))]
         self.service.pool.paths = self.paths
-        build(self.app, self.service, self.keys)
+        self.app: Any = build(self.app, self.service, self.keys)
 
     def _register_middleware(self) -> None:
         """Add none: LitServe would gzip every answer over 1000 bytes at level 9."""

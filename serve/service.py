@@ -95,11 +95,9 @@ class Service:
             encodings = self.encoder.encode(texts, truncation=truncation, side=side)
         tokenize_s = time.perf_counter() - started_s
         self.metrics.tokenize_seconds.observe(tokenize_s)
-        gone = asyncio.ensure_future(_gone(request))
-        try:
-            reply = await self.pool.submit(encodings, timeout_s=self.config.timeout_s, gone=gone)
-        finally:
-            gone.cancel()
+        reply = await self.pool.submit(
+            encodings, timeout_s=self.config.timeout_s, gone=lambda: _gone(request)
+        )
         tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
         exchange = request.scope["textloop.exchange"]
         exchange.texts, exchange.tokens = len(texts), tokens

@@ -8,16 +8,20 @@ such as OTEL_EXPORTER_OTLP_ENDPOINT; OTEL_TRACES_EXPORTER=console prints them.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from importlib.util import find_spec
 from typing import Any
 
 from starlette.types import Scope
 
+LAST_SPANS_S = 2.0
+"""Seconds that the last spans get to be sent in when the server ends."""
+
 
 def check_installed() -> None:
     """Raise ValueError unless the `otel` extra is installed."""
-    for name in ("opentelemetry.sdk", "opentelemetry.exporter"):
+    for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
         try:
             missing = find_spec(name) is None
         except ModuleNotFoundError:
@@ -31,15 +35,14 @@ class Tracer:
 
     def __init__(self, model_name: str) -> None:
         from opentelemetry import trace
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        name = os.environ.get("OTEL_SERVICE_NAME", "textloop")
-        provider = TracerProvider(
-            resource=Resource.create({"service.name": name, "textloop.model": model_name})
-        )
+        ours = Resource.create({"service.name": "textloop", "textloop.model": model_name})
+        # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes last and counts.
+        provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
         exporter: Any
         if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
             exporter = ConsoleSpanExporter()
@@ -50,6 +53,7 @@ class Tracer:
         provider.add_span_processor(BatchSpanProcessor(exporter))
         self.provider = provider
         self.kind = trace.SpanKind.SERVER
+        self.failed = trace.StatusCode.ERROR
         self.tracer = provider.get_tracer("textloop.serve")
         self.in_span = trace.set_span_in_context
         self.extract = TraceContextTextMapPropagator().extract
@@ -57,23 +61,33 @@ class Tracer:
     def start(self, scope: Scope, traceparent: str) -> RequestSpan:
         """Open the span of a request."""
         span = self.tracer.start_span(
-            f"{scope['method']} {scope['path']}",
+            scope["method"],  # and the route, as soon as it is known
             context=self.extract({"traceparent": traceparent}),
             kind=self.kind,
             attributes={"http.request.method": scope["method"], "url.path": scope["path"]},
         )
-        return RequestSpan(self, span)
+        return RequestSpan(self, span, scope["method"])
+
+    def close(self) -> None:
+        """Send the last spans; a collector that does not answer must not hold up the end."""
+        # What the provider itself registers for the end is not called in a forked process.
+        last = threading.Thread(target=self.provider.shutdown, daemon=True)
+        last.start()
+        last.join(LAST_SPANS_S)
 
 
 class RequestSpan:
     """The open span of one request."""
 
-    def __init__(self, tracer: Tracer, span: Any) -> None:
+    def __init__(self, tracer: Tracer, span: Any, method: str) -> None:
         self.tracer = tracer
         self.span = span
+        self.method = method
+        self.trace_id = f"{span.get_span_context().trace_id:032x}"
 
     def end(self, exchange: Any, route: str) -> None:
         """Close the span with what `exchange` (of `serve.edge`) says."""
+        self.span.update_name(f"{self.method} {route}")
         self.span.set_attributes(
             {
                 "http.route": route,
@@ -83,6 +97,8 @@ class RequestSpan:
                 "textloop.tokens": exchange.tokens,
             }
         )
+        if exchange.status >= 500:
+            self.span.set_status(self.tracer.failed)
         if exchange.compute_s:
             now = time.time_ns()
             started = now - int(exchange.compute_s * 1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any
 
 import pydantic_core
@@ -18,9 +19,12 @@ REF = "#/components/schemas/{model}"
 """Where OpenAPI keeps the schema of a model."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 401, 413, 422, 429, 500, 503, 504)
+    code: {"model": ErrorBody} for code in (400, 401, 413, 415, 422, 429, 500, 503, 504)
 }
 """What any route that classifies may answer in place of 200."""
+
+PROBES: list[str | Enum] = ["probes"]
+"""Tag of the routes that are open to those without a key."""
 
 DRAIN = 16
 """How many times the limit of an oversized body is read and dropped before giving up."""
@@ -60,11 +64,16 @@ def error_response(status: int, message: str, kind: str, *, field: str | None = 
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The request's body; RequestError 413 if it is over `limit` bytes.
+    """The request's body; RequestError 413 if it is over `limit` bytes, 415 if compressed.
 
     The rest of a body that is too large is read and dropped, up to a point, so that a client
     that sends before it listens gets its answer.
     """
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise RequestError(
+                415, f"bodies in {value.decode('latin-1')!r} are not read; send plain"
+            )
     size = 0
     chunks = []
     async for chunk in request.stream():

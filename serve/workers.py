@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,13 @@ from serve.transport import Frames, Status, WorkReply, WorkRequest, pack_request
 
 PROBE_S = 5.0
 """A model process that was silent for so long is asked; so long it may take to answer."""
+
+WATCH_S = 0.1
+"""A request that waits for so long is given up if its client leaves; a shorter wait is not
+worth a task that watches."""
+
+COUNT_S = 0.1
+"""Seconds between two updates of the gauges."""
 
 RETRY_S = 0.05
 """Seconds between two tries to reach a model process that is not there."""
@@ -123,6 +130,7 @@ class WorkerPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._window_s = time.monotonic()
         self._window_tokens = 0
+        self._counting = False
 
     def start(self) -> None:
         """Begin to connect; needs a running event loop."""
@@ -148,9 +156,8 @@ class WorkerPool:
         async def answers(connection: _Connection) -> bool:
             if now - connection.answered_s < PROBE_S:
                 return True
-            never = asyncio.get_running_loop().create_future()
             try:
-                await self._ask(connection, encodings, timeout_s=PROBE_S, gone=never)
+                await self._ask(connection, encodings, timeout_s=PROBE_S, gone=_never)
             except (Unavailable, RuntimeError):
                 return False
             return True
@@ -175,12 +182,12 @@ class WorkerPool:
             )
 
     async def submit(
-        self, encodings: list[Encoding], *, timeout_s: float, gone: asyncio.Future[None]
+        self, encodings: list[Encoding], *, timeout_s: float, gone: Callable[[], Awaitable[None]]
     ) -> WorkReply:
         """Logits of admitted texts, from the process with the least to do.
 
-        gone: is done when the client has left; the request is then given up before it costs
-        a forward pass.
+        gone: returns when the client has left; the request is then given up before it costs
+        a forward pass. Called for requests that wait for WATCH_S.
         Raises ClientGone, Unavailable 429, 503 or 504, and RuntimeError if the pass failed.
         """
         tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
@@ -196,7 +203,7 @@ class WorkerPool:
         encodings: list[Encoding],
         *,
         timeout_s: float,
-        gone: asyncio.Future[None],
+        gone: Callable[[], Awaitable[None]],
     ) -> WorkReply:
         tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
         loop = asyncio.get_running_loop()
@@ -213,16 +220,19 @@ class WorkerPool:
                     Unavailable(504, "timeout", f"no answer within timeout_s = {timeout_s:g} s")
                 )
 
-        def leave(_: object) -> None:
+        watcher: list[asyncio.Task[None]] = []
+
+        async def leave() -> None:
+            await gone()
             if not future.done():
                 future.set_exception(ClientGone())
 
         timer = loop.call_later(timeout_s, time_out)
-        gone.add_done_callback(leave)
+        watch = loop.call_later(WATCH_S, lambda: watcher.append(loop.create_task(leave())))
         connection.waiting[id_] = (future, tokens)
         connection.tokens += tokens
         self.tokens += tokens
-        self.metrics.waiting_tokens.set(self.tokens)
+        self._count_waiting()
         connection.send(pack_request(request, self.columns))
         answered = False
         try:
@@ -230,11 +240,13 @@ class WorkerPool:
             answered = True
         finally:
             timer.cancel()
-            gone.remove_done_callback(leave)
+            watch.cancel()
+            for task in watcher:
+                task.cancel()
             del connection.waiting[id_]
             connection.tokens -= tokens
             self.tokens -= tokens
-            self.metrics.waiting_tokens.set(self.tokens)
+            self._count_waiting()
             if not answered and not connection.lost.is_set():
                 given_up = WorkRequest(id=id_, submitted_s=now, deadline_s=now, encodings=[])
                 connection.send(pack_request(given_up, self.columns))
@@ -243,6 +255,16 @@ class WorkerPool:
         if reply.status is Status.FAILED:
             raise RuntimeError("the model failed on this request; see the server's log")
         return reply
+
+    def _count_waiting(self) -> None:
+        """Set the gauge, but not for every request: it costs as much as all else here."""
+        if not self._counting:
+            self._counting = True
+            asyncio.get_running_loop().call_later(COUNT_S, self._set_waiting)
+
+    def _set_waiting(self) -> None:
+        self._counting = False
+        self.metrics.waiting_tokens.set(self.tokens)
 
     def _count(self, tokens: int) -> None:
         """Measure the rate of answers over windows of about a second that had some."""
@@ -263,3 +285,8 @@ class WorkerPool:
                 )
                 await connection.lost.wait()
             await asyncio.sleep(RETRY_S)
+
+
+async def _never() -> None:
+    """Wait for a client that does not leave."""
+    await asyncio.get_running_loop().create_future()

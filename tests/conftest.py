@@ -201,6 +201,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
+    """Wait for 200 from a URL; RuntimeError if the process ends before, or after 90 s."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("the server did not start")
+
+
 class Server:
     """`python -m serve run` as a real process group."""
 
@@ -217,18 +230,11 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                break
-            try:
-                if httpx.get(f"{self.url}/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        self.kill()
-        raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
+        try:
+            wait_until_ready(f"{self.url}/health", self.process)
+        except RuntimeError as error:
+            self.kill()
+            raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
 
     def post(self, body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/predict", json=body, timeout=60)

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 import pytest
+import yaml
 from conftest import ROOT, Server
 from pydantic import BaseModel
 
@@ -49,10 +50,10 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, objec
             yield f"{prefix}{name}", shown, field.description or ""
 
 
-def key_table() -> str:
-    """The table of the run's keys, as it must stand in the README."""
+def key_table(schema: type[BaseModel]) -> str:
+    """The table of a configuration's keys, as it must stand in the README."""
     lines = ["| key | default | what |", "| --- | --- | --- |"]
-    for name, default, text in keys(RunConfig):
+    for name, default, text in keys(schema):
         text = " ".join(text.split()).replace("|", "\\|")
         lines.append(f"| `{name}` | {str(default).replace('|', chr(92) + '|')} | {text} |")
     return "\n".join(lines)
@@ -62,8 +63,15 @@ def test_no_placeholder_is_left() -> None:
     assert "<!--" not in README
 
 
-def test_table_of_keys_is_that_of_the_code() -> None:
-    assert key_table() in README, f"the table must read:\n{key_table()}"
+@pytest.mark.parametrize("schema", [RunConfig, ServeConfig])
+def test_table_of_keys_is_that_of_the_code(schema: type[BaseModel]) -> None:
+    assert key_table(schema) in README, f"the table must read:\n{key_table(schema)}"
+
+
+def test_file_of_server_keys_has_them_all_with_their_defaults() -> None:
+    file = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text())
+
+    assert file == ServeConfig().model_dump(mode="json")
 
 
 def test_every_training_command_is_accepted() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_port
+from conftest import ROOT, free_port, wait_until_ready
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -92,6 +92,41 @@ def test_check_of_the_container_ignores_one_that_trains() -> None:
     assert code is not None
 
     assert subprocess.run([sys.executable, "-c", code[1]], check=False).returncode == 0
+
+
+def test_container_takes_serve_as_its_argument(bundles: Callable[[str], Path]) -> None:
+    """As SageMaker starts it: port 8080, all addresses; here with the bundle somewhere else."""
+    assert "COPY scripts/container-serve /usr/local/bin/serve" in DOCKERFILE
+    python = Path(sys.executable)
+    environment = os.environ | {
+        "BUNDLE": str(bundles("single")),
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+    }
+    process = subprocess.Popen(
+        ["scripts/container-serve", "--port", str(port := free_port())], cwd=ROOT, env=environment
+    )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/ping", process)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
+def test_vertex_variables_say_where_to_listen(bundles: Callable[[str], Path]) -> None:
+    environment = os.environ | {"AIP_HTTP_PORT": str(port := free_port())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", "run", "--bundle", bundles("single")],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/health", process)
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert f"http://127.0.0.1:{port}" in output
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ ALLOWED = {"serve": {"serve"}, "train": {"train", "serve"}}
 
 SERVING_LIBRARIES = {
     "fastapi", "litserve", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow",
-    "pydantic", "pydantic_core", "starlette", "torch", "tqdm", "transformers", "yaml",
+    "pydantic", "pydantic_core", "starlette", "tokenizers", "torch", "tqdm", "transformers",
+    "yaml",
 }  # fmt: skip
 """Third-party packages that `serve` may import; pyarrow only for Parquet files and
 opentelemetry only for servers that trace."""

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.schemas import PredictRequest, Score, parse_request, to_texts
+from serve.schemas import ErrorBody, PredictRequest, Score, parse, to_texts
 from serve.scores import ranked
 from serve.service import Answer, Service
 from serve.wire import ERRORS, PlainRoute, body_of, classify, json_response, read_body
@@ -37,7 +37,11 @@ def router(service: Service) -> APIRouter:
     async def predict(request: Request) -> Response:
         return await answer(service, request)
 
-    @routes.get("/info", summary="The model and the limits of this server")
+    @routes.get(
+        "/info",
+        summary="The model and the limits of this server",
+        responses={200: {"model": dict[str, Any]}, 401: {"model": ErrorBody}},
+    )
     async def info(request: Request) -> Response:
         return json_response(describe(service))
 
@@ -46,7 +50,7 @@ def router(service: Service) -> APIRouter:
 
 async def answer(service: Service, request: Request) -> Response:
     """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores."""
-    asked = parse_request(await read_body(request, limit=service.config.max_body_bytes))
+    asked = parse(PredictRequest, await read_body(request, limit=service.config.max_body_bytes))
     texts, single = to_texts(
         asked.inputs,
         is_pair=service.manifest.is_pair,
