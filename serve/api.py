@@ -36,6 +36,10 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routers = [operations(service), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
+    # One documentation page is enough, and this one's script is kept out by the policy.
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "path", None) != "/redoc"
+    ]
     app.exception_handler(HTTPException)(_http_error)
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)

@@ -75,7 +75,7 @@ class ServeConfig(Config):
     api_keys_file: Path | None = None
     """File of hashed keys, one a line, made by `serve key`; None lets everybody in."""
 
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     """Origins whose web pages may call the server, such as https://example.org."""
 
     access_log: bool = False

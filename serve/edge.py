@@ -90,7 +90,8 @@ class Edge:
             (method, route.path): route
             for route in routes
             if not route.param_convertors
-            for method in route.methods or ()
+            # Load balancers ask probes with HEAD; the answer's body is left out by uvicorn.
+            for method in (*(route.methods or ()), *(["HEAD"] if route.tags == PROBES else []))
         }
         self.patterns = [route for route in routes if route.param_convertors]
         self.service = service

@@ -33,6 +33,7 @@ from litserve.loops.base import LitLoop
 
 from serve.batcher import Batcher
 from serve.config import ServeConfig
+from serve.garbage import spare_garbage_collection
 from serve.metrics import WorkerMetrics
 from serve.predictor import Pace, Predictor
 from serve.scores import Array
@@ -112,6 +113,7 @@ class ClassifierLoop(LitLoop):
     ) -> None:
         """Serve until the parent is gone. `request_queue` is the socket's path."""
         worker = Worker(lit_api.predictor, lit_api.pace, metrics=WorkerMetrics(device=device))
+        spare_garbage_collection()
         parent = multiprocessing.parent_process()
         assert parent is not None
         worker.serve(request_queue, until=parent.sentinel)

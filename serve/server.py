@@ -34,6 +34,7 @@ from litserve.loops import inference_worker
 
 from serve.bundle import Bundle
 from serve.config import ServeConfig
+from serve.garbage import spare_garbage_collection
 from serve.keys import ApiKeys
 from serve.predictor import pick_device
 
@@ -146,6 +147,7 @@ class ClassifierServer(litserve.LitServer):
         parent = multiprocessing.parent_process()
         assert parent is not None
         asyncio.get_running_loop().add_reader(parent.sentinel, self._end_with_parent)
+        spare_garbage_collection()
         service = self.service
         service.metrics.info.set(1)
         service.metrics.workers_ready.set(0)
@@ -283,6 +285,7 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
             timeout_keep_alive=75,
             server_header=False,
             access_log=False,
+            ws="none",
         )
     except KeyboardInterrupt:
         pass  # the signal came while the model was loading

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,8 +105,8 @@ class Service:
         exchange.queue_s, exchange.compute_s = reply.queue_s, reply.compute_s
         scores_NC = activate(reply.logits_NC, activation or self.activation)
         self.metrics.texts.inc(len(texts))
-        for best in np.argmax(reply.logits_NC, axis=1).tolist():
-            self.metrics.labels[best].inc()
+        for best, count in Counter(np.argmax(reply.logits_NC, axis=1).tolist()).items():
+            self.metrics.labels[best].inc(count)
         return Answer(
             scores_NC=scores_NC,
             characters=characters,

@@ -20,7 +20,7 @@ LAST_SPANS_S = 2.0
 
 
 def check_installed() -> None:
-    """Raise ValueError unless the `otel` extra is installed."""
+    """Raise ValueError unless the `otel` extra is installed and its variables can be heeded."""
     for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
         try:
             missing = find_spec(name) is None
@@ -28,6 +28,13 @@ def check_installed() -> None:
             missing = True
         if missing:
             raise ValueError(f"tracing is on, but `{name}` is missing; install `textloop[otel]`")
+    for variable, known in (
+        ("OTEL_TRACES_EXPORTER", ("otlp", "console")),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", ("http/protobuf",)),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", ("http/protobuf",)),
+    ):
+        if (value := os.environ.get(variable, known[0])) not in known:
+            raise ValueError(f"{variable} is `{value}`; this server knows {' and '.join(known)}")
 
 
 class Tracer:

@@ -90,7 +90,7 @@ def test_adapter_directory_holds_no_pickle_and_loads_on_the_stock_base(
     from serve.predictor import Predictor
 
     run_directory = bundles("single").parent
-    predictor = Predictor.load(run_directory / "bundle", device="cpu")
+    predictor = Predictor.load(run_directory / "bundle", device="cpu", backend="torch")
     stock = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=3)
     with peft_warnings_off():
         model = PeftModel.from_pretrained(stock, run_directory / "adapter").eval()

@@ -36,6 +36,6 @@ def test_gpu_and_cpu_give_the_same_probabilities(bundles: Callable[[str], Path])
     texts = [row["text"] for row in make_rows(200, seed=9)]
 
     on_gpu_NC = Predictor.load(bundles("single"), device="cuda").predict(texts)
-    on_cpu_NC = Predictor.load(bundles("single"), device="cpu").predict(texts)
+    on_cpu_NC = Predictor.load(bundles("single"), device="cpu", backend="torch").predict(texts)
 
     assert np.abs(on_gpu_NC - on_cpu_NC).max() <= 1e-4

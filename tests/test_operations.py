@@ -251,7 +251,7 @@ def test_a_websocket_gets_in_neither_with_a_key_nor_without(
         for _ in range(5)
     ]
 
-    assert {answer.status_code for answer in answers} <= {401, 403, 404}
+    assert {answer.status_code for answer in answers} <= {401, 403, 404, 405}
     assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= before + 1
 
 
@@ -312,7 +312,7 @@ def test_no_page_may_call_a_server_that_names_no_origins(guarded: Guarded) -> No
     asked = preflight(guarded.server.url, PAGE)
     called = guarded.predict("my parcel", origin=PAGE)
 
-    assert asked.status_code == 405
+    assert asked.is_client_error
     assert called.status_code == 200
     assert cors_headers(asked) | cors_headers(called) == set()
 
@@ -596,9 +596,12 @@ def test_metrics_are_exact_whichever_process_answers(guarded: Guarded) -> None:
     for pid in (first, second):
         with only(server, pid), ThreadPoolExecutor(8) as pool:
             answers += pool.map(guarded.predict, (TEXTS[n : n + 4] for n in range(50)))
-            refused = [guarded.predict("x", authorization="Bearer no") for _ in range(3)]
-            refused += [guarded.predict("") for _ in range(4)]
-            refused += [guarded.ask("GET", "/nothing")]
+            for _ in range(3):
+                guarded.predict("x", authorization="Bearer no")
+            for _ in range(4):
+                guarded.predict("")
+            guarded.ask("GET", "/nothing")
+            scrape(server)  # answered by this process, after it has counted the rest
     labels = Counter(each[0]["label"] for answer in answers for each in answer.json())
     texts = labels.total()
     tokens = sum(int(answer.headers["x-compute-tokens"]) for answer in answers)
@@ -716,7 +719,6 @@ def collecting(received: list[Any]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def traced(bundles: Bundles) -> Traced:
     """A server that traces, whose spans wait for a minute unless it ends before."""
-    pytest.importorskip("opentelemetry.sdk", reason="needs the extra `otel`")
     received: list[Any] = []
     with collecting(received) as address:
         environment = {
