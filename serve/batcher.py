@@ -62,7 +62,7 @@ class Batcher(Generic[Request]):
     """
 
     def __init__(
-        self, *, max_tokens: int, pass_tokens: float, tokens_per_s: float, window: int = 256
+        self, *, max_tokens: int, pass_tokens: float, tokens_per_s: float, window: int = 512
     ) -> None:
         self.max_tokens = max_tokens
         self.pass_tokens = pass_tokens
