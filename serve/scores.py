@@ -1,4 +1,4 @@
-"""From logits to the scores and labels of an answer. Pure NumPy.
+"""From logits to the scores and labels of an answer. Pure.
 
 Shape suffixes: N texts, C labels.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pydantic_core
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -44,16 +45,40 @@ def default_activation(task: str) -> Activation:
     return "sigmoid" if task == "multi_label" else "softmax"
 
 
-def ranked(
-    scores_NC: Array, labels: Sequence[str], top_k: int | None
-) -> list[list[dict[str, Any]]]:
-    """For each text its `{"label", "score"}` entries, highest score first.
+def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], Array]:
+    """Labels and scores of shape (N, K) of each text, highest score first.
 
     top_k None gives every label, otherwise the first top_k. Equal scores keep label order.
     """
     order_NK = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
-    scores_NK = scores_NC[np.arange(len(order_NK))[:, None], order_NK]
+    return order_NK, scores_NC[np.arange(len(order_NK))[:, None], order_NK]
+
+
+def ranked(
+    scores_NC: Array, labels: Sequence[str], top_k: int | None
+) -> list[list[dict[str, Any]]]:
+    """For each text its `{"label", "score"}` entries, as `best_first` orders them."""
+    order_NK, scores_NK = best_first(scores_NC, top_k)
     return [
         [{"label": labels[c], "score": score} for c, score in zip(order_K, scores_K, strict=True)]
         for order_K, scores_K in zip(order_NK.tolist(), scores_NK.tolist(), strict=True)
     ]
+
+
+def json_heads(labels: Sequence[str]) -> list[bytes]:
+    """What `ranked_json` writes before each label's score."""
+    return [b'{"label":' + pydantic_core.to_json(label) + b',"score":' for label in labels]
+
+
+def ranked_json(scores_NC: Array, heads: Sequence[bytes], top_k: int | None) -> list[bytes]:
+    """What `ranked` gives for each text, in JSON, in half the time.
+
+    heads: of `json_heads`, for the labels in the order of the scores.
+    """
+    order_NK, scores_NK = best_first(scores_NC, top_k)
+    rows = []
+    for order_K, scores_K in zip(order_NK.tolist(), scores_NK.tolist(), strict=True):
+        numbers = pydantic_core.to_json(scores_K)[1:-1].split(b",")
+        entries = [heads[c] + number for c, number in zip(order_K, numbers, strict=True)]
+        rows.append(b"[" + b"},".join(entries) + b"}]")
+    return rows

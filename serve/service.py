@@ -18,7 +18,7 @@ from serve.bundle import Bundle
 from serve.config import ServeConfig
 from serve.metrics import HttpMetrics
 from serve.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
-from serve.scores import Activation, Array, activate, default_activation
+from serve.scores import Activation, Array, activate, default_activation, json_heads
 from serve.text import Text
 from serve.workers import WorkerPool
 
@@ -54,6 +54,7 @@ class Service:
         self.encoder = load_encoder(bundle)
         # What a probe asks the model processes.
         self.warm_up = self.encoder.encode([WARM_UP[self.encoder.is_pair]])
+        self.json_heads = json_heads(self.manifest.labels)
         self.activation = default_activation(self.manifest.task)
         self.metrics = HttpMetrics(
             self.manifest.labels,

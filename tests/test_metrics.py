@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from conftest import run
 from sklearn.metrics import accuracy_score, f1_score
 
-from serve.scores import activate, ranked, sigmoid, softmax
+from serve.scores import activate, json_heads, ranked, ranked_json, sigmoid, softmax
 from serve.stats import bootstrap, wilson
 from train.metrics import ClassificationMetrics, chosen, one_hot, scores
 
@@ -120,3 +121,15 @@ def test_ranking_is_by_score_and_keeps_label_order_among_equals() -> None:
     answer = ranked(np.array([[0.2, 0.4, 0.4]], np.float32), ("a", "b", "c"), top_k=2)
 
     assert [entry["label"] for entry in answer[0]] == ["b", "c"]
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 3])
+def test_ranked_json_is_ranked_in_json(top_k: int | None) -> None:
+    labels = ['with "quotes"', "back\\slash", "Grüße", "new\nline", "plain"]
+    logits_NC = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32) * 30
+    scores_NC = softmax(logits_NC)
+    scores_NC[0] = 0.2  # equal scores keep the labels' order
+
+    rows = ranked_json(scores_NC, json_heads(labels), top_k)
+
+    assert [json.loads(row) for row in rows] == ranked(scores_NC, labels, top_k)

@@ -16,9 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.schemas import ErrorBody, PredictRequest, Score, parse, to_texts
-from serve.scores import ranked
+from serve.scores import ranked_json
 from serve.service import Answer, Service
-from serve.wire import ERRORS, PlainRoute, body_of, classify, json_response, read_body
+from serve.wire import (
+    ERRORS,
+    PlainRoute,
+    body_of,
+    classify,
+    json_response,
+    read_body,
+)
 
 BODIES = (PredictRequest,)
 
@@ -65,9 +72,11 @@ async def answer(service: Service, request: Request) -> Response:
         truncation=asked.truncation,
         side=asked.truncation_side,
     )
-    content = ranked(result.scores_NC, service.manifest.labels, asked.top_k)
+    rows = ranked_json(result.scores_NC, service.json_heads, asked.top_k)
     flat = single and asked.parameters is None
-    return json_response(content[0] if flat else content, headers=timing(service, result))
+    content = rows[0] if flat else b"[" + b",".join(rows) + b"]"
+    headers = timing(service, result)
+    return Response(content, headers=headers, media_type="application/json")
 
 
 def timing(service: Service, result: Answer) -> dict[str, str]:
