@@ -57,7 +57,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     from serve.predictor import Predictor
 
     predictor = Predictor.load(
-        arguments.bundle, device=arguments.device or "auto", batch_size=arguments.batch_size
+        arguments.bundle,
+        device=arguments.device or "auto",
+        backend=arguments.backend,
+        batch_size=arguments.batch_size,
     )
     columns = predictor.bundle.manifest.text_columns
     if arguments.text_columns:
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", type=Path, required=True, help="same formats; may differ")
     predict.add_argument("--text-columns", help="comma-separated; the bundle's by default")
     predict.add_argument("--device", help="auto, cpu or cuda")
+    predict.add_argument(
+        "--backend", default="auto", choices=["auto", "torch", "onnx"], help="as for the server"
+    )
     predict.add_argument("--batch-size", type=int, default=64, help="texts in a forward pass")
     return parser
 

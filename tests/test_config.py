@@ -11,6 +11,7 @@ from conftest import ROOT
 from pydantic import BaseModel
 
 from serve.config import ServeConfig, load_config, parse_yaml
+from serve.tracing import check_installed
 from train.config import RunConfig
 from train.fit import training_arguments
 
@@ -162,3 +163,21 @@ def test_every_key_is_documented() -> None:
 
     check(RunConfig)
     check(ServeConfig)
+
+
+def test_origin_that_no_browser_sends_is_refused() -> None:
+    for origin in ("https://a.example/", "a.example", "https://a.example/path"):
+        with pytest.raises(ValueError, match="cors_origins"):
+            load_config(ServeConfig, None, [f"cors_origins=[{origin}]"])
+    allowed = load_config(ServeConfig, None, ['cors_origins=["https://a.example:8443"]'])
+    assert allowed.cors_origins == ("https://a.example:8443",)
+
+
+def test_tracing_variables_that_are_not_heeded_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_installed()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_PROTOCOL is `grpc`"):
+        check_installed()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import make_rows
 
 from serve.predictor import Predictor
@@ -31,11 +30,15 @@ def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
     assert bundle.manifest.parity["adapter_reloaded"] <= 1e-4
 
 
-def test_gpu_and_cpu_give_the_same_probabilities(bundles: Callable[[str], Path]) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
+def test_bf16_on_the_gpu_is_fp32_on_the_cpu_within_its_tolerance(
+    bundles: Callable[[str], Path],
+) -> None:
     texts = [row["text"] for row in make_rows(200, seed=9)]
+    on_gpu = Predictor.load(bundles("single"), device="cuda")
 
-    on_gpu_NC = Predictor.load(bundles("single"), device="cuda").predict(texts)
+    on_gpu_NC = on_gpu.predict(texts)
     on_cpu_NC = Predictor.load(bundles("single"), device="cpu", backend="torch").predict(texts)
 
-    assert np.abs(on_gpu_NC - on_cpu_NC).max() <= 1e-4
+    assert on_gpu.backend.precision == "bf16"
+    assert np.abs(on_gpu_NC - on_cpu_NC).max() <= on_gpu.backend.tolerance
+    assert (on_gpu_NC.argmax(axis=1) == on_cpu_NC.argmax(axis=1)).mean() >= 0.98

@@ -339,3 +339,11 @@ def test_idle_server_sleeps(serve: StartServer) -> None:
     seconds = (ticks() - before) / os.sysconf("SC_CLK_TCK")
 
     assert seconds <= 0.1, f"{seconds:.2f} CPU seconds in 5 s without a request, over 2 %"
+
+
+def test_probes_answer_head_as_load_balancers_ask(serve: StartServer) -> None:
+    response = httpx.head(f"{serve('single').url}/health/ready")
+
+    assert response.status_code == 200
+    assert response.content == b""
+    assert httpx.head(f"{serve('single').url}/predict").status_code == 405
