@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import make_rows
 
+from serve.backends.torch import TorchBackend
 from serve.predictor import Predictor
 from train.config import RunConfig
 from train.fit import fit, training_arguments
@@ -39,6 +40,8 @@ def test_bf16_on_the_gpu_is_fp32_on_the_cpu_within_its_tolerance(
     on_gpu_NC = on_gpu.predict(texts)
     on_cpu_NC = Predictor.load(bundles("single"), device="cpu", backend="torch").predict(texts)
 
+    assert isinstance(on_gpu.backend, TorchBackend)
     assert on_gpu.backend.precision == "bf16"
+    assert on_gpu.backend.packed is not None
     assert np.abs(on_gpu_NC - on_cpu_NC).max() <= on_gpu.backend.tolerance
     assert (on_gpu_NC.argmax(axis=1) == on_cpu_NC.argmax(axis=1)).mean() >= 0.98

@@ -1,0 +1,117 @@
+"""Batches without padding give the logits of padded ones; architectures that do not are found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from serve.backends.packed import PackedModel
+from serve.text import Batch
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "num_labels": 5,
+    "pad_token_id": 1,
+    "initializer_range": 0.3,
+}
+
+NO_SPECIALS = {f"{name}_token_id": 2 for name in ("bos", "eos", "cls", "sep")}
+
+CONFIGS = {
+    "bert": BertConfig(max_position_embeddings=80, **SIZES),
+    "distilbert": DistilBertConfig(
+        vocab_size=99,
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=48,
+        num_labels=5,
+        pad_token_id=1,
+        max_position_embeddings=80,
+        initializer_range=0.3,
+    ),
+    "electra": ElectraConfig(embedding_size=32, max_position_embeddings=80, **SIZES),
+    "roberta": RobertaConfig(max_position_embeddings=80, **SIZES),
+    "xlm-roberta": XLMRobertaConfig(max_position_embeddings=80, **SIZES),
+}
+
+
+def model_of(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def padded(model: Any, batch_NL: Batch) -> torch.Tensor:
+    inputs = {name: torch.from_numpy(each) for name, each in batch_NL.items()}
+    logits_NC: torch.Tensor = model(**inputs).logits
+    return logits_NC
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@torch.inference_mode()
+def test_packed_logits_are_those_of_padded_batches(name: str) -> None:
+    packed = PackedModel(model_of(CONFIGS[name]))
+
+    assert packed.proved(tolerance=1e-5) <= 1e-5
+
+
+@torch.inference_mode()
+def test_segments_of_pairs_are_kept() -> None:
+    model = model_of(CONFIGS["bert"])
+    mask_NL = np.array([[1] * 9, [1] * 4 + [0] * 5, [1] * 7 + [0] * 2])
+    batch_NL = {
+        "input_ids": np.random.default_rng(0).integers(2, 99, (3, 9)),
+        "attention_mask": mask_NL,
+        "token_type_ids": (np.arange(9) > 3) * mask_NL,
+    }
+
+    packed_NC = PackedModel(model)(batch_NL)
+
+    assert torch.allclose(packed_NC, padded(model, batch_NL), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        # Positions inside attention: what is packed would see them wrongly.
+        (MPNetConfig(max_position_embeddings=80, **SIZES), "differ by"),
+        (DebertaV2Config(max_position_embeddings=80, **SIZES), "differ by"),
+        (ModernBertConfig(max_position_embeddings=80, **SIZES | NO_SPECIALS), "no `encoder`"),
+    ],
+)
+@torch.inference_mode()
+def test_architecture_that_cannot_be_packed_is_refused(config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PackedModel(model_of(config)).proved(tolerance=1e-5)
+
+
+@torch.inference_mode()
+def test_padded_pass_is_as_it_was_after_a_packed_one() -> None:
+    model = model_of(CONFIGS["bert"])
+    batch_NL = {
+        "input_ids": np.random.default_rng(0).integers(2, 99, (3, 9)),
+        "attention_mask": np.ones((3, 9), dtype=np.int64),
+    }
+    before_NC = padded(model, batch_NL)
+
+    PackedModel(model)(batch_NL)
+
+    assert torch.equal(padded(model, batch_NL), before_NC)
