@@ -47,6 +47,8 @@ class Backend(Protocol):
     """Number format of the products: int8, bf16 or fp32."""
     tolerance: float
     """Largest difference of one text's scores between two batches that it is part of."""
+    device_kind: str
+    """Where it runs: cpu or cuda."""
     streams: int
     """Number of calls of `forward` that may and should run side by side."""
 
@@ -135,8 +137,11 @@ class Predictor:
         length = min(32, self.encoder.max_length)
         encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
         row: Encoding = {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
-        kind = "cuda" if getattr(self.backend, "device", "cpu") != "cpu" else "cpu"
-        sizes = BATCH_TOKENS[kind] if max_batch_tokens is None else (max_batch_tokens,)
+        sizes = (
+            BATCH_TOKENS[self.backend.device_kind]
+            if max_batch_tokens is None
+            else (max_batch_tokens,)
+        )
 
         def seconds(rows: int) -> float:
             batch_NL = self.encoder.pad([row] * rows)

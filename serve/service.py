@@ -19,7 +19,7 @@ from serve.config import ServeConfig
 from serve.metrics import HttpMetrics
 from serve.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
 from serve.scores import Activation, Array, activate, default_activation, json_heads
-from serve.text import Text
+from serve.text import Text, count_tokens
 from serve.workers import WorkerPool
 
 THREAD_CHARACTERS = 8192
@@ -97,10 +97,10 @@ class Service:
             encodings = self.encoder.encode(texts, truncation=truncation, side=side)
         tokenize_s = time.perf_counter() - started_s
         self.metrics.tokenize_seconds.observe(tokenize_s)
+        tokens = count_tokens(encodings)
         reply = await self.pool.submit(
-            encodings, timeout_s=self.config.timeout_s, gone=lambda: _gone(request)
+            encodings, tokens, timeout_s=self.config.timeout_s, gone=lambda: _gone(request)
         )
-        tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
         exchange = request.scope["textloop.exchange"]
         exchange.texts, exchange.tokens = len(texts), tokens
         exchange.queue_s, exchange.compute_s = reply.queue_s, reply.compute_s

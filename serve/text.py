@@ -63,6 +63,11 @@ class TokenizerRules(Config):
     """The side at which long texts are cut."""
 
 
+def count_tokens(encodings: Sequence[Encoding]) -> int:
+    """Tokens of all encodings."""
+    return sum(len(encoding["input_ids"]) for encoding in encodings)
+
+
 class TextEncoder:
     """Token ids by one tokenizer under one length limit.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from serve.metrics import HttpMetrics
-from serve.text import Encoding
+from serve.text import Encoding, count_tokens
 from serve.transport import Frames, Status, WorkReply, WorkRequest, pack_request, unpack_reply
 
 PROBE_S = 5.0
@@ -152,12 +152,13 @@ class WorkerPool:
         last PROBE_S seconds, so that a full queue is not taken for a dead process.
         """
         now = time.monotonic()
+        tokens = count_tokens(encodings)
 
         async def answers(connection: _Connection) -> bool:
             if now - connection.answered_s < PROBE_S:
                 return True
             try:
-                await self._ask(connection, encodings, timeout_s=PROBE_S, gone=_never)
+                await self._ask(connection, encodings, tokens, timeout_s=PROBE_S, gone=_never)
             except (Unavailable, RuntimeError):
                 return False
             return True
@@ -182,18 +183,22 @@ class WorkerPool:
             )
 
     async def submit(
-        self, encodings: list[Encoding], *, timeout_s: float, gone: Callable[[], Awaitable[None]]
+        self,
+        encodings: list[Encoding],
+        tokens: int,
+        *,
+        timeout_s: float,
+        gone: Callable[[], Awaitable[None]],
     ) -> WorkReply:
         """Logits of admitted texts, from the process with the least to do.
 
-        gone: returns when the client has left; the request is then given up before it costs
-        a forward pass. Called for requests that wait for WATCH_S.
+        tokens: `count_tokens` of them. gone: returns when the client has left; the request
+        is then given up before it costs a forward pass. Called for requests that wait for WATCH_S.
         Raises ClientGone, Unavailable 429, 503 or 504, and RuntimeError if the pass failed.
         """
-        tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
         self.admit(tokens)
         connection = min(self.ready, key=lambda each: each.tokens)
-        reply = await self._ask(connection, encodings, timeout_s=timeout_s, gone=gone)
+        reply = await self._ask(connection, encodings, tokens, timeout_s=timeout_s, gone=gone)
         self._count(tokens)
         return reply
 
@@ -201,11 +206,11 @@ class WorkerPool:
         self,
         connection: _Connection,
         encodings: list[Encoding],
+        tokens: int,
         *,
         timeout_s: float,
         gone: Callable[[], Awaitable[None]],
     ) -> WorkReply:
-        tokens = sum(len(encoding["input_ids"]) for encoding in encodings)
         loop = asyncio.get_running_loop()
         id_ = next(self._ids) & 0xFFFFFFFF
         future: asyncio.Future[WorkReply] = loop.create_future()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,27 @@ def left_after(group: int) -> list[int]:
     while children_of(group) and time.monotonic() < deadline:
         time.sleep(0.05)
     return children_of(group)
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 10.0) -> Any:
+    """The condition's value, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def running(bundle: Path, *overrides: str, **environment: str) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        server = Server(bundle, *overrides)
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

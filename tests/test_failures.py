@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import Server, children_of, left_after, make_rows, workers_of
+from conftest import Server, children_of, left_after, make_rows, running, wait_for, workers_of
 
 from serve.predictor import Predictor
 
@@ -35,22 +35,6 @@ def metric(server: Server, name: str) -> float:
     text = httpx.get(f"{server.url}/metrics").text
     pattern = rf"^{name}(?:\{{.*\}})? (\S+)$"
     return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def running(bundle: Path, *overrides: str) -> Iterator[Server]:
-    server = Server(bundle, *overrides)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server, children_of, free_port, make_rows, run, workers_of
+from conftest import Server, children_of, free_port, make_rows, run, running, wait_for, workers_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.keys import ApiKeys, new_key
@@ -49,15 +49,6 @@ def http() -> httpx.Client:
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=60)
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 10.0) -> Any:
-    """The condition's value, as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-    return value
-
-
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
@@ -67,18 +58,6 @@ def put(file: Path, content: str) -> None:
     new = file.with_suffix(".new")
     new.write_text(content)
     new.rename(file)
-
-
-@contextmanager
-def running(bundle: Path, *overrides: str, **environment: str) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        server = Server(bundle, *overrides)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @dataclass

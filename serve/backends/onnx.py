@@ -23,6 +23,7 @@ class OnnxBackend:
 
     name = "onnx"
     precision = "int8"
+    device_kind = "cpu"
     tolerance = 1e-4
     """A text's scores in any two batches differ by no more: every row has its own scale."""
 

@@ -26,12 +26,13 @@ class TorchBackend:
     def __init__(self, model: Any, *, device: str) -> None:
         """Take a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
         self.device = torch.device(device)
+        self.device_kind = self.device.type
         self.model: Any = model.to(self.device).eval()
         half = next(model.parameters()).dtype == torch.bfloat16
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
         """A text's scores in any two batches differ by no more."""
-        self.packed = self._pack() if half and self.device.type == "cuda" else None
+        self.packed = self._pack() if half and self.device_kind == "cuda" else None
 
     def _pack(self) -> PackedModel | None:
         """The model without padding, if its logits are those of the padded pass."""
