@@ -100,8 +100,7 @@ def operations(service: Service) -> APIRouter:
 
 async def answer_ready(service: Service) -> Response:
     """Readiness, with how many model processes there are."""
-    ready = await service.pool.probe(service.warm_up)
-    wanted = len(service.pool.paths)
+    ready, wanted = await service.model_processes()
     return json_response(
         {
             "status": "ok" if ready == wanted else "not ready",

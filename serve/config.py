@@ -49,7 +49,7 @@ class ServeConfig(Config):
     """What runs the model; auto takes the int8 export on the CPU if the bundle has it."""
 
     streams: Annotated[int, Field(ge=1)] | None = None
-    """Forward passes side by side in a model process; None: one per core (onnx), else one."""
+    """Forward passes side by side in a model process, of onnx alone; None: one per core."""
 
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens in one forward pass, padding included; None finds the best size at the start."""

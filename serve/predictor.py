@@ -92,13 +92,13 @@ class Predictor:
         """Open, verify and load a bundle.
 
         device: auto, cpu, cuda or cuda:N. backend: as for `pick_backend`. streams: forward
-        passes side by side, None for one per core (onnx) or one (torch). batch_size: texts
+        passes side by side, of onnx alone; None for one per core. batch_size: texts
         in one forward pass of `logits`.
         Raises BundleError for a bundle that is not whole and unaltered.
         """
         bundle = open_bundle(path, verify=verify)
         device = pick_device(device)
-        name, _ = pick_backend(bundle, device=device, asked=backend)
+        name, _ = pick_backend(bundle, device=device, asked=backend, streams=streams)
         chosen: Backend
         if name == "onnx":
             from serve.backends.onnx import OnnxBackend
@@ -212,13 +212,26 @@ def pick_device(device: str) -> str:
 
 
 def pick_backend(
-    bundle: Bundle, *, device: str, asked: BackendName
+    bundle: Bundle, *, device: str, asked: BackendName, streams: int | None = None
 ) -> tuple[Literal["torch", "onnx"], str]:
     """The backend for a resolved device, and why it is that one.
 
     auto is onnx on the CPU where the bundle has the int8 export, else torch.
-    Raises ValueError if onnx is asked for and cannot be had.
+    streams: forward passes side by side that were asked for, if any were.
+    Raises ValueError if onnx is asked for and cannot be had, or streams without it.
     """
+    name, reason = _pick_backend(bundle, device=device, asked=asked)
+    if name == "torch" and streams is not None:
+        raise ValueError(
+            f"`streams: {streams}` is for the onnx backend, and this model runs on torch "
+            f"({reason}); leave streams out, or set workers_per_device"
+        )
+    return name, reason
+
+
+def _pick_backend(
+    bundle: Bundle, *, device: str, asked: BackendName
+) -> tuple[Literal["torch", "onnx"], str]:
     int8 = bundle.manifest.int8
     if asked == "torch":
         return "torch", "asked for"

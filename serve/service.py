@@ -48,7 +48,7 @@ class Service:
         self.version = self.manifest.version
         self.device = device
         self.backend, self.backend_reason = pick_backend(
-            bundle, device=device, asked=config.backend
+            bundle, device=device, asked=config.backend, streams=config.streams
         )
         self.precision = PRECISION[self.backend, device.partition(":")[0]]
         self.encoder = load_encoder(bundle)
@@ -67,6 +67,15 @@ class Service:
             max_queue_tokens=-(-config.max_queue_tokens // config.api_processes),
             metrics=self.metrics,
         )
+
+    async def model_processes(self) -> tuple[int, int]:
+        """Model processes that answer a test inference, and how many there should be."""
+        return await self.pool.probe(self.warm_up), len(self.pool.paths)
+
+    async def is_ready(self) -> bool:
+        """Whether every model process answers."""
+        answering, wanted = await self.model_processes()
+        return answering == wanted
 
     async def classify(
         self,

@@ -60,6 +60,8 @@ def test_auto_takes_the_int8_export_where_there_is_one(
         pick_backend(without, device="cpu", asked="onnx")
     with pytest.raises(ValueError, match="the device is cuda"):
         pick_backend(with_export, device="cuda", asked="onnx")
+    with pytest.raises(ValueError, match="`streams: 2` is for the onnx backend"):
+        pick_backend(without, device="cpu", asked="auto", streams=2)
 
 
 def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:

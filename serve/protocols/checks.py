@@ -1,4 +1,4 @@
-"""What several protocols check: texts of any name, their number, readiness."""
+"""What several protocols check: texts of any name, and their number."""
 
 from __future__ import annotations
 
@@ -37,8 +37,3 @@ def check_count(count: int, name: str, *, limit: int) -> None:
     if count > limit:
         message = f"field `{name}`: more than {limit} texts, the limit of a request"
         raise RequestError(422, message, field=name)
-
-
-async def is_ready(service: Service) -> bool:
-    """Whether every model process answers."""
-    return await service.pool.probe(service.warm_up) == len(service.pool.paths)

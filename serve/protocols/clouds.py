@@ -18,7 +18,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.protocols.checks import check_count, checked_texts, is_ready
+from serve.protocols.checks import check_count, checked_texts
 from serve.protocols.instances import (
     InstancesRequest,
     Predictions,
@@ -105,7 +105,7 @@ def _path(variable: str, default: str) -> str:
 
 async def health(service: Service) -> Response:
     """Readiness, said by the status."""
-    ready = await is_ready(service)
+    ready = await service.is_ready()
     return json_response({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
 

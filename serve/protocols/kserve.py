@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.protocols.checks import checked_texts, is_ready
+from serve.protocols.checks import checked_texts
 from serve.protocols.instances import InstancesRequest, Predictions, answer_instances
 from serve.protocols.kserve_schemas import (
     INPUTS,
@@ -84,7 +84,7 @@ def _check_model(service: Service, request: Request) -> None:
 
 async def _readiness(service: Service, request: Request) -> Response:
     _check_model(service, request)
-    ready = await is_ready(service)
+    ready = await service.is_ready()
     content = {"name": service.config.model_name, "ready": ready}
     return json_response(content, 200 if ready else 503)
 
@@ -151,7 +151,7 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
         responses=_states(dict[str, bool]),
     )
     async def v2_ready(request: Request) -> Response:
-        ready = await is_ready(service)
+        ready = await service.is_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     metadata: dict[str, Any] = {
