@@ -9,6 +9,8 @@ Shape suffixes: N texts, L tokens.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -143,6 +145,19 @@ class TextEncoder:
         assert rules.fast
         raw = Tokenizer.from_file(str(path / "tokenizer.json"))
         return cls(rules, max_length=max_length, is_pair=is_pair, raw=raw)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that bears on the token ids."""
+        raw = self._raw.get(None)
+        if raw is None:
+            assert self.tokenizer is not None
+            vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+            words = f"{type(self.tokenizer).__name__} {self.tokenizer.init_kwargs} {vocabulary}"
+        else:
+            words = raw.to_str()
+        what = f"{self.max_length} {self.is_pair} {self.rules.model_dump_json()} {words}"
+        return hashlib.sha256(what.encode()).hexdigest()
 
     def encode(
         self, texts: Sequence[Text], *, truncation: bool = True, side: str | None = None

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from serve.config import ServeConfig, load_config, parse_yaml
 from serve.tracing import check_installed
 from train.config import RunConfig
-from train.fit import training_arguments
+from train.trainer import training_arguments
 
 MINIMAL = """
 output_dir: runs/x
@@ -148,7 +148,7 @@ def test_every_shipped_yaml_loads() -> None:
 def test_every_shipped_yaml_says_how_it_is_launched() -> None:
     for file in (ROOT / "configs").rglob("*.yaml"):
         header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-        commands = ("accelerate launch", "python -m serve run")
+        commands = ("accelerate launch", "python -m train run", "python -m serve run")
         assert any(command in line for line in header for command in commands), file
 
 

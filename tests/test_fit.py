@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, run
 
+from train.adapters import add_lora, peft_warnings_off
 from train.config import ModelConfig, RunConfig
 from train.data import load_data
 from train.encode import Collator, encode
@@ -20,7 +21,7 @@ from train.fit import fit
 from train.head import fit_probe
 from train.loss import Loss
 from train.merge import merge
-from train.model import add_lora, last_linear, load_base, locate_base, peft_warnings_off
+from train.model import last_linear, load_base, locate_base
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -104,6 +105,7 @@ def test_adapter_directory_holds_no_pickle_and_loads_on_the_stock_base(
         "fit.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "validation_logits.npy",
     ]
     assert logits.numpy() == pytest.approx(predictor.backend.forward(batch), abs=1e-4)
 
@@ -114,7 +116,7 @@ def test_adapters_stay_off_the_modules_that_are_trained_whole(
     config = config_of(make_config(tmp_path / "run"))
     base = load_base(config, ("a", "b"))
 
-    model = add_lora(base, config.lora)
+    model = add_lora(base, config)
 
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert any("lora_A" in name and "encoder" in name for name in trainable)

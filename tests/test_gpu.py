@@ -13,8 +13,9 @@ from conftest import make_rows
 from serve.backends.torch import TorchBackend
 from serve.predictor import Predictor
 from train.config import RunConfig
-from train.fit import fit, training_arguments
+from train.fit import fit
 from train.merge import merge
+from train.trainer import training_arguments
 
 pytestmark = pytest.mark.gpu
 

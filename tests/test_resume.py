@@ -21,15 +21,16 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from train.checkpoints import checkpoints, is_whole, latest_whole, mark_whole, remove_partial
 from train.config import RunConfig
-from train.fit import RunCallback, fit
+from train.fit import fit
 from train.sampler import TrainingSampler
+from train.trainer import RunCallback
 
 MakeConfig = Callable[..., dict[str, Any]]
 
 # Dies inside the second checkpoint: weights and optimizer are written, the rest is not.
 DIE_IN_CHECKPOINT = """
 import os, signal, sys
-from train.fit import ClassifierTrainer
+from train.trainer import ClassifierTrainer
 from train.__main__ import main
 stock = ClassifierTrainer._save_rng_state
 def save_rng_state(self, output_dir):

@@ -3,6 +3,7 @@
 accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
 python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
+python -m train run --config configs/X.yaml key.sub=value ...
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 1
     parity = bundle.manifest.parity
     print(f"largest difference of logits on {parity['texts']:.0f} validation texts:")
-    for name in ("merged", "reloaded"):
-        if f"adapter_{name}" in parity:  # full fine-tuning merges nothing
-            print(f"  trained to {name:<8} {parity[f'adapter_{name}']:.1e}")
+    for name in ("adapter_live", "adapter_merged", "adapter_reloaded"):
+        if name in parity:  # full fine-tuning merges nothing
+            print(f"  {name.replace('_', ' to '):<20} {parity[name]:.1e}")
     print("validation metrics of the bundle, with 95 % intervals:")
     print(table(bundle.manifest.metrics["validation"]))
     if int8 := bundle.manifest.int8:
@@ -79,6 +80,19 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.pipeline import run
+
+    arguments.bundle = None
+    return run(
+        config,
+        {
+            "merge": lambda config: _merge(config, arguments),
+            "evaluate": lambda config: _evaluate(config, arguments),
+        },
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
@@ -101,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "score the bundle on the test split")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    run = add("run", _run, "fit, merge and evaluate in one process")
+    run.add_argument("--device", default="auto", help="of merge and evaluate: auto, cpu or cuda")
     return parser
 
 

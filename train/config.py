@@ -93,12 +93,15 @@ class ModelConfig(Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout of the base while it trains; None keeps the base's own."""
 
+    trained_layers: Annotated[int, Field(ge=1)] | None = None
+    """Layers that are trained, from the top; the others are run once per text. None: all."""
+
     head_init: Literal["probe", "random"] = "probe"
     """Start the head from a linear model fitted on the frozen features, or at random."""
 
 
 class LoraSection(Config):
-    """Low-rank adapters (peft's LoraConfig); ignored, and refused, where method is full."""
+    """Low-rank adapters (peft's LoraConfig); refused where method is not lora."""
 
     r: Annotated[int, Field(ge=1)] = 16
     """Rank of the update of each weight matrix."""
@@ -111,6 +114,18 @@ class LoraSection(Config):
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter, or all-linear."""
+
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) in place of alpha / r, for large ranks (Kalajdzievski 2023)."""
+
+    dora: bool = False
+    """Train each weight's magnitude apart from its direction (Liu et al. 2024); slower."""
+
+    quantize: Literal["4bit"] | None = None
+    """Keep the frozen weights in 4 bits while training (QLoRA); needs bitsandbytes."""
+
+    init: Literal["default", "pissa"] = "default"
+    """Start from zero, or from the weight's principal components (Meng et al. 2024)."""
 
 
 class LossSection(Config):
@@ -145,8 +160,8 @@ class RunConfig(Config):
     task: Literal["single_label", "multi_label"] = "single_label"
     """One label per text, or any number of them."""
 
-    method: Literal["lora", "full"] = "lora"
-    """Train low-rank adapters and the head, or every weight."""
+    method: Literal["probe", "lora", "full"] = "lora"
+    """Fit the last layer alone, or train low-rank adapters and the head, or every weight."""
 
     data: DataConfig
     model: ModelConfig
@@ -175,8 +190,26 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
-        if self.method == "full" and self.lora != LoraSection():
-            raise ValueError("`lora` is set but `method` is full; remove it or set method: lora")
+        if self.method != "lora" and self.lora != LoraSection():
+            raise ValueError(
+                f"`lora` is set but `method` is {self.method}; remove it or set method: lora"
+            )
+        ignored = sorted(set(self.trainer) - {"use_cpu"})
+        if self.method == "probe" and (ignored or self.early_stopping_patience):
+            raise ValueError(
+                "`method: probe` needs no Trainer, so "
+                f"`{'trainer.' + ignored[0] if ignored else 'early_stopping_patience'}` would be "
+                "ignored; remove it"
+            )
+        if self.method == "probe" and (
+            self.model.trained_layers or self.model.head_init != "probe"
+        ):
+            raise ValueError(
+                "`method: probe` trains no layer and starts no head at random; remove "
+                "model.trained_layers and model.head_init"
+            )
+        if self.lora.quantize and (self.lora.init == "pissa" or self.lora.dora):
+            raise ValueError("`lora.quantize` goes with plain adapters; remove lora.init and dora")
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self

@@ -1,16 +1,24 @@
-"""From rows to the tensors of a batch."""
+"""From rows to token ids, kept by content, and to the tensors of a batch."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import shutil
 from typing import Any
 
 import datasets
 import torch
 
+from serve.files import replace_directory
 from serve.text import Encoding, TextEncoder
 from train.config import RunConfig
 from train.data import Split
+from train.prefix import KEY, PrefixStates
+
+TRAINED_LOGITS = "validation_logits.npy"
+"""Logits of the trained model on the validation rows, sorted by length, for `merge`."""
 
 
 def encode(
@@ -23,14 +31,30 @@ def encode(
 ) -> datasets.Dataset:
     """Token ids and label numbers (or 0/1 rows for multi-label) of a split.
 
+    They are kept under `output_dir/cache` by the content of the rows and the tokenizer, read
+    from there by a later run, and mapped into memory rather than held in it.
     sort: order by length, for evaluation, where order is free and padding costs.
     """
+    what = [split.fingerprint, labels, config.task, sort, encoder.fingerprint]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    path = config.output_dir / "cache" / f"tokens-{key}"
+    if not path.is_dir():
+        staging = path.with_suffix(".staging")
+        shutil.rmtree(staging, ignore_errors=True)
+        _encode(split, labels, config.task, encoder, sort=sort).save_to_disk(staging)
+        replace_directory(staging, path)
+    return datasets.load_from_disk(path)
+
+
+def _encode(
+    split: Split, labels: tuple[str, ...], task: str, encoder: TextEncoder, *, sort: bool
+) -> datasets.Dataset:
     index = {label: number for number, label in enumerate(labels)}
     encodings = encoder.encode(split.texts)
     columns: dict[str, list[Any]] = {
         name: [encoding[name] for encoding in encodings] for name in encodings[0]
     }
-    if config.task == "multi_label":
+    if task == "multi_label":
         columns["labels"] = [
             [float(label in row) for label in labels] for row in map(set, split.labels)
         ]
@@ -48,13 +72,17 @@ class Collator:
 
     encoder: TextEncoder
     task: str
+    states: PrefixStates | None = None
+    """What frozen layers made of the texts, by their `row`."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad to the longest row of the batch."""
         encodings: list[Encoding] = [
-            {name: ids for name, ids in row.items() if name != "labels"} for row in rows
+            {name: row[name] for name in self.encoder.columns} for row in rows
         ]
         batch = {name: torch.from_numpy(a) for name, a in self.encoder.pad(encodings).items()}
         dtype = torch.float32 if self.task == "multi_label" else torch.int64
+        if self.states is not None:
+            batch[KEY] = self.states.padded([row["row"] for row in rows])
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
         return batch

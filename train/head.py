@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve.text import Encoding, TextEncoder
 from train.loss import Loss
 from train.model import last_linear
+from train.prefix import BATCH_TOKENS, KEY, PrefixStates, batches_by_length
 
 L2 = 10.0
 """Weight of the squared weights beside the loss summed over all rows, on standardised
@@ -32,15 +33,19 @@ def init_head(
     loss: Loss,
     *,
     device: torch.device,
+    states: PrefixStates | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> float:
     """Fit the last layer of `model` on its own features, in place; its accuracy on them.
 
     targets: int64 of shape (N,), or float 0/1 of shape (N, C) for a multi-label task.
-    progress: told the number of rows after each batch. Leaves the model on `device`.
+    states: what the frozen layers made of these texts, its first rows. progress: told the
+    number of rows after each batch. Leaves the model on `device`.
     """
     _, last = last_linear(model)
-    features_ND = _features(model, last, encoder, encodings, device, progress)
+    features_ND = features(
+        model, encoder, encodings, device=device, states=states, progress=progress
+    )
     has_bias = last.bias is not None
     weight_CD, bias_C = fit_probe(features_ND, targets, loss, last.out_features, bias=has_bias)
     with torch.no_grad():
@@ -85,31 +90,34 @@ def fit_probe(
 
 
 @torch.no_grad()
-def _features(
+def features(
     model: Any,
-    last: nn.Linear,
     encoder: TextEncoder,
     encodings: Sequence[Encoding],
+    *,
     device: torch.device,
-    progress: Callable[[int], object],
+    states: PrefixStates | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Tensor:
     """What reaches the last layer, (N, D) in fp32 on the CPU, rows in the order given."""
+    _, last = last_linear(model)
     model.to(device).eval()
     caught: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n]["input_ids"]))
     features_ND = torch.empty(len(encodings), last.in_features)
+    lengths = [len(encoding["input_ids"]) for encoding in encodings]
     try:
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
+        for rows in batches_by_length(lengths, BATCH_TOKENS):
             batch = encoder.pad([encodings[row] for row in rows])
             inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+            if states is not None:
+                inputs[KEY] = states.padded(rows).to(device)
             model(**inputs)
-            features = caught.pop()
-            if features.dim() == 3:  # decoders score every position and keep the last token's
+            caught_ND = caught.pop()
+            if caught_ND.dim() == 3:  # decoders score every position and keep the last token's
                 last_N = inputs["attention_mask"].sum(dim=1) - 1
-                features = features[torch.arange(len(rows), device=device), last_N]
-            features_ND[rows] = features.float().cpu()
+                caught_ND = caught_ND[torch.arange(len(rows), device=device), last_N]
+            features_ND[rows] = caught_ND.float().cpu()
             progress(len(rows))
     finally:
         hook.remove()

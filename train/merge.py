@@ -1,8 +1,8 @@
 """From adapter to bundle: merged in fp32, proved equal, sealed.
 
-On real validation texts, the logits of three models are compared: base with adapter, merged
-weights in memory, and merged weights written to the disk and loaded by the stock class. A
-difference over `TOLERANCE` refuses the bundle.
+On real validation texts, the logits of four models are compared: the one in memory at the
+end of training, base with adapter from the disk, merged weights in memory, and merged weights
+written to the disk and loaded by the stock class. A difference over `TOLERANCE` refuses the bundle.
 
 The int8 export for CPUs is held against the full-precision model on the validation split:
 it ships if it loses at most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts
@@ -30,11 +30,13 @@ from serve.predictor import Predictor, batched_logits, pick_device, usable_cores
 from serve.scores import Array, activate, default_activation
 from serve.stats import paired_difference
 from serve.text import Text, TextEncoder, TokenizerRules
+from train.adapters import peft_warnings_off
 from train.config import RunConfig
 from train.data import LabelledData, load_data
+from train.encode import TRAINED_LOGITS
 from train.evaluate import BACKEND_SPLITS, measure, reference
 from train.metrics import Choice, chosen
-from train.model import load_base, peft_warnings_off
+from train.model import load_base
 from train.resume import differences, run_identity
 
 TOLERANCE = 1e-4
@@ -82,7 +84,14 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     staging = config.output_dir / ".bundle.staging"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        parity = _merge_into(staging, adapter, config, data, pick_device(device))
+        parity = _merge_into(
+            staging,
+            adapter,
+            config,
+            data,
+            pick_device(device),
+            precision=fitted["precision"],
+        )
         worst = max(value for name, value in parity.items() if name.startswith("adapter_"))
         if not worst <= TOLERANCE:  # NaN is refused too
             raise MergeRefused(
@@ -111,17 +120,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             parity=parity,
             int8=int8,
             code_revision=_code_revision(),
-            versions={
-                name: version(name)
-                for name in (
-                    "textloop",
-                    "torch",
-                    "transformers",
-                    "peft",
-                    "tokenizers",
-                    "onnxruntime",
-                )
-            },
+            versions={name: version(name) for name in VERSIONS},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     finally:
@@ -209,14 +208,21 @@ def judge_int8(full_NC: Array, int8_NC: Array, reference_NC: Choice, *, task: st
 
 
 def _merge_into(
-    staging: Path, adapter: Path, config: RunConfig, data: LabelledData, device: str
+    staging: Path,
+    adapter: Path,
+    config: RunConfig,
+    data: LabelledData,
+    device: str,
+    *,
+    precision: str,
 ) -> dict[str, float]:
     """Write the merged model directory; the largest differences of logits on the way."""
     # Under `method: full` the directory holds the whole model and nothing is merged.
     encoder = TextEncoder.from_directory(
         adapter, max_length=config.model.max_length, is_pair=config.is_pair
     )
-    encodings = encoder.encode(data.validation.texts[:PARITY_TEXTS])
+    every = encoder.encode(data.validation.texts)
+    encodings = every[:PARITY_TEXTS]
     parity: dict[str, float] = {"texts": len(encodings), "tolerance": TOLERANCE}
 
     def logits(backend: TorchBackend) -> Array:
@@ -226,6 +232,9 @@ def _merge_into(
         from peft import PeftModel
 
         base = load_base(config, data.labels)
+        if config.lora.quantize:
+            # The weights that the adapters were trained on, not those before quantization.
+            base.model.dequantize()
         settings = base.model.config
         with peft_warnings_off():
             model: Any = PeftModel.from_pretrained(base.model, adapter)
@@ -245,6 +254,12 @@ def _merge_into(
     encoder.tokenizer.save_pretrained(staging)
     reloaded_NC = logits(TorchBackend.load(staging, device=device))
     parity["adapter_reloaded"] = float(np.abs(trained_NC - reloaded_NC).max())
+    live_NC = np.load(adapter / TRAINED_LOGITS)
+    order = sorted(range(len(every)), key=lambda row: len(every[row]["input_ids"]))
+    live_NC[order] = live_NC.copy()
+    # Training in half precision gives other logits than fp32 by itself: said, not held to.
+    name = "adapter_live" if precision == "fp32" else f"live_{precision}"
+    parity[name] = float(np.abs(live_NC[:PARITY_TEXTS] - reloaded_NC).max())
     return parity
 
 

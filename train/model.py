@@ -1,17 +1,14 @@
-"""The model that is trained: base, tokenizer, adapters.
+"""The base model and its tokenizer.
 
-Decides where a base comes from, which of its weights were never trained, and which weights
-this run trains and saves. What is saved loads in the stock
+Decides where a base comes from, which of its weights were never trained, and which modules a
+run therefore trains and saves whole. What is saved loads in the stock
 `AutoModelForSequenceClassification` and gives the same logits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from serve.files import sha256_of
 from serve.text import TextEncoder
-from train.config import LoraSection, ModelConfig, RunConfig
+from train.config import ModelConfig, RunConfig
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -86,6 +83,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     """
     path, revision = locate_base(config.model)
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
+    quantized = {"quantization_config": four_bit()} if config.lora.quantize else {}
     if revision is None:
         transformers_logging.disable_progress_bar()  # there is no download to watch
     try:
@@ -107,6 +105,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a head of another number of labels
+            **quantized,
             **source,
         )
     except OSError as error:
@@ -147,6 +146,24 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     )
 
 
+def four_bit() -> Any:
+    """NF4 weights for everything but heads and poolers (Dettmers et al. 2023, QLoRA).
+
+    Raises ValueError where bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("lora.quantize needs bitsandbytes: pip install 'textloop[qlora]'")
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+        llm_int8_skip_modules=["classifier", "score", r".*\bpooler", "pre_classifier"],
+    )
+
+
 def last_linear(model: Any) -> tuple[str, nn.Linear]:
     """Name and layer that give the logits: the last linear one outside the base model.
 
@@ -163,41 +180,6 @@ def last_linear(model: Any) -> tuple[str, nn.Linear]:
             f"{type(model).__name__} has no linear head of {model.config.num_labels} outputs"
         )
     return head[-1]
-
-
-def add_lora(base: Base, lora: LoraSection) -> Any:
-    """The base wrapped in adapters; `base.trained_modules` are trained and saved whole.
-
-    peft saves `classifier` and `score` by itself, but neither a pooler nor a pre-classifier:
-    one that started at random would be frozen there and lost on reloading.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    whole = [
-        name
-        for name, module in base.model.named_modules()
-        if isinstance(module, nn.Linear) and set(name.split(".")) & set(base.trained_modules)
-    ]
-    targets = lora.target_modules
-    settings = LoraConfig(
-        task_type="SEQ_CLS",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=whole,
-        modules_to_save=list(base.trained_modules),
-    )
-    with peft_warnings_off():
-        return get_peft_model(base.model, settings)
-
-
-@contextlib.contextmanager
-def peft_warnings_off() -> Iterator[None]:
-    """Silence what peft 0.21 does with names that transformers 5.23 is about to drop."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
-        yield
 
 
 def _set_dropout(settings: Any, dropout: float) -> None:

@@ -1,0 +1,30 @@
+"""Half precision on a CPU is taken only where it was measured to be faster."""
+
+from __future__ import annotations
+
+import pytest
+
+from train import precision
+from train.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
+
+
+def test_cpu_without_the_instructions_is_not_even_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(precision, "step_seconds", None)
+
+    assert not bf16_pays()
+
+
+@pytest.mark.parametrize(("half_s", "pays"), [(0.5, True), (0.9, False), (1.5, False)])
+def test_instructions_that_do_not_pay_are_left_alone(
+    half_s: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(precision, "step_seconds", lambda half, *_: half_s if half else 1.0)
+
+    assert bf16_pays() is pays
+
+
+def test_both_formats_can_be_timed_on_this_cpu() -> None:
+    assert isinstance(cpu_multiplies_bf16(), bool)
+    assert all(step_seconds(half, 16, 8, 1) > 0 for half in (False, True))

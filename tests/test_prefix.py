@@ -1,0 +1,208 @@
+"""Stored states of frozen layers give the logits and the updates of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    Qwen2Config,
+    RobertaConfig,
+)
+
+from serve.text import TextEncoder, TokenizerRules
+from train.config import RunConfig
+from train.fit import fit
+from train.merge import merge
+from train.prefix import KEY, FrozenPrefix, PrefixStates, batches_by_length, store_states
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "num_labels": 5,
+    "pad_token_id": 1,
+    "initializer_range": 0.3,
+}
+SPECIALS = {f"{name}_token_id": 2 for name in ("bos", "eos", "cls", "sep")}
+
+CONFIGS: dict[str, Any] = {
+    "bert": BertConfig(max_position_embeddings=80, **SIZES),
+    "deberta-v2": DebertaV2Config(
+        max_position_embeddings=80,
+        relative_attention=True,
+        pos_att_type=["c2p", "p2c"],
+        conv_kernel_size=3,
+        **SIZES,
+    ),
+    "distilbert": DistilBertConfig(
+        vocab_size=99,
+        dim=32,
+        n_layers=3,
+        n_heads=2,
+        hidden_dim=48,
+        num_labels=5,
+        pad_token_id=1,
+        max_position_embeddings=80,
+    ),
+    "electra": ElectraConfig(embedding_size=16, max_position_embeddings=80, **SIZES),
+    "llama": LlamaConfig(max_position_embeddings=80, **SIZES, bos_token_id=2, eos_token_id=2),
+    "modernbert": ModernBertConfig(max_position_embeddings=80, **SIZES, **SPECIALS),
+    "mpnet": MPNetConfig(max_position_embeddings=80, **SIZES),
+    "qwen2": Qwen2Config(
+        max_position_embeddings=80, **SIZES, num_key_value_heads=2, bos_token_id=2, eos_token_id=2
+    ),
+    "roberta": RobertaConfig(max_position_embeddings=80, **SIZES),
+}
+
+CPU = torch.device("cpu")
+LENGTHS = (9, 3, 12, 5, 5)
+
+
+def encoder() -> TextEncoder:
+    rules = TokenizerRules(
+        fast=True, columns=("input_ids",), fill={"input_ids": 1}, truncation_side="right"
+    )
+    return TextEncoder(rules, max_length=32, is_pair=False, raw=None)
+
+
+def encodings() -> list[Any]:
+    chooser = np.random.default_rng(0)
+    return [{"input_ids": chooser.integers(3, 99, length).tolist()} for length in LENGTHS]
+
+
+def model_of(name: str) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(CONFIGS[name]).eval()
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("num_trained", [1, 2])
+def test_upper_layers_on_stored_states_are_the_whole_model(name: str, num_trained: int) -> None:
+    prefix = FrozenPrefix(model_of(name), num_trained=num_trained)
+
+    assert prefix.prove(encoder(), encodings(), CPU) <= 1e-4
+
+
+def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
+    model = model_of("bert")
+    prefix = FrozenPrefix(model, num_trained=1)
+    states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    runs: list[int] = []
+    model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(0))
+    batch = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()[:2]).items()}
+
+    model(**batch, **{KEY: states.padded([0, 1])})
+    assert runs == []
+    model(**batch)
+    assert runs == [0]
+
+
+def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
+    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
+    first = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    (file,) = tmp_path.glob("*.f32")
+    written = file.stat().st_mtime_ns
+
+    again = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    padded = again.padded([1, 3])
+
+    assert file.stat().st_mtime_ns == written
+    assert padded.shape == (2, 5, 32)
+    assert not padded[0, 3:].any()
+    assert torch.equal(padded, first.padded([1, 3]))
+    alone = prefix.states(encoder().pad(encodings()[3:4]), CPU)
+    torch.testing.assert_close(padded[1], alone[0], atol=1e-5, rtol=0)
+
+
+def test_another_base_has_states_of_its_own(tmp_path: Path) -> None:
+    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
+
+    for base in ("a", "b"):
+        store_states(prefix, encoder(), encodings(), tmp_path, base=base, device=CPU)
+
+    assert len(list(tmp_path.glob("*.f32"))) == 2
+
+
+def test_batches_hold_their_tokens() -> None:
+    batches = batches_by_length([5, 1, 9, 1, 30], 18)
+
+    assert sorted(row for rows in batches for row in rows) == [0, 1, 2, 3, 4]
+    assert [sorted(rows) for rows in batches] == [[0, 1, 3], [2], [4]]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_upper_layers_alone_are_trained_and_merge_holds(
+    method: str, make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    values = make_config(tmp_path / "run", method=method)
+    values["model"]["trained_layers"] = 1
+    if method == "full":
+        del values["lora"]
+    config = RunConfig(**values)
+
+    fit(config)
+    bundle = merge(config)
+
+    before = load_file(Path(config.model.base) / "model.safetensors")
+    after = load_file(bundle.path / "model.safetensors")
+    same = {
+        name
+        for name, weight in before.items()
+        if f"bert.{name}" in after and torch.equal(weight, after[f"bert.{name}"])
+    }
+    assert {"embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.weight"} <= same
+    assert "encoder.layer.1.output.dense.weight" not in same
+    assert bundle.manifest.parity["adapter_live"] <= 1e-4
+
+
+def test_stored_states_train_as_the_whole_model_does(
+    make_config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses = []
+    for name in ("stored", "whole"):
+        values = make_config(tmp_path / name)
+        values["model"] |= {"trained_layers": 1, "dropout": 0.0}
+        if name == "whole":
+            monkeypatch.setattr("train.fit.frozen_layers", lambda *_: 0)
+        fit(RunConfig(**values))
+        record = (tmp_path / name / "adapter" / "fit.json").read_text()
+        losses.append([entry["loss"] for entry in _log(record) if "loss" in entry])
+
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def _log(record: str) -> list[dict[str, float]]:
+    import json
+
+    history: list[dict[str, float]] = json.loads(record)["log_history"]
+    return history
+
+
+def test_states_know_their_rows(tmp_path: Path) -> None:
+    np.arange(12, dtype=np.float32).tofile(tmp_path / "states")
+
+    states = PrefixStates(tmp_path / "states", [2, 4], 2)
+
+    assert states.padded([1, 0]).tolist() == [
+        [[4, 5], [6, 7], [8, 9], [10, 11]],
+        [[0, 1], [2, 3], [0, 0], [0, 0]],
+    ]

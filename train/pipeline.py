@@ -1,0 +1,50 @@
+"""The stages of a run one after another, in one process.
+
+Saves the imports of each stage, and what a rerun would only repeat: a `fit` whose adapter is
+that of this configuration and data is not run again, and one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import PartialState
+
+from train.config import RunConfig
+from train.data import load_data
+from train.fit import fit
+from train.resume import differences, run_identity
+from train.trainer import global_batch, training_arguments
+
+Stage = Callable[[RunConfig], int]
+"""Runs a stage and prints what came of it; an exit code."""
+
+
+def run(config: RunConfig, stages: dict[str, Stage]) -> int:
+    """Fit, then every stage in order until one refuses; the exit code of the last one.
+
+    Under `accelerate launch` all processes fit, and the first one does the rest.
+    """
+    if is_fitted(config):
+        print(f"fit: `{config.output_dir / 'adapter'}` is that of this configuration and data")
+    else:
+        fit(config)
+    if not PartialState().is_main_process:
+        return 0
+    for name, stage in stages.items():
+        print(f"{name}:")
+        if code := stage(config):
+            return code
+    return 0
+
+
+def is_fitted(config: RunConfig) -> bool:
+    """Whether `output_dir/adapter` came of this configuration and these data."""
+    file = config.output_dir / "adapter" / "fit.json"
+    if not file.is_file():
+        return False
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["run"]
+    batch = global_batch(training_arguments(config))
+    return not differences(before, run_identity(config, load_data(config), global_batch=batch))

@@ -1,0 +1,171 @@
+"""The Trainer as Textloop uses it: its arguments, its order of rows, its checkpoints.
+
+With `train.fit` the only importer of the Trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
+
+from serve.scores import Array, activate, default_activation
+from train.checkpoints import mark_whole
+from train.config import RunConfig
+from train.metrics import ClassificationMetrics, chosen, one_hot
+from train.precision import bf16_pays
+from train.sampler import TrainingSampler
+
+
+def training_arguments(config: RunConfig) -> TrainingArguments:
+    """The Trainer's arguments: Textloop's defaults under the configuration's `trainer`."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    if unknown := sorted(set(config.trainer) - known):
+        raise ValueError(f"`trainer.{unknown[0]}` is not a field of TrainingArguments")
+    if config.trainer.get("save_total_limit") == 1:
+        raise ValueError("`trainer.save_total_limit` = 1: the best and the last checkpoint are two")
+    cuda = torch.cuda.is_available() and not config.trainer.get("use_cpu", False)
+    values: dict[str, Any] = {
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "num_train_epochs": 4,
+        "learning_rate": 1e-3 if config.method == "lora" else 5e-5,
+        "warmup_steps": 0.06,
+        "weight_decay": 0.01,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "logging_steps": 20,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": not sys.stderr.isatty(),
+        "metric_for_best_model": "accuracy" if config.task == "single_label" else "f1_micro",
+        "use_cpu": not cuda,
+        "bf16": not config.trainer.get("fp16")
+        and (torch.cuda.is_bf16_supported() if cuda else bf16_pays()),
+        "tf32": True if cuda and torch.cuda.get_device_capability()[0] >= 8 else None,
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": cuda,
+        **config.trainer,
+        "output_dir": str(config.output_dir / "checkpoints"),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "remove_unused_columns": False,
+        "load_best_model_at_end": True,
+        # Without it the patience of early stopping starts anew on every resume.
+        "restore_callback_states_from_checkpoint": True,
+    }
+    return TrainingArguments(**values)
+
+
+def global_batch(arguments: TrainingArguments) -> int:
+    """Rows of one update, over all processes and accumulation steps."""
+    return int(
+        arguments.per_device_train_batch_size
+        * arguments.world_size
+        * arguments.gradient_accumulation_steps
+    )
+
+
+def set_threads(config: RunConfig, state: PartialState) -> None:
+    """Use all cores on the CPU: `accelerate launch` gives each process one thread."""
+    if state.device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        linux = sys.platform == "linux"
+        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+        torch.set_num_threads(config.cpu_threads or max(1, cores // local))
+
+
+class ClassifierTrainer(Trainer):
+    """The Trainer with Textloop's order of rows and whole checkpoints."""
+
+    def __init__(self, *, sampler: TrainingSampler, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.sampler = sampler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> TrainingSampler:
+        return self.sampler
+
+    def load_best(self, checkpoint: Path) -> None:
+        """Take the state of a run that is over, and its best weights."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.state.best_model_checkpoint = _best_in(self.state, checkpoint.parent)
+        self._load_best_model()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint, mark it whole, and only then delete older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            directory = Path(self._get_output_dir(trial=trial))
+            mark_whole(directory / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(
+                output_dir=str(directory),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+
+class RunCallback(TrainerCallback):
+    """Puts right what the Trainer loses on resuming and hides on diverging."""
+
+    def __init__(self, sampler: TrainingSampler, directory: Path) -> None:
+        self.sampler = sampler
+        self.directory = directory
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The best checkpoint is stored by a path, which is wrong once the run has moved."""
+        if state.best_global_step:
+            state.best_model_checkpoint = _best_in(state, self.directory)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """A loss that is not finite ends the run; the Trainer would log the last good one."""
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            raise ValueError(
+                f"the loss is {logs['loss']} at step {state.global_step}; "
+                "lower trainer.learning_rate"
+            )
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Inside an epoch and with several processes, accelerate does not reach the sampler."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def stopped_early(checkpoint: Path, patience: int | None) -> bool:
+    """Whether early stopping ended the run at this checkpoint; the Trainer would go on."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    saved = state.stateful_callbacks.get("EarlyStoppingCallback")
+    if patience is None or saved is None:
+        return False
+    last = saved[-1] if isinstance(saved, list) else saved
+    return int(last["attributes"]["early_stopping_patience_counter"]) >= patience
+
+
+def _best_in(state: Any, directory: Path) -> str:
+    best = directory / f"checkpoint-{state.best_global_step}"
+    if not best.is_dir():
+        raise ValueError(f"the best checkpoint `{best}` is gone; start anew with `fit --fresh`")
+    return str(best)
+
+
+def classification_metrics(
+    metrics: ClassificationMetrics, logits_NC: Array, label_ids: Any, task: str
+) -> dict[str, float]:
+    """Metrics of an evaluation during training, from logits and label numbers."""
+    predicted_NC = chosen(activate(logits_NC, default_activation(task)), task)
+    reference_NC = (
+        label_ids.astype(bool) if task == "multi_label" else one_hot(label_ids, logits_NC.shape[1])
+    )
+    values: dict[str, float] = metrics.compute(references=reference_NC, predictions=predicted_NC)
+    return values
