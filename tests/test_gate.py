@@ -19,7 +19,7 @@ from train.__main__ import main
 from train.gate_report import GateReport
 
 SETTINGS = {"min_test_rows": 20, "margin": 0.1, "metric_margin": 0.1, "latency_passes": 10,
-            "max_latency_ratio": 20, "resamples": 200}  # fmt: skip
+            "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
 """What 60 test rows and tiny models can show on a busy machine."""
 
 

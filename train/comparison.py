@@ -32,7 +32,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from train.paired import exact_critical, mcnemar, score, score_interval
 
@@ -140,42 +140,37 @@ def _decide_over_seeds(
     are added; what rows and seeds do together is thereby counted twice, which errs on the
     safe side, as in the product bootstrap of A. B. Owen and D. Eckles (2012), Bootstrapping
     data arrays of arbitrary order, Annals of Applied Statistics 6, 895-927. A bootstrap over
-    two or three seeds itself would understate theirs by a half or a third, so the sum is held
-    against Student's t with the degrees of freedom of F. E. Satterthwaite (1946), Biometrics
-    Bulletin 2, 110-114. The rows' variance has Agresti and Min's half observation in each cell
-    (see `serve.stats`), and for non-inferiority is no less than a difference of -margin has.
+    two or three seeds itself would understate theirs by a half or a third, so each variance
+    has its own quantile of Student's t, see `_quantile`. The rows' variance has Agresti and
+    Min's half observation in each cell (see `serve.stats`), for non-inferiority is no less
+    than a difference of -margin has, and a whole row is taken off the difference for
+    continuity (A. L. Edwards 1948, Psychometrika 13, 185-187). None of this is exact;
+    `scripts/check_gate` simulates it.
 
     A single champion is taken as it is: another seed of its configuration is not covered.
     """
     n = champion_HN.shape[1]
     difference_N = candidate_SN.mean(axis=0) - champion_HN.mean(axis=0)
     difference = float(difference_N.mean())
-    spread = (float((difference_N**2).sum()) + 1) / (n + 2) - difference**2
+    spread = max((float((difference_N**2).sum()) + 1) / (n + 2) - difference**2, 0.0)
     groups = [side_SN.mean(axis=1) for side_SN in (candidate_SN, champion_HN) if len(side_SN) > 1]
-    parts = [(float(means.var(ddof=1)) / len(means), len(means) - 1) for means in groups]
-
-    def error(rows_variance: float) -> tuple[float, float]:
-        """Standard error and degrees of freedom."""
-        terms = [(rows_variance / n, n - 1), *parts]
-        total = sum(term for term, _ in terms)
-        freedom = total**2 / sum(term**2 / degrees for term, degrees in terms if degrees)
-        return math.sqrt(total), freedom
-
-    plain, freedom = error(spread)
-    floored, floored_freedom = error(max(spread, margin * (1 - margin)))
-    p_superior = float(t.sf(difference / plain, freedom))
-    p_inferior = float(t.cdf(difference / plain, freedom))
-    bound = difference - float(t.isf(alpha, floored_freedom)) * floored
+    seeds = [(float(means.var(ddof=1)) / len(means), len(means) - 1) for means in groups]
+    plain = [(spread / n, n), *seeds]
+    low = difference - 1 / n - _quantile(
+        alpha, [(max(spread, margin * (1 - margin)) / n, n), *seeds]
+    )  # fmt: skip
+    high = difference + 1 / n + _quantile(alpha, plain)
+    p_superior, p_inferior = (_tail(way * difference - 1 / n, plain) for way in (1, -1))
     gained_N = candidate_SN.mean(axis=0) * (1 - champion_HN.mean(axis=0))
     lost_N = champion_HN.mean(axis=0) * (1 - candidate_SN.mean(axis=0))
     return Decision(
         verdict=_verdict(
-            non_inferior=bound >= -margin, better=p_superior <= alpha, worse=p_inferior <= alpha
+            non_inferior=low >= -margin, better=p_superior <= alpha, worse=p_inferior <= alpha
         ),
         rows=n,
         difference=difference,
-        low=bound,
-        high=difference + float(t.isf(alpha, freedom)) * plain,
+        low=low,
+        high=high,
         gained=float(gained_N.mean()),
         lost=float(lost_N.mean()),
         p_superior=p_superior,
@@ -183,3 +178,30 @@ def _decide_over_seeds(
         covers="the choice of test rows and of the "
         + ("candidate's and the champion's seeds" if len(groups) == 2 else "candidate's seeds"),
     )
+
+
+def _quantile(alpha: float, parts: list[tuple[float, int]]) -> float:
+    """What a sum of independent errors exceeds with probability alpha at most, about.
+
+    parts: the variance of each and its degrees of freedom. Their quantiles of t are averaged
+    with the variances as weights, which keeps the level where few degrees of freedom make the
+    approximation of F. E. Satterthwaite (1946) exceed it.
+    Source: W. G. Cochran and G. M. Cox (1957), Experimental Designs, 2nd edition, 4.14.
+    """
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        return 0.0
+    weighed = sum(-variance * float(stdtrit(degrees, alpha)) for variance, degrees in parts)
+    return weighed / math.sqrt(total)
+
+
+def _tail(distance: float, parts: list[tuple[float, int]]) -> float:
+    """The alpha whose `_quantile` is `distance`: a p-value."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _quantile(middle, parts) > distance:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -145,5 +145,7 @@ def to_text(report: GateReport) -> str:
     for each in report.power:
         needed = "never" if each.rows_needed is None else f"{each.rows_needed:,} rows for 0.8"
         lines.append(f"  true gain {each.gain:+.2f} passes with {each.power:.3f}, {needed}")
+    if report.minimum_detectable is not None:
+        lines.append(f"  a true gain of {report.minimum_detectable:+.4f} is shown with 0.8")
     lines.append("PASSED" if report.passed else "NOT PASSED")
     return "\n".join([*lines, *(f"  - {reason}" for reason in report.reasons)])

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betainc, gammaln, xlog1py, xlogy
 from scipy.stats import binom
 
 NUISANCE_POINTS = 300
 """Values of the nuisance parameter over which a level is maximised, even in arcsine scale."""
 
-NEGLIGIBLE = 1e-11
-"""Probability below which a tail of the number of lost rows is left out."""
+DEVIATIONS = 7
+"""Standard deviations, and 20 rows more, beyond which a binomial number is left out: 1e-11."""
 
 TARGET_POWER = 0.8
 """Power that `minimum_detectable` and `rows_needed` ask for."""
@@ -53,7 +54,9 @@ def score(gained: Any, lost: Any, n: int, difference: Any) -> Any:
     """
     linear = (2 * n - gained + lost) * difference - gained - lost
     constant = -lost * difference * (1 - difference)
-    p_lost = (np.sqrt(linear * linear - 8 * n * constant) - linear) / (4 * n)
+    # At the edge rounding can leave a negative root.
+    root = np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0))
+    p_lost = (root - linear) / (4 * n)
     variance = n * np.maximum(2 * p_lost + difference * (1 - difference), 0)
     distance = gained - lost - n * difference
     return np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
@@ -77,11 +80,29 @@ def least_gained(n: int, difference: float, critical: float) -> NDArray[np.int64
 
 def reach(n: int, p_gained: float, p_lost: float, least_K: NDArray[np.int64]) -> float:
     """Probability that at least `least_K[lost]` rows are gained, whatever is lost."""
-    first, last = binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], n, p_lost)
-    lost_K = np.arange(max(int(first), 0), int(last) + 1)
+    lost_K = _likely(n, p_lost)
     share = min(p_gained / (1 - p_lost), 1.0) if p_lost < 1 else 0.0
-    tails_K = binom.sf(least_K[lost_K] - 1, n - lost_K, share)
-    return float((binom.pmf(lost_K, n, p_lost) * tails_K).sum())
+    tails_K = _at_least(least_K[lost_K], n - lost_K, share)
+    return float((_exactly(lost_K, n, p_lost) * tails_K).sum())
+
+
+def _likely(n: int, p: float) -> NDArray[np.int64]:
+    """The values of Bin(n, p) that matter."""
+    mean, reach_ = n * p, DEVIATIONS * math.sqrt(n * p * (1 - p)) + 20
+    return np.arange(max(math.floor(mean - reach_), 0), min(math.ceil(mean + reach_), n) + 1)
+
+
+def _exactly(k_K: NDArray[np.int64], n: int, p: float) -> Any:
+    """P(Bin(n, p) = k); scipy's distributions check their arguments for far longer than this."""
+    ways_K = gammaln(n + 1) - gammaln(k_K + 1) - gammaln(n - k_K + 1)
+    return np.exp(ways_K + xlogy(k_K, p) + xlog1py(n - k_K, -p))
+
+
+def _at_least(k_K: NDArray[np.int64], n_K: NDArray[np.int64], p: float) -> Any:
+    """P(Bin(n, p) >= k), by the incomplete beta function."""
+    inside_K = (k_K >= 1) & (k_K <= n_K)
+    a_K, b_K = np.where(inside_K, k_K, 1), np.where(inside_K, n_K - k_K + 1, 1)
+    return np.where(inside_K, betainc(a_K, b_K, p), (k_K < 1).astype(float))
 
 
 def level(n: int, difference: float, critical: float) -> float:
@@ -161,11 +182,10 @@ def superiority_power(n: int, discordance: float, gain: float, alpha: float) -> 
     total = p_gained + p_lost
     if total == 0:
         return 0.0
-    first, last = binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], n, total)
-    discordant = np.arange(max(int(first), 0), int(last) + 1)
-    least = binom.isf(alpha, discordant, 0.5) + 1
-    tails = binom.sf(least - 1, discordant, p_gained / total)
-    return float((binom.pmf(discordant, n, total) * tails).sum())
+    discordant_K = _likely(n, total)
+    least_K = binom.isf(alpha, discordant_K, 0.5).astype(int) + 1
+    tails_K = _at_least(least_K, discordant_K, p_gained / total)
+    return float((_exactly(discordant_K, n, total) * tails_K).sum())
 
 
 def non_inferiority_power(
