@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from conftest import run
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
@@ -495,3 +496,9 @@ def test_inconclusive_says_how_many_rows_it_would_take() -> None:
     assert "test rows, these are 300" in report.reasons[0]
     assert [each.gain for each in report.power] == [0.0, 0.01, 0.02, 0.05]
     assert report.power[0].power < 0.1
+
+
+def test_the_decision_needs_neither_torch_nor_a_model() -> None:
+    code = "import sys, train.judge; sys.exit('torch' in sys.modules)"
+
+    assert run("-c", code).returncode == 0

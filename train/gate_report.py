@@ -141,7 +141,7 @@ def to_text(report: GateReport) -> str:
         f"{'ok     ' if check.passed else 'REFUSED'}      {check.name}: {check.detail}"
         for check in report.checks
     ]
-    lines.append("what rows like these can show, guards aside:")
+    lines.append("what rows and disagreement like these can show, guards aside:")
     for each in report.power:
         needed = "never" if each.rows_needed is None else f"{each.rows_needed:,} rows for 0.8"
         lines.append(f"  true gain {each.gain:+.2f} passes with {each.power:.3f}, {needed}")

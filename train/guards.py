@@ -176,7 +176,7 @@ def floor_check(
         p_values.append(min(1.0, float(np.mean(each)) * (2 if len(each) > 1 else 1)))
     fallen = holm(np.array(p_values), alpha)
     worst = sorted(range(len(present)), key=lambda k: -falls[k])[:3]
-    shown = ", ".join(f"{labels[present[k]]} {-falls[k]:+.3f}" for k in worst)
+    shown = ", ".join(f"{labels[present[k]]} {0.0 - falls[k]:+.3f}" for k in worst)
     named = ", ".join(labels[present[k]] for k in np.flatnonzero(fallen))
     # A label all of whose rows were lost has this p-value: lost with probability (1 + drop) / 2.
     least = math.ceil(math.log(alpha / len(present)) / math.log((1 + drop) / 2))
