@@ -9,8 +9,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from conftest import run
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 

@@ -16,7 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import MANIFEST, Manifest, open_bundle, seal
 from train.__main__ import main
+from train.config import GateSection, RunConfig
+from train.data import load_data
 from train.gate_report import GateReport
+from train.resume import run_identity
 
 SETTINGS = {"min_test_rows": 20, "margin": 0.1, "metric_margin": 0.1, "latency_passes": 10,
             "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
@@ -237,3 +240,15 @@ def test_multi_label_bundles_are_compared_by_exact_sets(
     assert gate(run_file, bundle, bundle) == 0
 
     assert report_of(run_file).verdict == "non_inferior"
+
+
+def test_settings_of_the_gate_do_not_make_another_run(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(make_config(tmp_path / "run"))
+    stricter = config.model_copy(update={"gate": GateSection(alpha=0.01)})
+    data = load_data(config)
+
+    assert run_identity(config, data, global_batch=16) == run_identity(
+        stricter, data, global_batch=16
+    )

@@ -1,6 +1,6 @@
 """The configuration of a run: one YAML, the same for every stage.
 
-`fit`, `merge` and `evaluate` take the same file and overrides and find each other's results
+`fit`, `merge`, `evaluate` and `gate` take the same file and overrides and find each other's results
 under `output_dir`. How YAML and overrides are read is decided in `serve.config`.
 """
 
