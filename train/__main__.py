@@ -4,6 +4,7 @@ accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
 python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
 python -m train run --config configs/X.yaml key.sub=value ...
+python -m train gate --config configs/X.yaml --candidate DIR --champion DIR key.sub=value ...
 """
 
 from __future__ import annotations
@@ -93,6 +94,23 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
     )
 
 
+def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.gate import gate
+    from train.gate_report import to_text
+
+    report, path = gate(
+        config,
+        candidates=arguments.candidate or [config.output_dir / "bundle"],
+        champions=arguments.champion,
+        device=arguments.device,
+        backend=arguments.backend,
+        output=arguments.output,
+    )
+    print(to_text(report))
+    print(f"wrote {path}")
+    return 0 if report.passed else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
@@ -117,6 +135,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--bundle", type=Path, help="another bundle than the run's own")
     run = add("run", _run, "fit, merge and evaluate in one process")
     run.add_argument("--device", default="auto", help="of merge and evaluate: auto, cpu or cuda")
+    gate = add("gate", _gate, "may a candidate take the champion's place?")
+    gate.add_argument(
+        "--candidate",
+        type=Path,
+        action="append",
+        help="a bundle (default: the run's own); again for more seeds of its configuration",
+    )
+    gate.add_argument(
+        "--champion",
+        type=Path,
+        action="append",
+        required=True,
+        help="the bundle it would replace; once, or once per candidate",
+    )
+    gate.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    gate.add_argument(
+        "--backend",
+        choices=["auto", "torch", "onnx"],
+        default="auto",
+        help="what runs both; auto is what the server picks on the device",
+    )
+    gate.add_argument("--output", type=Path, help="where to write the report, as JSON")
     return parser
 
 

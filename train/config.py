@@ -1,6 +1,6 @@
 """The configuration of a run: one YAML, the same for every stage.
 
-`fit`, `merge` and `evaluate` take the same file and overrides and find each other's results
+`fit`, `merge`, `evaluate` and `gate` take the same file and overrides and find each other's results
 under `output_dir`. How YAML and overrides are read is decided in `serve.config`.
 """
 
@@ -143,6 +143,43 @@ class LossSection(Config):
     """Share of the target that is spread evenly over all labels."""
 
 
+class GateSection(Config):
+    """What a candidate must show to take the champion's place (`train gate`)."""
+
+    require: Literal["superior", "non_inferior"] = "superior"
+    """Show that accuracy is better than the champion's, or that it is not worse by margin."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Highest probability of passing a candidate that is not what `require` asks."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    """Loss of accuracy, a fraction, from which on a candidate counts as worse."""
+
+    metric_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Loss of macro-F1, a fraction, that must be ruled out with error alpha."""
+
+    class_floor_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Loss of one label's recall, a fraction, over which a candidate is refused once shown."""
+
+    max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Highest expected calibration error of a candidate; None sets no such limit."""
+
+    max_ece_increase: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Highest rise of the expected calibration error over the champion's."""
+
+    max_latency_ratio: Annotated[float, Field(gt=0)] | None = 1.25
+    """Median time of one text over the champion's; None does not measure it."""
+
+    latency_passes: Annotated[int, Field(ge=10)] = 200
+    """Texts that each of the two is timed on, one by one and in turns."""
+
+    min_test_rows: Annotated[int, Field(ge=1)] = 200
+    """Test rows below which nothing is decided."""
+
+    resamples: Annotated[int, Field(ge=200)] = 2000
+    """Resamples of the test rows for the intervals of macro-F1 and calibration error."""
+
+
 def _string_keys(value: Any) -> Any:
     """YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
@@ -167,6 +204,7 @@ class RunConfig(Config):
     model: ModelConfig
     lora: LoraSection = LoraSection()
     loss: LossSection = LossSection()
+    gate: GateSection = GateSection()
 
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations without a better metric after which training ends; None trains through."""
