@@ -364,13 +364,13 @@ def test_bootstrap_of_seeds_is_wider_than_that_of_one() -> None:
     assert several.high - several.low > one.high - one.low
 
 
-def test_bootstrap_of_a_full_test_set_takes_less_than_five_seconds() -> None:
+def test_bootstrap_of_a_full_test_set_takes_less_than_five_seconds_of_cpu() -> None:
     champion, candidate = some_answers(3080, 77, 0.92, 1), some_answers(3080, 77, 0.93, 2)
-    started = time.perf_counter()
+    started = time.process_time()
 
     f1_difference([champion], [candidate], Bootstrap(alpha=0.05, resamples=2000, seed=0))
 
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_resamples_hold_every_row_as_often_as_chance_has_it() -> None:
