@@ -3,6 +3,7 @@
 accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
 python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
+python -m train tune --config configs/X.yaml key.sub=value ...
 """
 
 from __future__ import annotations
@@ -79,6 +80,20 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
+    try:
+        from train.tune import tune
+    except ModuleNotFoundError as error:
+        raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
+
+    result = tune(config)
+    print(result.summary)
+    if result.best is None:
+        return 1
+    print(f"wrote {result.best_file} and {result.table_file}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
@@ -101,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "score the bundle on the test split")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    add("tune", _tune, "search over settings, judged on the validation split")
     return parser
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ from train.resume import prepare_run
 from train.sampler import TrainingSampler
 
 
-def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
+def fit(
+    config: RunConfig, *, fresh: bool = False, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, float]:
     """Train as configured and write `output_dir/adapter`; the best validation metrics.
 
     fresh: delete the run's checkpoints first instead of going on from them.
+    callbacks: told of every event after the run's own early stopping.
     Raises ValueError for a configuration, data or checkpoints that do not fit together.
     """
     arguments = training_arguments(config)
@@ -102,9 +106,9 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
         len(train), lengths, global_batch=global_batch(arguments), seed=config.seed
     )
     metrics = ClassificationMetrics()
-    callbacks = []
+    stopping = []
     if config.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+        stopping.append(EarlyStoppingCallback(config.early_stopping_patience))
     trainer = ClassifierTrainer(
         model=model,
         args=arguments,
@@ -115,7 +119,7 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,
         compute_metrics=lambda result: compute_metrics(metrics, result, config.task),
-        callbacks=[*callbacks, RunCallback(sampler, config.output_dir / "checkpoints")],
+        callbacks=[*stopping, *callbacks, RunCallback(sampler, config.output_dir / "checkpoints")],
     )
     if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
         trainer.load_best(checkpoint)
