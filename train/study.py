@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from train.resume import differences
 
@@ -119,9 +119,7 @@ def open_study(
                     engine_kwargs={"connect_args": {"timeout": 60}} if is_file else None,
                     heartbeat_interval=BEAT_S,
                     grace_period=GRACE_S,
-                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
-                        max_retry=MAX_RETRIES
-                    ),
+                    heartbeat_stale_trial_callback=_retry(),
                 ),
                 sampler=SeededSampler(seed),
                 pruner=_PRUNERS[pruner](),
@@ -164,6 +162,16 @@ def bury(study: Study) -> None:
     """Fail trials that give no more sign of life, and queue their values anew."""
     with experiments_allowed():
         optuna.storages.fail_stale_trials(study)
+
+
+def put_back(study: Study, trial: Trial) -> None:
+    """Queue the values of a trial that is being given up, as those of a dead one."""
+    with experiments_allowed():
+        _retry()(study, study.get_trials(deepcopy=True)[trial.number])
+
+
+def _retry() -> RetryHeartbeatStaleTrialCallback:
+    return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 
 
 def ended(study: Study) -> list[FrozenTrial]:

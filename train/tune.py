@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from optuna import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import TrainingArguments
@@ -37,6 +38,7 @@ from train.study import (
     experiments_allowed,
     locked,
     open_study,
+    put_back,
     running,
     trials_left,
 )
@@ -187,7 +189,13 @@ def _run_next(study: Study, search: Search) -> None:
                 metric=search.metric,
                 directory=search.directory / _name(trial.number),
             )
-        except FAILURES as error:
+        except TrialPruned:
+            raise
+        except KeyboardInterrupt:
+            trial.set_user_attr("reason", "interrupted; its values are tried again")
+            put_back(study, trial)
+            raise
+        except Exception as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
             raise
 
