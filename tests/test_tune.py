@@ -25,7 +25,7 @@ from train.__main__ import main
 from train.config import RunConfig
 from train.data import load_data
 from train.fit import fit
-from train.study import SeededSampler, open_study, trials_left
+from train.study import SeededSampler, bury, open_study, running, trials_left
 from train.tune import prepare, tune
 from train.tune_report import TuneResult, importances, to_yaml, write_results
 
@@ -38,7 +38,8 @@ SPACE = {
 
 
 def values_of(make_config: MakeConfig, output: Path, **tune_keys: Any) -> dict[str, Any]:
-    return make_config(output, tune={"trials": 4, "pruner": "none", "space": SPACE} | tune_keys)
+    keys = {"trials": 4, "pruner": "none", "space": SPACE} | tune_keys
+    return make_config(output, cpu_threads=1, tune=keys)
 
 
 def study_in(output: Path) -> optuna.Study:
@@ -343,11 +344,15 @@ def test_killed_search_goes_on_and_tries_the_lost_trial_again(
 
 
 def test_two_workers_share_one_study(make_config: MakeConfig, tmp_path: Path) -> None:
-    values = values_of(make_config, tmp_path / "run", trials=6)
+    values = values_of(make_config, tmp_path / "run", trials=4)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
 
     workers = [start_worker(tmp_path / "run.yaml") for _ in range(2)]
-    shown = [worker.communicate(timeout=120) for worker in workers]
+    try:
+        shown = [worker.communicate(timeout=300) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
 
     trials = study_in(tmp_path / "run").trials
     first, second = (re.findall(r"^trial (\d+):", out, re.MULTILINE) for out, _ in shown)
@@ -356,7 +361,7 @@ def test_two_workers_share_one_study(make_config: MakeConfig, tmp_path: Path) ->
     assert second
     assert sorted(map(int, first + second)) == list(range(len(trials)))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert 6 <= len(trials) <= 7, "each worker may end the one that it has begun"
+    assert 4 <= len(trials) <= 5, "each worker may end the one that it has begun"
     assert len({trial.params["trainer.learning_rate"] for trial in trials}) == len(trials)
     best = max(trial.value for trial in trials)
     assert all(f"accuracy {best:.4f}  [" in out for out, _ in shown)
@@ -390,6 +395,25 @@ def test_dead_trial_and_its_retries_are_one_of_the_budget() -> None:
     study.ask()
 
     assert trials_left(study, 3) == 1
+
+
+def test_trial_that_died_before_its_values_were_drawn_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Optuna overlooks it, and a search would wait for it without end."""
+    study = open_study(
+        tmp_path, storage=None, name="s", maximize=True, pruner="none", seed=0, identity={}
+    )
+    study.ask()
+    bury(study)
+    assert len(running(study)) == 1, "it may have begun just now"
+    monkeypatch.setattr("train.study.GRACE_S", 0)
+
+    bury(study)
+
+    assert running(study) == []
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert trials_left(study, 1) == 1
 
 
 def test_importance_finds_the_key_that_matters() -> None:

@@ -126,7 +126,7 @@ class TuneSection(Config):
 
 def _dotted(section: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in section.items():
-        if isinstance(value, dict) and not value.keys() & Dimension.model_fields.keys():
+        if isinstance(value, dict) and value and not value.keys() & Dimension.model_fields.keys():
             yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -13,6 +13,7 @@ import fcntl
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from train.resume import differences
 
@@ -162,12 +163,18 @@ def bury(study: Study) -> None:
     """Fail trials that give no more sign of life, and queue their values anew."""
     with experiments_allowed():
         optuna.storages.fail_stale_trials(study)
+    for trial in running(study):
+        # Optuna overlooks one that died before its first sign of life, with no values drawn.
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        if not trial.params and age.total_seconds() > GRACE_S:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            put_back(study, trial.number)
 
 
-def put_back(study: Study, trial: Trial) -> None:
-    """Queue the values of a trial that is being given up, as those of a dead one."""
+def put_back(study: Study, number: int) -> None:
+    """Queue the values of a trial that is given up, as those of a dead one."""
     with experiments_allowed():
-        _retry()(study, study.get_trials(deepcopy=True)[trial.number])
+        _retry()(study, study.get_trials(deepcopy=True)[number])
 
 
 def _retry() -> RetryHeartbeatStaleTrialCallback:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from optuna import TrialPruned
@@ -74,6 +75,7 @@ def tune(config: RunConfig) -> TuneResult:
     Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
+    datasets.disable_progress_bars()  # each trial reads a file or two
     search = prepare(config)
     study = open_study(
         search.directory,
@@ -193,7 +195,7 @@ def _run_next(study: Study, search: Search) -> None:
             raise
         except KeyboardInterrupt:
             trial.set_user_attr("reason", "interrupted; its values are tried again")
-            put_back(study, trial)
+            put_back(study, trial.number)
             raise
         except Exception as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
