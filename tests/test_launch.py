@@ -17,14 +17,19 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT, free_port
 
+from train.checkpoints import checkpoints, is_whole
+
 CONFIGS = ROOT / "configs" / "accelerate"
 FILES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 # accelerate 1.15 shards on accelerators alone: on the CPU it drops the FSDP settings without a
-# word and runs DDP. Here its state on the CPU becomes what it is on GPUs.
+# word and runs DDP. Here its state on the CPU becomes what it is on GPUs. On the CPU the gathered
+# weights are still shards when they are to be saved, and loading the best ones hangs over gloo:
+# the first is mended here, and the run ends before the second.
 SHARD_ON_CPU = """
+import os
 import sys
-from accelerate import DistributedType, state
+from accelerate import Accelerator, DistributedType, state
 from torch.distributed.fsdp import FSDPModule
 stock = state.AcceleratorState.__init__
 def initialise(self, *args, fsdp_plugin=None, **kwargs):
@@ -32,6 +37,11 @@ def initialise(self, *args, fsdp_plugin=None, **kwargs):
     if fsdp_plugin is not None:
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
 state.AcceleratorState.__init__ = initialise
+gather = Accelerator.get_state_dict
+def gather_whole(self, *args, **kwargs):
+    states = gather(self, *args, **kwargs)
+    return {name: each.full_tensor() + 0 for name, each in states.items()}
+Accelerator.get_state_dict = gather_whole
 from train.fit import ClassifierTrainer
 prepare = ClassifierTrainer._prepare_for_training
 def prepare_and_tell(self, *args, **kwargs):
@@ -40,6 +50,10 @@ def prepare_and_tell(self, *args, **kwargs):
     print(f"sharded modules: {shards}", flush=True)
     return result
 ClassifierTrainer._prepare_for_training = prepare_and_tell
+def end(self):
+    self.accelerator.wait_for_everyone()
+    os._exit(0)
+ClassifierTrainer._load_best_model = end
 from train.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -120,6 +134,7 @@ def test_sharding_files_shard_by_fsdp2_and_save_whole_weights(name: str) -> None
 
     assert environment["ACCELERATE_USE_FSDP"] == "true"
     assert environment["FSDP_VERSION"] == "2"
+    assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "BertLayer"
     assert environment["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
     assert environment["FSDP_OFFLOAD_PARAMS"] == str("offload" in name).lower()
     assert environment["FSDP_ACTIVATION_CHECKPOINTING"] == str("offload" in name).lower()
@@ -156,30 +171,30 @@ def test_two_machines_have_the_loss_curve_of_one_process(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_sharded_weights_have_the_loss_curve_of_one_process(
+def test_sharded_weights_train_to_the_first_checkpoint_as_in_one_process(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path, method: str
 ) -> None:
     script = tmp_path / "shard_on_cpu.py"
     script.write_text(SHARD_ON_CPU)
-    curves = {}
+    curves = []
     for name, batch in (("one_cpu.yaml", 32), ("fsdp2.yaml", 16)):
         directory = tmp_path / name
         directory.mkdir()
         values = run_values(make_config, directory, batch=batch)
-        values["method"] = method
         if method == "full":
             del values["lora"]
-            values["trainer"]["learning_rate"] = 1e-4
-        shards = name == "fsdp2.yaml"
-        numbers = ["--num_processes", "2", "--mixed_precision", "no"] if shards else []
-        written = outcome(
-            launch(
-                *(name, values, directory, *numbers, "--main_process_port", "0"),
-                script=script if shards else None,
-            )
-        )
-        curves[name] = losses_in(directory)
-        assert not shards or "sharded modules: 0" not in written
-        assert not shards or "sharded modules: " in written
+            values |= {"method": "full", "trainer": values["trainer"] | {"learning_rate": 1e-4}}
+        numbers = ["--main_process_port", "0"]
+        if name == "fsdp2.yaml":
+            numbers += ["--num_processes", "2", "--mixed_precision", "no"]
+            written = outcome(launch(name, values, directory, *numbers, script=script))
+            assert "sharded modules: 4\n" in written, "two layers, the embeddings and the root"
+        else:
+            outcome(launch(name, values, directory, *numbers))
+        (checkpoint,) = checkpoints(directory / "checkpoints")
+        assert is_whole(checkpoint)
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        curves.append([line["loss"] for line in state["log_history"] if "loss" in line])
 
-    assert curves["fsdp2.yaml"] == pytest.approx(curves["one_cpu.yaml"], abs=1e-3)
+    assert len(curves[0]) >= 8
+    assert curves[1] == pytest.approx(curves[0], abs=1e-3)

@@ -404,7 +404,7 @@ def test_trial_that_died_before_its_values_were_drawn_is_found(
     study = open_study(
         tmp_path, storage=None, name="s", maximize=True, pruner="none", seed=0, identity={}
     )
-    study.ask()
+    study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
     bury(study)
     assert len(running(study)) == 1, "it may have begun just now"
     monkeypatch.setattr("train.study.GRACE_S", 0)
