@@ -5,6 +5,7 @@ python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
 python -m train run --config configs/X.yaml key.sub=value ...
 python -m train gate --config configs/X.yaml --candidate DIR --champion DIR key.sub=value ...
+python -m train tune --config configs/X.yaml key.sub=value ...
 """
 
 from __future__ import annotations
@@ -111,6 +112,20 @@ def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
+    try:
+        from train.tune import tune
+    except ModuleNotFoundError as error:
+        raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
+
+    result = tune(config)
+    print(result.summary)
+    if result.best is None:
+        return 1
+    print(f"wrote {result.best_file} and {result.table_file}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
@@ -157,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what runs both; auto is what the server picks on the device",
     )
     gate.add_argument("--output", type=Path, help="where to write the report, as JSON")
+    add("tune", _tune, "search over settings, judged on the validation split")
     return parser
 
 

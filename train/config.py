@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.search_space import TuneSection
 
 _OWNED = {
     "output_dir": "set output_dir",
@@ -217,6 +218,8 @@ class RunConfig(Config):
 
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments under their own names."""
+
+    tune: TuneSection = Field(default=TuneSection(), exclude=True)  # no part of what a run is
 
     @field_validator("trainer")
     @classmethod

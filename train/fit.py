@@ -139,8 +139,8 @@ def fit(
         compute_metrics=compute,
         callbacks=[
             *stopping,
-            RunCallback(sampler, config.output_dir / "checkpoints"),
             *callbacks,
+            RunCallback(sampler, config.output_dir / "checkpoints"),
         ],
     )
     if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
