@@ -42,7 +42,7 @@ def gather_whole(self, *args, **kwargs):
     states = gather(self, *args, **kwargs)
     return {name: each.full_tensor() + 0 for name, each in states.items()}
 Accelerator.get_state_dict = gather_whole
-from train.fit import ClassifierTrainer
+from train.trainer import ClassifierTrainer
 prepare = ClassifierTrainer._prepare_for_training
 def prepare_and_tell(self, *args, **kwargs):
     result = prepare(self, *args, **kwargs)

@@ -28,7 +28,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import TrainingArguments
 
 from train.config import RunConfig
-from train.fit import training_arguments
 from train.metrics import scores
 from train.model import locate_base, weights_sha256
 from train.search_space import TuneSection, corners, decoded, with_values
@@ -43,6 +42,7 @@ from train.study import (
     running,
     trials_left,
 )
+from train.trainer import training_arguments
 from train.trial import run_trial, visible_rows, write_visible
 from train.tune_report import TuneResult, reason_of, write_results
 
