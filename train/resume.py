@@ -66,6 +66,8 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "output_dir": True,
         "cpu_threads": True,
         "export_int8": True,
+        "calibration": True,
+        "evaluation": True,
         "data": {"train", "validation", "test"},
     }
     return {
