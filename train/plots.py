@@ -26,7 +26,7 @@ except ImportError as missing:
     ) from missing
 
 BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -104,7 +104,7 @@ def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes 
     if not series:
         return None
     figure, axes = _figure(5.6, 3.6)
-    styles = {
+    styles: dict[str, Any] = {
         "loss": {"color": GREY, "label": "training loss"},
         "eval_loss": {"color": BLUE, "label": "validation loss", "marker": "o", "markersize": 4},
     }

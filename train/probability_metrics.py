@@ -46,7 +46,7 @@ def brier_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floa
     mean over the labels, from 0 to 1.
     """
     squared_NC = (probabilities_NC.astype(np.float64) - reference_NC) ** 2
-    return squared_NC.mean(axis=1) if task == "multi_label" else squared_NC.sum(axis=1)
+    return np.asarray(squared_NC.mean(axis=1) if task == "multi_label" else squared_NC.sum(axis=1))
 
 
 def claims(
@@ -120,7 +120,7 @@ def gap_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats
         weights=came_true_M - claims_M,
         minlength=num_rows * num_bins,
     )
-    return flat.reshape(num_rows, num_bins)
+    return np.asarray(flat.reshape(num_rows, num_bins), dtype=np.float64)
 
 
 def chance_ece(

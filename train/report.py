@@ -278,7 +278,7 @@ def _errors(full: Measurement, split: Split, labels: Sequence[str]) -> list[Html
 
 
 def _origin(manifest: Manifest, split: Split) -> list[Html]:
-    rows = [
+    rows: list[list[object]] = [
         ["version", manifest.version],
         ["base model", manifest.base_model.get("base")],
         ["base revision or SHA-256", manifest.base_model.get("revision")

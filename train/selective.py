@@ -24,6 +24,7 @@ Shape suffixes: N rows, K points of a curve.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +100,7 @@ def choose_threshold(
         else:
             level = 0.0
     promise = f"at most {max_risk:g} of the answers wrong, with confidence {risk_confidence:g}"
-    common = {"max_risk": max_risk, "risk_confidence": risk_confidence, "rows": n}
+    common: Any = {"max_risk": max_risk, "risk_confidence": risk_confidence, "rows": n}
     if accepted is None:
         needed = int(np.ceil(np.log(share) / np.log1p(-max_risk)))
         reason = (
