@@ -173,7 +173,7 @@ def test_file_classifier_uses_each_labels_threshold_and_abstains(
 
     predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
 
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     failed = rows.pop()
     assert failed["predicted_error"] == "the text is empty"
     assert failed["predicted_abstain"] is None
