@@ -19,6 +19,7 @@ from train.selective import RiskCurve
 
 try:
     from matplotlib import rc_context
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 except ImportError as missing:
     raise ValueError(
@@ -79,7 +80,8 @@ def confusion(matrix_CC: NDArray[np.int64], labels: Sequence[str]) -> bytes:
     size = 6.5 if many else max(3.6, min(9.0, 1.8 + 0.28 * len(labels)))
     figure, axes = _figure(size, size)
     share_CC = matrix_CC / np.maximum(matrix_CC.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    # The square root of a share sets its shade: rare confusions would be invisible.
+    image = axes.imshow(share_CC, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true label's rows")
     if many:
         axes.set(xlabel="predicted label, by number", ylabel="true label, by number")
@@ -121,7 +123,7 @@ def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes 
             *series[f"eval_{metric}"], color=ORANGE, marker="s", markersize=4, linewidth=1.2
         )
         handles, names = [*handles, *line], [*names, f"validation {metric}"]
-    axes.legend(handles, names, frameon=False, loc="center right")
+    figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=3)
     return _png(figure)
 
 
