@@ -143,8 +143,8 @@ def test_risk_confidence_alone_is_refused() -> None:
 
 def test_threshold_of_each_label_has_the_best_f1_of_all() -> None:
     generator = np.random.default_rng(2)
-    reference_NC = generator.random((200, 4)) < [0.1, 0.3, 0.5, 0.8]
-    p_NC = sigmoid((generator.normal(0, 1, (200, 4)) + 1.5 * reference_NC - 2).astype(np.float32))
+    reference_NC = generator.random((120, 4)) < [0.15, 0.3, 0.5, 0.8]
+    p_NC = sigmoid((generator.normal(0, 1, (120, 4)) + 1.5 * reference_NC - 2).astype(np.float32))
 
     thresholds_C = fit_thresholds(p_NC, reference_NC)
 
