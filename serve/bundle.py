@@ -20,7 +20,7 @@ from serve.files import replace_directory, sha256_of, write_atomic
 from serve.text import TokenizerRules
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class BundleError(ValueError):
@@ -68,10 +68,66 @@ class Int8Export(Config):
     """Largest absolute difference of a logit."""
 
 
+class Abstention(Config):
+    """When to give no answer, so that few of the answers that are given are wrong."""
+
+    max_risk: float
+    """Share of wrong ones among the answers that the user accepts."""
+
+    risk_confidence: float
+    """Probability with which the threshold keeps to it."""
+
+    abstain_below: float | None
+    """Confidence under which to abstain; None where no threshold kept to the risk."""
+
+    reason: str
+    """How the threshold was found, or why there is none, with the figures."""
+
+    rows: int
+    """Validation rows that it was chosen on."""
+
+    answered: int = 0
+    """Those of them that get an answer."""
+
+    errors: int = 0
+    """Those answered wrong."""
+
+
+class Calibration(Config):
+    """What was fitted on the validation split after training."""
+
+    temperature: float = 1.0
+    """Divisor of the trained logits; it is folded into the weights of the last layer."""
+
+    thresholds: tuple[float, ...] | None = None
+    """Least probability of each label, in label order, of a multi-label model; None for 0.5."""
+
+    abstention: dict[str, Abstention] = Field(default_factory=dict)
+    """By backend (torch, onnx); empty where no risk was asked for."""
+
+    rows: int
+    """Validation rows."""
+
+    log_loss_before: float
+    """Of the trained model on them, in nats."""
+
+    log_loss_after: float
+    """The same after calibration."""
+
+    ece_before: float
+    """Expected calibration error of the trained model on them."""
+
+    ece_after: float
+    """The same after calibration."""
+
+    notes: tuple[str, ...] = ()
+    """What was done and what to bear in mind, in sentences."""
+
+
 class Manifest(Config):
     """What a bundle says of itself."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     """Version of this layout."""
 
     task: Literal["single_label", "multi_label"]
@@ -103,6 +159,9 @@ class Manifest(Config):
 
     int8: Int8Export | None = None
     """The int8 export for CPUs, or why there is none; None if none was asked for."""
+
+    calibration: Calibration | None = None
+    """Temperature, label thresholds and abstention; None if nothing was asked for."""
 
     metrics: dict[str, dict[str, Measured]] = Field(default_factory=dict)
     """For each evaluated split, its metrics."""
@@ -224,7 +283,7 @@ def _from_bytes(data: bytes, file: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"`{file}` has schema version {version!r}, this Textloop reads {SCHEMA_VERSION}; "
-            "use the version of Textloop that made the bundle"
+            "merge the run again, or use the version of Textloop that made the bundle"
         )
     try:
         manifest = Manifest(schema_version=version, **values)

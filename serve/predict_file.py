@@ -23,15 +23,12 @@ from tqdm import tqdm
 
 from serve.files import sync_directory
 from serve.predictor import Predictor
-from serve.scores import activate, default_activation, ranked
+from serve.scores import activate, best_first, default_activation
 from serve.tables import Row, blocks, check_format, read_rows, survey, write_rows
 from serve.text import Text, text_problem
 
 BLOCK_ROWS = 1024
 """Rows between two syncs: what a kill can cost."""
-
-THRESHOLD = 0.5
-"""Score from which a multi-label model's label counts as predicted."""
 
 
 def predict_file(
@@ -41,7 +38,8 @@ def predict_file(
 
     text_columns: the columns that hold the text, two for a model of pairs. The output has
     the input's columns plus `predicted_label` and `predicted_score` (for a multi-label model
-    `predicted_labels` and `predicted_scores`, the labels that score at least 0.5).
+    `predicted_labels` and `predicted_scores`, the labels that reach their thresholds). Where
+    the bundle has an abstention threshold, `predicted_abstain` says whether to go by them.
     Returns the number of `rows`, of those found done (`resumed`) and `failed`.
     Raises ValueError for a file that cannot be read and for a journal of another run.
     """
@@ -94,7 +92,8 @@ def predict_file(
 
 def _added_columns(predictor: Predictor) -> list[str]:
     plural = "s" if predictor.bundle.manifest.task == "multi_label" else ""
-    return [f"predicted_label{plural}", f"predicted_score{plural}", "predicted_error"]
+    names = [f"predicted_label{plural}", f"predicted_score{plural}", "predicted_error"]
+    return names if predictor.rules.abstain_below is None else [*names, "predicted_abstain"]
 
 
 def _predict_block(
@@ -103,14 +102,15 @@ def _predict_block(
     """For each row what is added to it; an unusable row gets `predicted_error`."""
     manifest = predictor.bundle.manifest
     multi = manifest.task == "multi_label"
-    label_key, score_key, error_key = _added_columns(predictor)
+    added = _added_columns(predictor)
+    label_key, score_key, error_key = added[:3]
     results: list[Row] = []
     texts: list[Text] = []
     for row in block:
         parts = [row.get(column) for column in text_columns]
         problem = next((p for p in map(text_problem, parts) if p), None)
         if problem:
-            results.append({label_key: None, score_key: None, error_key: problem})
+            results.append(dict.fromkeys(added) | {error_key: problem})
             continue
         texts.append(str(parts[0]) if len(parts) == 1 else (str(parts[0]), str(parts[1])))
         results.append({})
@@ -118,17 +118,17 @@ def _predict_block(
         return results
     logits_NC = predictor.logits(predictor.encoder.encode(texts))
     scores_NC = activate(logits_NC, default_activation(manifest.task))
-    answers = iter(ranked(scores_NC, manifest.labels, None if multi else 1))
-    for result in results:
-        if error_key in result:
-            continue
-        answer = next(answers)
-        if multi:
-            chosen = [entry for entry in answer if entry["score"] >= THRESHOLD]
-            result[label_key] = [entry["label"] for entry in chosen]
-            result[score_key] = [entry["score"] for entry in chosen]
-        else:
-            result[label_key], result[score_key] = answer[0]["label"], answer[0]["score"]
+    decision = predictor.rules.decide(scores_NC)
+    order_NC, _ = best_first(scores_NC, None)
+    usable = (result for result in results if error_key not in result)
+    for n, result in enumerate(usable):
+        chosen = [int(c) for c in order_NC[n] if decision.predicted_NC[n, c]]
+        labels = [manifest.labels[c] for c in chosen]
+        scores = [float(scores_NC[n, c]) for c in chosen]
+        result[label_key] = labels if multi else labels[0]
+        result[score_key] = scores if multi else scores[0]
+        if decision.abstain_N is not None:
+            result["predicted_abstain"] = bool(decision.abstain_N[n])
     return results
 
 

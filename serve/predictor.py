@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from serve.bundle import Bundle, BundleError, open_bundle
+from serve.decision import Rules
 from serve.scores import Array, activate, default_activation
 from serve.text import Batch, Encoding, Text, TextEncoder
 
@@ -77,6 +78,7 @@ class Predictor:
         self.encoder = encoder
         self.backend = backend
         self.batch_size = batch_size
+        self.rules = Rules.of(bundle.manifest, backend.name)
 
     @classmethod
     def load(
@@ -112,7 +114,7 @@ class Predictor:
         return cls(bundle, load_encoder(bundle), chosen, batch_size=batch_size)
 
     def predict(self, texts: Sequence[Text]) -> Array:
-        """Probabilities of shape (N, C), rows in the order of the texts.
+        """Probabilities of shape (N, C), rows in the order of the texts; `rules` decides by them.
 
         Rows of a single-label model sum to 1; those of a multi-label model need not.
         Raises TextError for a text that cannot be classified.

@@ -43,6 +43,15 @@ class Score(BaseModel):
     score: float
 
 
+class Verdict(BaseModel):
+    """One text's answer where `abstain` was asked for."""
+
+    abstain: bool = Field(description="Whether the model is too unsure to be believed.")
+    confidence: float = Field(description="How sure it is of `predicted`, in [0, 1].")
+    predicted: list[str] = Field(description="The label, or for multi-label models all of them.")
+    labels: list[Score] = Field(description="Labels and scores, best first.")
+
+
 class Parameters(BaseModel):
     """How to answer. The names are those of the Hugging Face text-classification task."""
 
@@ -57,6 +66,10 @@ class Parameters(BaseModel):
     )
     truncation: bool | None = Field(
         default=None, description="Cut texts that are too long (the default) or refuse them."
+    )
+    abstain: bool | None = Field(
+        default=None,
+        description="Say for each text whether the model abstains, by the bundle's threshold.",
     )
 
 
@@ -116,6 +129,11 @@ class PredictRequest(BaseModel):
     def top_k(self) -> int | None:
         """The number of labels asked for, None for all."""
         return self.parameters.top_k if self.parameters else None
+
+    @property
+    def abstain(self) -> bool:
+        """Whether to say where the model abstains."""
+        return bool(self.parameters and self.parameters.abstain)
 
     @property
     def truncation(self) -> bool:

@@ -45,6 +45,32 @@ def default_activation(task: str) -> Activation:
     return "sigmoid" if task == "multi_label" else "softmax"
 
 
+def chosen(scores_NC: Array, task: str, thresholds_C: Array | None = None) -> NDArray[np.bool_]:
+    """Predicted labels, bool of shape (N, C).
+
+    Single-label: the best one of each text; logits do as well as probabilities.
+    Multi-label: every probability from its label's threshold, 0.5 where thresholds_C is None.
+    """
+    if task == "multi_label":
+        return np.asarray(scores_NC >= (0.5 if thresholds_C is None else thresholds_C))
+    return np.asarray(scores_NC.argmax(axis=1)[:, None] == np.arange(scores_NC.shape[1]))
+
+
+def confidence(
+    probabilities_NC: Array, predicted_NC: NDArray[np.bool_], task: str
+) -> NDArray[np.float64]:
+    """How sure the model is of the labels that it predicts, in [0, 1], of shape (N,).
+
+    Single-label: the probability of the predicted label. Multi-label: the probability that
+    every label is decided right, if the labels were independent: the product over labels of
+    p where it is predicted and 1 - p where it is not.
+    """
+    agreed_NC = np.where(predicted_NC, probabilities_NC, 1.0 - probabilities_NC)
+    if task == "multi_label":
+        return np.asarray(agreed_NC.astype(np.float64).prod(axis=1))
+    return np.asarray(probabilities_NC.max(axis=1).astype(np.float64))
+
+
 def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], Array]:
     """Labels and scores of shape (N, K) of each text, highest score first.
 

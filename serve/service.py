@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from serve.bundle import Bundle
 from serve.config import ServeConfig
+from serve.decision import Decision, Rules
 from serve.metrics import HttpMetrics
 from serve.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
 from serve.scores import Activation, Array, activate, default_activation, json_heads
@@ -36,6 +37,8 @@ class Answer:
     tokenize_s: float
     queue_s: float
     compute_s: float
+    decision: Decision | None = None
+    """What is predicted, and whether to abstain; only where it was asked for."""
 
 
 class Service:
@@ -55,6 +58,7 @@ class Service:
         # What a probe asks the model processes.
         self.warm_up = self.encoder.encode([WARM_UP[self.encoder.is_pair]])
         self.json_heads = json_heads(self.manifest.labels)
+        self.rules = Rules.of(self.manifest, self.backend)
         self.activation = default_activation(self.manifest.task)
         self.metrics = HttpMetrics(
             self.manifest.labels,
@@ -85,11 +89,13 @@ class Service:
         activation: Activation | None = None,
         truncation: bool = True,
         side: str | None = None,
+        decide: bool = False,
     ) -> Answer:
         """Scores of checked texts. The request's body must have been read.
 
         activation: from logits to scores, None for the task's own. truncation and side: as
-        for `TextEncoder.encode`.
+        for `TextEncoder.encode`. decide: also what is predicted, by the bundle's rules, whatever
+        the activation of the scores.
         Raises TextError for a text that is too long where truncation is False, Unavailable
         429, 503 or 504, RuntimeError if the model failed, and ClientGone if the client left.
         """
@@ -114,6 +120,9 @@ class Service:
         exchange.texts, exchange.tokens = len(texts), tokens
         exchange.queue_s, exchange.compute_s = reply.queue_s, reply.compute_s
         scores_NC = activate(reply.logits_NC, activation or self.activation)
+        decision = None
+        if decide:
+            decision = self.rules.decide(activate(reply.logits_NC, self.activation))
         self.metrics.texts.inc(len(texts))
         for best, count in Counter(np.argmax(reply.logits_NC, axis=1).tolist()).items():
             self.metrics.labels[best].inc(count)
@@ -124,6 +133,7 @@ class Service:
             tokenize_s=tokenize_s,
             queue_s=reply.queue_s,
             compute_s=reply.compute_s,
+            decision=decision,
         )
 
 

@@ -9,6 +9,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 100
+"""Resamples that `weighted_bootstrap` computes at once: few enough to stay in the cache."""
+
 
 def wilson(successes: int, trials: int, *, alpha: float = 0.05) -> tuple[float, float]:
     """Two-sided interval for a proportion, with error `alpha`.
@@ -48,6 +51,41 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     values_RK = np.stack([statistic(generator.integers(0, n, n)) for _ in range(resamples)])
     interval_2K: NDArray[np.float64] = np.quantile(values_RK, [alpha / 2, 1 - alpha / 2], axis=0)
+    return interval_2K
+
+
+def weighted_bootstrap(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    n: int,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    alpha: float = 0.05,
+) -> NDArray[np.float64]:
+    """Percentile intervals of shape (2, K) for K statistics that are computed from weights.
+
+    The same intervals as of `bootstrap`, for statistics that can be had for many resamples
+    at once. statistic: takes weights of shape (N, R), how often each example is drawn in
+    each of R resamples, and gives values of shape (R, K), NaN where a resample has none.
+    A statistic without any value has a NaN interval.
+    Source: B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, ch. 13;
+    the weights are the resampling vectors of ch. 20.
+    Raises ValueError if n or resamples is not positive.
+    """
+    if n <= 0 or resamples <= 0:
+        raise ValueError(f"{n} examples cannot be resampled {resamples} times")
+    generator = np.random.default_rng(seed)
+    blocks = []
+    for start in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - start)
+        draws = (np.bincount(generator.integers(0, n, n), minlength=n) for _ in range(size))
+        weights_NR = np.stack([*draws], axis=1).astype(np.float64)
+        blocks.append(statistic(weights_NR))
+    values_RK = np.concatenate(blocks)
+    interval_2K = np.full((2, values_RK.shape[1]), np.nan)
+    known_K = ~np.isnan(values_RK).all(axis=0)
+    quantiles = [alpha / 2, 1 - alpha / 2]
+    interval_2K[:, known_K] = np.nanquantile(values_RK[:, known_K], quantiles, axis=0)
     return interval_2K
 
 

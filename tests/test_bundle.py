@@ -100,7 +100,7 @@ def test_directory_that_is_no_bundle_says_what_to_do(tmp_path: Path) -> None:
 
 def test_bundle_of_a_later_schema_is_refused(copy: Path) -> None:
     text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"schema_version": 2', '"schema_version": 9'))
+    (copy / "manifest.json").write_text(text.replace('"schema_version": 3', '"schema_version": 9'))
 
     with pytest.raises(BundleError, match="schema version 9"):
         open_bundle(copy)

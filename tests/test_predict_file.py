@@ -140,7 +140,10 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     assert "1 rows to" in second.stdout
     row = next(read_rows(tmp_path / "a.jsonl"))
     assert len(row["predicted_labels"]) == len(row["predicted_scores"])
-    assert all(score >= 0.5 for score in row["predicted_scores"])
+    manifest = predictor.bundle.manifest
+    least = dict(zip(manifest.labels, manifest.calibration.thresholds, strict=True))
+    given = dict(zip(row["predicted_labels"], row["predicted_scores"], strict=True))
+    assert all(score >= least[label] for label, score in given.items())
     assert next(read_rows(tmp_path / "b.csv"))["predicted_label"]
 
 

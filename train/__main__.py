@@ -14,8 +14,10 @@ import argparse
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from serve.bundle import Calibration
 from serve.config import load_config
 from train.config import RunConfig
 
@@ -55,6 +57,8 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
     for name in ("adapter_live", "adapter_merged", "adapter_reloaded"):
         if name in parity:  # full fine-tuning merges nothing
             print(f"  {name.replace('_', ' to '):<20} {parity[name]:.1e}")
+    for line in _calibration_lines(bundle.manifest.calibration):
+        print(line)
     print("validation metrics of the bundle, with 95 % intervals:")
     print(table(bundle.manifest.metrics["validation"]))
     if int8 := bundle.manifest.int8:
@@ -63,22 +67,50 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _calibration_lines(calibration: Calibration | None) -> Iterator[str]:
+    """What was fitted on the validation split."""
+    if calibration is None:
+        return
+    fitted = calibration
+    yield (
+        f"temperature {fitted.temperature:.3f}, folded into the last layer: on {fitted.rows} "
+        f"validation rows log-loss {fitted.log_loss_before:.4f} becomes "
+        f"{fitted.log_loss_after:.4f}, calibration error {fitted.ece_before:.4f} becomes "
+        f"{fitted.ece_after:.4f}"
+    )
+    for backend, found in fitted.abstention.items():
+        state = "" if found.abstain_below is not None else "none: "
+        yield f"abstention on {backend}: {state}{found.reason}"
+    for note in fitted.notes:
+        yield f"note: {note}"
+
+
 def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.evaluate import evaluate, table
+    from train.evaluate import abstention_line, evaluate, table
 
     result = evaluate(config, bundle=arguments.bundle, device=arguments.device)
     print(f"test metrics on {len(result.full.reference_NC)} rows, with 95 % intervals:")
     print(table(result.full.intervals))
+    if result.full.abstention:
+        print(f"abstention: {abstention_line(result.full.abstention)}")
     if result.int8 and result.difference:
         change = result.difference
         print("of the int8 export, which serves on CPUs:")
         print(table(result.int8.intervals))
+        if result.int8.abstention:
+            print(f"abstention: {abstention_line(result.int8.abstention)}")
         print(
             f"accuracy against full precision {change.value:+.4f} "
             f"[{change.low:+.4f}, {change.high:+.4f}], paired; "
             f"{result.agreement:.2%} of the labels agree"
         )
-    print(f"wrote {result.directory}")
+    for found in (each for each in result.slices.slices if each.flag == "worse"):
+        accuracy = found.accuracy
+        print(
+            f"worse: {found.by} {found.value}, {found.rows} rows, accuracy {accuracy.value:.4f} "
+            f"[{accuracy.low:.4f}, {accuracy.high:.4f}]"
+        )
+    print(f"wrote {result.directory}, with report.html")
     return 0
 
 

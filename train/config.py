@@ -181,6 +181,35 @@ class GateSection(Config):
     """Resamples of the test rows for the intervals of macro-F1 and calibration error."""
 
 
+class CalibrationSection(Config):
+    """What `merge` fits on the validation split, beside the weights."""
+
+    temperature: bool = True
+    """Scale the logits so that probabilities say how often they are right."""
+
+    thresholds: bool = True
+    """Multi-label: choose the least probability of each label for the best F1, in place of 0.5."""
+
+    max_risk: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Accepted share of wrong ones among the answers, to abstain for; None never abstains."""
+
+    risk_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Probability with which the abstention threshold must keep to `max_risk`."""
+
+    @model_validator(mode="after")
+    def _check_risk(self) -> Self:
+        if self.risk_confidence != 0.95 and self.max_risk is None:
+            raise ValueError("`risk_confidence` is set but `max_risk` is not; set it as well")
+        return self
+
+
+class EvaluationSection(Config):
+    """What `evaluate` looks at beside the texts and labels."""
+
+    slice_columns: tuple[str, ...] = ()
+    """Columns of the test data, such as language or channel, whose values are judged apart."""
+
+
 def _string_keys(value: Any) -> Any:
     """YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
@@ -206,6 +235,8 @@ class RunConfig(Config):
     lora: LoraSection = LoraSection()
     loss: LossSection = LossSection()
     gate: GateSection = GateSection()
+    calibration: CalibrationSection = CalibrationSection()
+    evaluation: EvaluationSection = EvaluationSection()
 
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations without a better metric after which training ends; None trains through."""

@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Split:
     texts: list[Text]
     labels: list[tuple[str, ...]]
     """One label per row for a single-label task, any number for a multi-label one."""
+    slices: dict[str, list[str]] = field(default_factory=dict)
+    """Values of `evaluation.slice_columns`; of no split but test and what test is cut from."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -159,6 +161,7 @@ def _read_split(source: str, name: str, config: RunConfig) -> tuple[Split, int]:
     text_columns = [table[column] for column in data.text_columns]
     texts: list[Text] = []
     labels: list[tuple[str, ...]] = []
+    kept: list[int] = []
     problems: list[str] = []
     for number, (value, *parts) in enumerate(
         zip(table[data.label_column], *text_columns, strict=True), start=1
@@ -170,13 +173,34 @@ def _read_split(source: str, name: str, config: RunConfig) -> tuple[Split, int]:
             continue
         texts.append(parts[0] if len(parts) == 1 else (parts[0], parts[1]))
         labels.append(row_labels)
+        kept.append(number - 1)
     if problems and not data.drop_invalid_rows:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise ValueError(
             f"data.{name} `{source}` has {len(problems)} unusable rows ({shown}); "
             "mend them or set data.drop_invalid_rows=true"
         )
-    return Split(texts=texts, labels=labels), len(problems)
+    holds_test = name == "test" or (name == "train" and data.test is None)
+    columns = config.evaluation.slice_columns if holds_test else ()
+    slices = _slices(table, source, columns, kept)
+    return Split(texts=texts, labels=labels, slices=slices), len(problems)
+
+
+def _slices(
+    table: Any, source: str, columns: Sequence[str], kept: list[int]
+) -> dict[str, list[str]]:
+    """The values of columns in the rows that are kept, as text."""
+    slices: dict[str, list[str]] = {}
+    for column in columns:
+        if column not in table.column_names:
+            raise ValueError(
+                f"`{source}` has no column `{column}`, only {', '.join(table.column_names)}; "
+                "set evaluation.slice_columns"
+            )
+        values = list(table[column])
+        shown = ["" if values[row] is None else str(values[row]).strip() for row in kept]
+        slices[column] = [value or "(missing)" for value in shown]
+    return slices
 
 
 def _class_names(feature: Any) -> Sequence[str] | None:
@@ -252,4 +276,8 @@ def content_position(text: Text) -> float:
 
 
 def _rows(split: Split, rows: list[int]) -> Split:
-    return Split(texts=[split.texts[n] for n in rows], labels=[split.labels[n] for n in rows])
+    return Split(
+        texts=[split.texts[n] for n in rows],
+        labels=[split.labels[n] for n in rows],
+        slices={name: [values[n] for n in rows] for name, values in split.slices.items()},
+    )

@@ -1,7 +1,7 @@
 """Judge a bundle on the test split, through the predictor that serves it.
 
 Writes `output_dir/evaluation/` (`evaluation-VERSION/` for another bundle than the run's own):
-`predictions.parquet`, one row per text, and `metrics.json`;
+`predictions.parquet`, one row per text, `metrics.json`, and `report.html` with its figures;
 the metrics of the run's own bundle on its own test rows go into its manifest as well.
 
 Shape suffixes: N texts, C labels.
@@ -19,15 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from serve.bundle import Measured, record_metrics
+from serve.bundle import Manifest, Measured, record_metrics
+from serve.decision import Decision
 from serve.files import write_atomic
 from serve.predictor import Predictor
 from serve.scores import Array
-from serve.stats import bootstrap, paired_difference, wilson
+from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config import RunConfig
 from train.data import Split, load_data
-from train.metrics import Choice, ClassificationMetrics, chosen, scores
+from train.findings import AbstentionResult, judge_abstention
+from train.intervals import LabelMetrics, Metrics, measure_all
+from train.metrics import Choice
+from train.slices import Slices, find_slices
 
 BLOCK_TEXTS = 1024
 
@@ -40,9 +44,21 @@ class Measurement:
     """What a predictor does on a split."""
 
     probabilities_NC: Array
-    predicted_NC: Choice
+    decision: Decision
     reference_NC: Choice
-    intervals: dict[str, Measured]
+    metrics: Metrics
+    abstention: AbstentionResult | None
+    """None where the bundle has no abstention threshold."""
+
+    @property
+    def predicted_NC(self) -> Choice:
+        """The labels that the bundle predicts."""
+        return self.decision.predicted_NC
+
+    @property
+    def intervals(self) -> dict[str, Measured]:
+        """The metrics of all labels together."""
+        return self.metrics.overall
 
     @property
     def right_N(self) -> NDArray[np.bool_]:
@@ -61,6 +77,7 @@ class Evaluation:
     """Accuracy of int8 minus that of full precision, paired."""
     agreement: float | None
     """Share of texts on which both choose the same labels."""
+    slices: Slices
     directory: Path
 
 
@@ -69,6 +86,8 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
 
     Raises ValueError if the bundle's task, labels or columns are not those of the data.
     """
+    from train.report import write_report  # before the work: it wants matplotlib
+
     data = load_data(config)
     path = bundle or config.output_dir / "bundle"
     predictor = Predictor.load(path, device=device, backend="torch")
@@ -91,22 +110,21 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     own = bundle is None
     directory = config.output_dir / ("evaluation" if own else f"evaluation-{manifest.version}")
     directory.mkdir(parents=True, exist_ok=True)
+    result = Evaluation(
+        full=full,
+        int8=int8,
+        difference=difference,
+        agreement=agreement,
+        slices=find_slices(data.test, full.right_N),
+        directory=directory,
+    )
     rows = _prediction_rows(data.test, manifest.labels, full)
     temporary = directory / ".predictions.parquet"
     write_rows(temporary, lambda: rows, list(rows[0]))
     temporary.replace(directory / "predictions.parquet")
-    report: dict[str, Any] = {
-        "model_version": manifest.version,
-        "test": data.test.fingerprint,
-        "metrics": _values(full),
-    }
-    if int8 and difference:
-        report["int8"] = {
-            "metrics": _values(int8),
-            "accuracy_difference": difference.model_dump(),
-            "agreement": agreement,
-        }
-    write_atomic(directory / "metrics.json", json.dumps(report, indent=2).encode())
+    values = {"model_version": manifest.version, "test": data.test.fingerprint}
+    values |= _result_values(result, manifest)
+    write_atomic(directory / "metrics.json", json.dumps(values, indent=2).encode())
     if own and data.test.fingerprint == manifest.data["test"]:
         sealed = predictor.bundle
         for split, measurement in measured.items():
@@ -115,9 +133,50 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
         print(
             "note: these are not the test rows that the bundle knows; its manifest stays as it is"
         )
-    return Evaluation(
-        full=full, int8=int8, difference=difference, agreement=agreement, directory=directory
-    )
+    fitted = config.output_dir / "adapter" / "fit.json"
+    record = json.loads(fitted.read_text(encoding="utf-8")) if own and fitted.is_file() else {}
+    write_report(result, manifest, data.test, record.get("log_history", []))
+    return result
+
+
+def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
+    """What `metrics.json` says of the test split."""
+    full, int8, difference = result.full, result.int8, result.difference
+    values: dict[str, Any] = {
+        "metrics": _values(full),
+        "per_label": [_label_values(each) for each in full.metrics.per_label],
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "abstention": _abstention_values(full.abstention),
+        "slices": [
+            {"by": each.by, "value": each.value, "rows": each.rows, "flag": each.flag}
+            | {"accuracy": each.accuracy.model_dump()}
+            for each in result.slices.slices
+        ],
+    }
+    if int8 and difference:
+        values["int8"] = {
+            "metrics": _values(int8),
+            "accuracy_difference": difference.model_dump(),
+            "agreement": result.agreement,
+            "abstention": _abstention_values(int8.abstention),
+        }
+    return values
+
+
+def _label_values(label: LabelMetrics) -> dict[str, Any]:
+    measured = {name: getattr(label, name).model_dump() for name in ("precision", "recall", "f1")}
+    counts = {"support": label.support, "predicted": label.predicted}
+    return {"label": label.label, **counts, **measured}
+
+
+def _abstention_values(result: AbstentionResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {
+        "asked": result.asked.model_dump(),
+        "coverage": result.coverage.model_dump(),
+        "risk": result.risk.model_dump() if result.risk else None,
+    }
 
 
 def _values(measurement: Measurement) -> dict[str, Any]:
@@ -127,8 +186,8 @@ def _values(measurement: Measurement) -> dict[str, Any]:
 def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
     """Predict every text of a split; metrics with 95 % intervals.
 
-    Accuracy has Wilson's interval, the F1 scores percentile bootstrap intervals.
-    Raises ValueError for a label that the bundle does not know.
+    The labels are those that the bundle's rules choose; the intervals are those of
+    `train.intervals`. Raises ValueError for a label that the bundle does not know.
     """
     manifest = predictor.bundle.manifest
     reference_NC = reference(split, manifest.labels)
@@ -139,25 +198,22 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
             parts.append(predictor.predict(texts))
             bar.update(len(texts))
     probabilities_NC = np.concatenate(parts)
-    predicted_NC = chosen(probabilities_NC, manifest.task)
-    values = ClassificationMetrics().compute(references=reference_NC, predictions=predicted_NC)
-    interval_2K = bootstrap(
-        lambda rows: np.array(list(scores(reference_NC[rows], predicted_NC[rows]).values())),
-        len(split),
+    decision = predictor.rules.decide(probabilities_NC)
+    metrics = measure_all(
+        reference_NC,
+        decision.predicted_NC,
+        probabilities_NC,
+        task=manifest.task,
+        labels=manifest.labels,
         seed=seed,
     )
-    intervals = {
-        name: Measured(value=value, low=float(low), high=float(high))
-        for (name, value), low, high in zip(values.items(), *interval_2K, strict=True)
-    }
-    num_right = int((reference_NC == predicted_NC).all(axis=1).sum())
-    low, high = wilson(num_right, len(split))
-    intervals["accuracy"] = Measured(value=values["accuracy"], low=low, high=high)
+    right_N = (reference_NC == decision.predicted_NC).all(axis=1)
     return Measurement(
         probabilities_NC=probabilities_NC,
-        predicted_NC=predicted_NC,
+        decision=decision,
         reference_NC=reference_NC,
-        intervals=intervals,
+        metrics=metrics,
+        abstention=judge_abstention(predictor.rules.abstention, decision.abstain_N, right_N),
     )
 
 
@@ -175,24 +231,42 @@ def reference(split: Split, names: Sequence[str]) -> Choice:
 
 def table(intervals: dict[str, Measured]) -> str:
     """One line per metric: name, value and 95 % interval, as fractions."""
-    return "\n".join(
-        f"{name:<12} {metric.value:.4f}  [{metric.low:.4f}, {metric.high:.4f}]"
-        for name, metric in intervals.items()
+    return "\n".join(f"{name:<12} {shown(metric)}" for name, metric in intervals.items())
+
+
+def shown(metric: Measured) -> str:
+    """Value and interval of a metric."""
+    if metric.low is None or metric.high is None:
+        return f"{metric.value:.4f}"
+    return f"{metric.value:.4f}  [{metric.low:.4f}, {metric.high:.4f}]"
+
+
+def abstention_line(result: AbstentionResult) -> str:
+    """What abstaining did, in a sentence."""
+    asked = result.asked
+    risk = shown(result.risk) if result.risk else "none"
+    return (
+        f"answers {shown(result.coverage)} of the texts, wrong among them {risk}; "
+        f"asked for at most {asked.max_risk:g} with confidence {asked.risk_confidence:g}"
     )
 
 
 def _prediction_rows(split: Split, names: tuple[str, ...], result: Measurement) -> list[Any]:
     rows = []
+    decision = result.decision
     for n, text in enumerate(split.texts):
         predicted_C = result.predicted_NC[n]
         parts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         rows.append(
             {
+                "row": n,
                 **parts,
                 "labels": list(split.labels[n]),
                 "predicted": [name for name, on in zip(names, predicted_C, strict=True) if on],
                 "correct": bool((predicted_C == result.reference_NC[n]).all()),
                 "probabilities": result.probabilities_NC[n].tolist(),
+                "confidence": float(decision.confidence_N[n]),
+                "abstain": None if decision.abstain_N is None else bool(decision.abstain_N[n]),
             }
         )
     return rows

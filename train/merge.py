@@ -2,7 +2,10 @@
 
 On real validation texts, the logits of four models are compared: the one in memory at the
 end of training, base with adapter from the disk, merged weights in memory, and merged weights
-written to the disk and loaded by the stock class. A difference over `TOLERANCE` refuses the bundle.
+written to the disk and loaded by the stock class. A difference over `TOLERANCE` refuses the
+bundle. On the way the temperature that was fitted on the validation split is folded into the
+last layer, so the reloaded model must give the trained logits divided by it; see
+`train.calibrate`.
 
 The int8 export for CPUs is held against the full-precision model on the validation split:
 it ships if it loses at most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts
@@ -15,6 +18,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,17 +29,19 @@ import numpy as np
 from serve.backends.onnx import FILE as ONNX_FILE
 from serve.backends.onnx import OnnxBackend
 from serve.backends.torch import TorchBackend
-from serve.bundle import Bundle, Int8Export, Measured, record_metrics, seal
+from serve.bundle import Bundle, Calibration, Int8Export, Measured, record_metrics, seal
+from serve.decision import Rules
 from serve.predictor import Predictor, batched_logits, pick_device, usable_cores
 from serve.scores import Array, activate, default_activation
 from serve.stats import paired_difference
-from serve.text import Text, TextEncoder, TokenizerRules
+from serve.text import Encoding, Text, TextEncoder, TokenizerRules
 from train.adapters import peft_warnings_off
+from train.calibrate import abstention, calibrate, fit_temperature, scale_head
 from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.encode import TRAINED_LOGITS
 from train.evaluate import BACKEND_SPLITS, measure, reference
-from train.metrics import Choice, chosen
+from train.metrics import Choice
 from train.model import load_base
 from train.resume import differences, run_identity
 
@@ -84,7 +90,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     staging = config.output_dir / ".bundle.staging"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        parity = _merge_into(
+        merged = _merge_into(
             staging,
             adapter,
             config,
@@ -92,6 +98,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             pick_device(device),
             precision=fitted["precision"],
         )
+        parity = merged.parity
         worst = max(value for name, value in parity.items() if name.startswith("adapter_"))
         if not worst <= TOLERANCE:  # NaN is refused too
             raise MergeRefused(
@@ -101,7 +108,23 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
         encoder = TextEncoder.from_directory(
             staging, max_length=config.model.max_length, is_pair=config.is_pair
         )
-        int8 = _export_into(staging, encoder, config, data) if config.export_int8 else None
+        calibration = calibrate(
+            merged.logits_NC,
+            merged.reference_NC,
+            merged.temperature,
+            config.calibration,
+            task=config.task,
+            labels=data.labels,
+        )
+        int8 = None
+        if config.export_int8:
+            int8, int8_NC = _export_into(staging, encoder, config, data, merged, calibration)
+            if calibration and calibration.abstention and int8.shipped:
+                found = abstention(
+                    int8_NC, merged.reference_NC, calibration, config.calibration, task=config.task
+                )
+                both = {**calibration.abstention, "onnx": found}
+                calibration = calibration.model_copy(update={"abstention": both})
         bundle = seal(
             staging,
             config.output_dir / "bundle",
@@ -119,6 +142,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             tokenizer=_tokenizer_rules(staging, encoder, data.validation.texts),
             parity=parity,
             int8=int8,
+            calibration=calibration,
             code_revision=_code_revision(),
             versions={name: version(name) for name in VERSIONS},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,9 +172,17 @@ def _tokenizer_rules(staging: Path, encoder: TextEncoder, texts: Sequence[Text])
 
 
 def _export_into(
-    staging: Path, encoder: TextEncoder, config: RunConfig, data: LabelledData
-) -> Int8Export:
-    """Write the int8 export into `staging` if it passes its gate; what was found either way."""
+    staging: Path,
+    encoder: TextEncoder,
+    config: RunConfig,
+    data: LabelledData,
+    merged: _Merged,
+    calibration: Calibration | None,
+) -> tuple[Int8Export, Array]:
+    """Write the int8 export into `staging` if it passes its gate; what was found either way.
+
+    Also its logits on the validation rows, empty if there are none.
+    """
     from train.export import export_int8
 
     encodings = encoder.encode(data.validation.texts)
@@ -162,23 +194,37 @@ def _export_into(
         backend = OnnxBackend.load(staging, streams=usable_cores())
     except Exception as error:  # what an architecture can raise here is open
         file.unlink(missing_ok=True)
-        return Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
-    full = TorchBackend.load(staging, device="cpu")
+        failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
+        return failed, np.zeros((0, 0), dtype=np.float32)
+    int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
     result = judge_int8(
-        batched_logits(full, encoder, encodings, batch_size=32),
-        batched_logits(backend, encoder, encodings, batch_size=32),
-        reference(data.validation, data.labels),
+        merged.logits_NC,
+        int8_NC,
+        merged.reference_NC,
         task=config.task,
+        thresholds=calibration.thresholds if calibration else None,
     )
     if not result.shipped:
         shutil.rmtree(file.parent)
-    return result
+    return result, int8_NC
 
 
-def judge_int8(full_NC: Array, int8_NC: Array, reference_NC: Choice, *, task: str) -> Int8Export:
-    """Hold the export's logits against full precision's, both of shape (N, C)."""
+def judge_int8(
+    full_NC: Array,
+    int8_NC: Array,
+    reference_NC: Choice,
+    *,
+    task: str,
+    thresholds: Sequence[float] | None = None,
+) -> Int8Export:
+    """Hold the export's logits against full precision's, both of shape (N, C).
+
+    thresholds: those of a multi-label bundle's labels, None for 0.5.
+    """
+    thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
+    rules = Rules(task=task, thresholds_C=thresholds_C, abstention=None)
     first_NC, second_NC = (
-        chosen(activate(logits_NC, default_activation(task)), task)
+        rules.decide(activate(logits_NC, default_activation(task))).predicted_NC
         for logits_NC in (full_NC, int8_NC)
     )
     agreement = float((first_NC == second_NC).all(axis=1).mean())
@@ -207,6 +253,17 @@ def judge_int8(full_NC: Array, int8_NC: Array, reference_NC: Choice, *, task: st
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Merged:
+    """A merged, calibrated model, and what it says on the validation split."""
+
+    parity: dict[str, float]
+    temperature: float
+    logits_NC: Array
+    """Calibrated logits of all validation rows."""
+    reference_NC: Choice
+
+
 def _merge_into(
     staging: Path,
     adapter: Path,
@@ -215,18 +272,18 @@ def _merge_into(
     device: str,
     *,
     precision: str,
-) -> dict[str, float]:
-    """Write the merged model directory; the largest differences of logits on the way."""
+) -> _Merged:
+    """Write the merged, calibrated model directory; differences of logits found on the way."""
     # Under `method: full` the directory holds the whole model and nothing is merged.
     encoder = TextEncoder.from_directory(
         adapter, max_length=config.model.max_length, is_pair=config.is_pair
     )
-    every = encoder.encode(data.validation.texts)
-    encodings = every[:PARITY_TEXTS]
-    parity: dict[str, float] = {"texts": len(encodings), "tolerance": TOLERANCE}
+    encodings = encoder.encode(data.validation.texts)
+    compared = encodings[:PARITY_TEXTS]
+    parity: dict[str, float] = {"texts": len(compared), "tolerance": TOLERANCE}
 
-    def logits(backend: TorchBackend) -> Array:
-        return batched_logits(backend, encoder, encodings, batch_size=32)
+    def logits(backend: TorchBackend, texts: Sequence[Encoding] = compared) -> Array:
+        return batched_logits(backend, encoder, texts, batch_size=32)
 
     if config.method == "lora":
         from peft import PeftModel
@@ -241,26 +298,38 @@ def _merge_into(
         trained_NC = logits(TorchBackend(model, device=device))
         model = model.merge_and_unload(safe_merge=True)
         model.config = settings
-        merged_NC = logits(TorchBackend(model, device=device))
-        parity["adapter_merged"] = float(np.abs(trained_NC - merged_NC).max())
+        all_NC = logits(TorchBackend(model, device=device), encodings)
+        parity["adapter_merged"] = float(np.abs(trained_NC - all_NC[: len(compared)]).max())
     else:
         backend = TorchBackend.load(adapter, device=device)
         model = backend.model
-        trained_NC = logits(backend)
+        all_NC = logits(backend, encodings)
+        trained_NC = all_NC[: len(compared)]
+    reference_NC = reference(data.validation, data.labels)
+    temperature = 1.0
+    if config.calibration.temperature and np.isfinite(all_NC).all():  # else parity refuses
+        temperature = fit_temperature(all_NC, reference_NC, config.task)
+        scale_head(model, temperature)
     model.save_pretrained(staging)
     # The length that the model was trained with, for pipelines that truncate by it.
     assert encoder.tokenizer is not None
     encoder.tokenizer.model_max_length = config.model.max_length
     encoder.tokenizer.save_pretrained(staging)
     reloaded_NC = logits(TorchBackend.load(staging, device=device))
-    parity["adapter_reloaded"] = float(np.abs(trained_NC - reloaded_NC).max())
+    parity["adapter_reloaded"] = float(np.abs(trained_NC / temperature - reloaded_NC).max())
     live_NC = np.load(adapter / TRAINED_LOGITS)
-    order = sorted(range(len(every)), key=lambda row: len(every[row]["input_ids"]))
+    order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]["input_ids"]))
     live_NC[order] = live_NC.copy()
     # Training in half precision gives other logits than fp32 by itself: said, not held to.
     name = "adapter_live" if precision == "fp32" else f"live_{precision}"
-    parity[name] = float(np.abs(live_NC[:PARITY_TEXTS] - reloaded_NC).max())
-    return parity
+    live_NC = live_NC[:PARITY_TEXTS] / temperature
+    parity[name] = float(np.abs(live_NC - reloaded_NC).max())
+    return _Merged(
+        parity=parity,
+        temperature=temperature,
+        logits_NC=(all_NC / np.float32(temperature)).astype(np.float32),
+        reference_NC=reference_NC,
+    )
 
 
 def _code_revision() -> str | None:

@@ -19,17 +19,9 @@ import evaluate
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.scores import chosen as chosen
+
 Choice = NDArray[np.bool_]
-
-
-def chosen(scores_NC: NDArray[np.float32], task: str) -> Choice:
-    """Predicted labels: the best one, or for multi-label every probability from 0.5.
-
-    scores_NC: probabilities; logits do as well for a single-label task.
-    """
-    if task == "multi_label":
-        return scores_NC >= 0.5
-    return one_hot(scores_NC.argmax(axis=1), scores_NC.shape[1])
 
 
 def one_hot(classes_N: NDArray[np.int64], num_labels: int) -> Choice:

@@ -67,6 +67,8 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "cpu_threads": True,
         "export_int8": True,
         "gate": True,
+        "calibration": True,
+        "evaluation": True,
         "data": {"train", "validation", "test"},
     }
     return {

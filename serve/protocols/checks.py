@@ -32,6 +32,14 @@ def checked_texts(service: Service, values: list[Any], *, field: Callable[..., s
         raise RequestError(error.status, message, field=name, kind=error.kind) from None
 
 
+def check_abstain(service: Service) -> None:
+    """RequestError 422, with the remedy, if the bundle has no threshold to abstain by."""
+    if service.rules.abstain_below is None:
+        name = "parameters.abstain"
+        message = f"field `{name}`: {service.rules.no_abstention}"
+        raise RequestError(422, message, field=name)
+
+
 def check_count(count: int, name: str, *, limit: int) -> None:
     """RequestError 422 if a request has more texts than it may have, before they are read."""
     if count > limit:

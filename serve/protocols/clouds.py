@@ -26,7 +26,7 @@ from serve.protocols.instances import (
     read_instances,
 )
 from serve.protocols.predict import answer, timing
-from serve.schemas import RequestError, Score
+from serve.schemas import RequestError, Score, Verdict
 from serve.scores import ranked
 from serve.service import Service
 from serve.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
@@ -65,7 +65,7 @@ def router(service: Service) -> APIRouter:
         "/invocations",
         summary="Classify what SageMaker sends: JSON as for /predict, text, CSV or JSON lines",
         openapi_extra=bodies,
-        responses={200: {"model": list[Score] | list[list[Score]]}, **ERRORS},
+        responses={200: {"model": list[Score] | list[list[Score]] | list[Verdict]}, **ERRORS},
     )
     async def invocations(request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

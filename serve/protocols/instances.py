@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.protocols.checks import checked_texts
-from serve.protocols.predict import timing
-from serve.schemas import Parameters, RequestError, Score, parse
+from serve.protocols.checks import check_abstain, checked_texts
+from serve.protocols.predict import timing, verdicts
+from serve.schemas import Parameters, RequestError, Score, Verdict, parse
 from serve.scores import ranked
 from serve.service import Service
 from serve.text import Text
@@ -51,9 +51,10 @@ class InstancesRequest(BaseModel):
 
 
 class Predictions(BaseModel):
-    """Labels of every instance, in the order of the instances; best first."""
+    """Labels of every instance, in the order of the instances; best first. Verdicts where
+    `abstain` was asked for."""
 
-    predictions: list[list[Score]]
+    predictions: list[list[Score]] | list[Verdict]
 
 
 def read_instances(
@@ -102,6 +103,8 @@ async def answer_instances(service: Service, request: Request) -> Response:
     asked = parse(InstancesRequest, body)
     options = asked.parameters or Parameters()
     texts, field = read_instances(service, asked.instances, name="instances")
+    if options.abstain:
+        check_abstain(service)
     result = await classify(
         service,
         request,
@@ -109,6 +112,12 @@ async def answer_instances(service: Service, request: Request) -> Response:
         field=field,
         activation=options.function_to_apply,
         truncation=options.truncation is not False,
+        decide=bool(options.abstain),
     )
-    predictions = ranked(result.scores_NC, service.manifest.labels, options.top_k)
+    predictions: list[Any] = ranked(result.scores_NC, service.manifest.labels, options.top_k)
+    if options.abstain:
+        predictions = [
+            verdict | {"labels": labels}
+            for verdict, labels in zip(verdicts(service, result), predictions, strict=True)
+        ]
     return json_response({"predictions": predictions}, headers=timing(service, result))

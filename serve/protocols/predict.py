@@ -2,8 +2,10 @@
 
 One text gets a flat list of labels, as from a pipeline and from text-embeddings-inference.
 A list gets one such list per text, and so does any request with `parameters`: Hugging Face
-clients always send them and expect it so. A flat list of strings is a batch for a model of
-single texts; for a model of pairs, two strings are one pair.
+clients always send them and expect it so. With `"parameters": {"abstain": true}` each of
+these lists stands in an object that says what is predicted and whether the model abstains.
+A flat list of strings is a batch for a model of single texts; for a model of pairs, two
+strings are one pair.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import pydantic_core
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.schemas import ErrorBody, PredictRequest, Score, parse, to_texts
+from serve.protocols.checks import check_abstain
+from serve.schemas import ErrorBody, PredictRequest, Score, Verdict, parse, to_texts
 from serve.scores import ranked_json
 from serve.service import Answer, Service
 from serve.wire import (
@@ -38,7 +43,7 @@ def router(service: Service) -> APIRouter:
         "/predict",
         summary="Classify one text, or a list",
         openapi_extra=body_of("PredictRequest"),
-        responses={200: {"model": list[Score] | list[list[Score]]}, **ERRORS},
+        responses={200: {"model": list[Score] | list[list[Score]] | list[Verdict]}, **ERRORS},
     )
     @routes.post("/", summary="The same as /predict", include_in_schema=False)
     async def predict(request: Request) -> Response:
@@ -56,13 +61,15 @@ def router(service: Service) -> APIRouter:
 
 
 async def answer(service: Service, request: Request) -> Response:
-    """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores."""
+    """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores, or verdicts."""
     asked = parse(PredictRequest, await read_body(request, limit=service.config.max_body_bytes))
     texts, single = to_texts(
         asked.inputs,
         is_pair=service.manifest.is_pair,
         limit=service.config.max_texts_per_request,
     )
+    if asked.abstain:
+        check_abstain(service)
     result = await classify(
         service,
         request,
@@ -71,12 +78,39 @@ async def answer(service: Service, request: Request) -> Response:
         activation=asked.activation,
         truncation=asked.truncation,
         side=asked.truncation_side,
+        decide=asked.abstain,
     )
     rows = ranked_json(result.scores_NC, service.json_heads, asked.top_k)
+    if asked.abstain:
+        rows = [
+            pydantic_core.to_json(verdict)[:-1] + b',"labels":' + row + b"}"
+            for verdict, row in zip(verdicts(service, result), rows, strict=True)
+        ]
     flat = single and asked.parameters is None
     content = rows[0] if flat else b"[" + b",".join(rows) + b"]"
     headers = timing(service, result)
     return Response(content, headers=headers, media_type="application/json")
+
+
+def verdicts(service: Service, result: Answer) -> list[dict[str, Any]]:
+    """For each text whether the model abstains, how sure it is, and what it predicts."""
+    decision = result.decision
+    assert decision is not None
+    assert decision.abstain_N is not None
+    labels = service.manifest.labels
+    return [
+        {
+            "abstain": abstain,
+            "confidence": confidence,
+            "predicted": [labels[c] for c in np.flatnonzero(predicted_C)],
+        }
+        for abstain, confidence, predicted_C in zip(
+            decision.abstain_N.tolist(),
+            decision.confidence_N.tolist(),
+            decision.predicted_NC,
+            strict=True,
+        )
+    ]
 
 
 def timing(service: Service, result: Answer) -> dict[str, str]:
@@ -113,6 +147,7 @@ def describe(service: Service) -> dict[str, Any]:
             for split, metrics in manifest.metrics.items()
         },
         "int8": manifest.int8.model_dump() if manifest.int8 else None,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
         "created": manifest.created,
         "backend": service.backend,
         "backend_reason": service.backend_reason,
