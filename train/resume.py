@@ -66,7 +66,8 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "output_dir": True,
         "cpu_threads": True,
         "export_int8": True,
-        "data": {"train", "validation", "test"},
+        "audit": True,
+        "data": {"train", "validation", "test", "fixes"},
     }
     return {
         "config": config.model_dump(mode="json", exclude=elsewhere),
