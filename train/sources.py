@@ -151,6 +151,8 @@ def _open_file(address: str, cache_dir: Path, stack: contextlib.ExitStack) -> Ta
 def _blocks_of_text_file(path: Path) -> Iterator[list[Row]]:
     try:
         yield from blocks(read_rows(path), BLOCK_ROWS)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start})") from None
     except (ValueError, csv.Error) as error:
         # The path is already in the message's head, where it is the source's own name.
         raise ValueError(str(error).replace(f"`{path}`, ", "").replace(f"`{path}` ", "")) from None
