@@ -96,6 +96,7 @@ def audit(
                 "another label than they usually are of that label's own rows.",
                 len(suspects),
                 (view.row(each.place, _proposal(each)) for each in suspects),
+                (each.place.split for each in suspects),
             ),
         )
     findings += of_labels(counts, section.rare_label, view)

@@ -48,6 +48,9 @@ class Finding:
     title: str
     meaning: str
     count: int
+    parts: dict[str, int]
+    """The count by split or source, where there is such a thing; those without any left out."""
+
     rows: list[Shown]
     """The worst ones, worst first."""
 
@@ -72,11 +75,23 @@ class View:
         )
 
     def finding(
-        self, kind: str, title: str, meaning: str, count: int, rows: Iterable[Shown]
+        self,
+        kind: str,
+        title: str,
+        meaning: str,
+        count: int,
+        rows: Iterable[Shown],
+        parts: Iterable[str] = (),
     ) -> Finding:
-        """Takes as many of the rows as are shown."""
-        shown = list(islice(rows, self.limit))
-        return Finding(kind=kind, title=title, meaning=meaning, count=count, rows=shown)
+        """Takes as many of the rows as are shown. parts: the part that each counted one is in."""
+        return Finding(
+            kind=kind,
+            title=title,
+            meaning=meaning,
+            count=count,
+            parts=dict(Counter(parts)),
+            rows=list(islice(rows, self.limit)),
+        )
 
 
 def of_invalid(invalid: Sequence[InvalidRow], count: int, view: View) -> Finding:
@@ -123,6 +138,7 @@ def of_copies(copies: Copies, view: View) -> list[Finding]:
             "has: they make a model look better than it is.",
             len(copies.leaks_normalized),
             same(copies.leaks_normalized, copies.leaks_exact),
+            (place.split for place in copies.leaks_normalized),
         ),
         view.finding(
             "conflicts",
@@ -141,6 +157,7 @@ def of_copies(copies: Copies, view: View) -> list[Finding]:
             "Pairs, the most similar first. Similar is not the same: --strict lets them pass.",
             len(copies.leaks_near),
             similar(copies.leaks_near),
+            (place.split for place, _, _ in copies.leaks_near),
         ),
         view.finding(
             "duplicates",
@@ -148,6 +165,7 @@ def of_copies(copies: Copies, view: View) -> list[Finding]:
             "Rows whose text stands earlier in the same source.",
             len(copies.normalized),
             same(copies.normalized, copies.exact),
+            (f"data.{view.data.splits[place.split].source}" for place in copies.normalized),
         ),
         view.finding(
             "near_duplicates",
@@ -155,6 +173,7 @@ def of_copies(copies: Copies, view: View) -> list[Finding]:
             "Pairs, the most similar first. Nothing is suggested for them.",
             len(copies.near),
             similar(copies.near),
+            (place.split for place, _, _ in copies.near),
         ),
     ]
 
