@@ -48,7 +48,9 @@ def test_every_task_is_audited(tmp_path: Path, make_config: Make, task: str, col
 
     report = json.loads((tmp_path / "run" / "prepare" / "report.json").read_text())
     assert report["counts"] == found.audit.counts
-    assert found.audit.counts["leakage"] >= 1
+    (leakage,) = (each for each in report["findings"] if each["kind"] == "leakage")
+    assert sum(leakage["parts"].values()) == leakage["count"] == found.audit.counts["leakage"]
+    assert leakage["parts"]["test"] >= 1
     assert found.audit.counts["duplicates"] >= 1
     assert not found.audit.is_clean
     assert report["splits"] == load_data(RunConfig.model_validate(values)).fingerprints

@@ -22,11 +22,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from serve.tables import Row
 from serve.text import Text
 from train.config import DataConfig, RunConfig
 from train.fixes import Fixes, read_fixes
 from train.rows import SPLITS, Labels, RowError, RowRules, SplitName
-from train.sources import Row, open_source
+from train.sources import open_source
 from train.store import RowWriter, content_line, labels_of, row_numbers_of, texts_of
 
 INVALID_KEPT = 1000
@@ -123,7 +124,7 @@ def load_data(config: RunConfig, *, invalid: list[InvalidRow] | None = None) -> 
     missing = [name for name in SPLITS if name not in named]
     directory = config.output_dir / "cache" / "rows"
     num_dropped = 0
-    tables: dict[str, pa.Table] = {}
+    tables: dict[SplitName, pa.Table] = {}
     for name, source in named.items():
         with ExitStack() as stack:
             writer = RowWriter(directory)
@@ -229,7 +230,7 @@ def _invalid(
 
 def _split_by_hash(
     table: pa.Table, directory: Path, config: RunConfig, missing: list[SplitName]
-) -> dict[str, pa.Table]:
+) -> dict[SplitName, pa.Table]:
     """Cut validation and test off train by the hash of each text.
 
     The same text always falls into the same split, whatever is added to the file later, and
@@ -250,13 +251,14 @@ def _split_by_hash(
             if not lost.isdisjoint(row)
         }
     with ExitStack() as stack:
-        writers = {name: RowWriter(directory) for name in ("train", *missing)}
+        names: tuple[SplitName, ...] = ("train", *missing)
+        writers = {name: RowWriter(directory) for name in names}
         for writer in writers.values():
             stack.callback(writer.discard)
         numbers = row_numbers_of(table)
         for text, row, number in zip(texts, labels, numbers, strict=True):
             position = content_position(text)
-            part = "train"
+            part: SplitName = "train"
             for name in missing if position not in kept else []:
                 share = _fraction(config.data, name)
                 if position < share:

@@ -151,9 +151,10 @@ def summary_lines(prepared: Prepared) -> list[str]:
         f"{len(data.labels)} labels, the most frequent {found.imbalance:.1f} times as frequent "
         f"as the rarest ({rarest}, {found.label_counts[rarest]['train']} rows of train)"
     )
-    lines += [
-        f"{each.count:>8}  {each.title[0].lower()}{each.title[1:]}" for each in found.findings
-    ]
+    for each in found.findings:
+        parts = ", ".join(f"{count} in {name}" for name, count in each.parts.items())
+        title = each.title[0].lower() + each.title[1:]
+        lines.append(f"{each.count:>8}  {title}{f' ({parts})' if parts else ''}")
     actions = [fix.action for fix in found.fixes]
     lines.append(
         f"suggested: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"

@@ -90,6 +90,9 @@ def _finding(finding: Finding) -> str:
         f'<h2 id="{finding.kind}">{_safe(finding.title)}: {finding.count:,}</h2>'
         f"<p>{_safe(finding.meaning)}</p>"
     )
+    if finding.parts:
+        parts = ", ".join(f"{count:,} in {name}" for name, count in finding.parts.items())
+        head += f"<p>{_safe(parts)}.</p>"
     if not finding.rows:
         return head
     table = _table(("where", "text", "labels", "note"), map(_row, finding.rows))
