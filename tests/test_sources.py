@@ -263,7 +263,7 @@ print(len(data.train), tracemalloc.get_traced_memory()[1] + pool.max_memory())
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, kind: str) -> None:
     """Both of Python's own memory and Arrow's, at their highest while data are read and split."""
     peaks = []
-    for number in (10_000, 100_000):
+    for number in (30_000, 90_000):
         rows = [{"text": f"{n} " + "word " * 60, "label": f"l{n % 5}"} for n in range(number)]
         source = str(tmp_path / f"{number}.{kind}")
         table = datasets.Dataset.from_list(rows)
@@ -286,5 +286,5 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, kind: str) -> None:
 
         assert result.returncode == 0, result.stderr
         peaks.append(int(result.stdout.split()[1]))
-    assert peaks[1] < 1.2 * peaks[0], peaks
-    assert peaks[1] < 20_000_000  # the texts alone are 30 MB
+    # The texts grow by 18 MB.
+    assert peaks[1] - peaks[0] < 5_000_000, peaks
