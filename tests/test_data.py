@@ -232,7 +232,7 @@ def test_label_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.csv", "no data file at"),
+        ("none.csv", "there is no data file"),
         ("rows.xlsx", "unknown format"),
         ("bad.jsonl", "cannot read"),
     ],

@@ -18,8 +18,8 @@ from serve.bundle import open_bundle
 from train import plots
 from train.config import RunConfig
 from train.data import Split, load_data
+from train.errors import confident_errors, confusion_matrix, most_confused
 from train.evaluate import Evaluation, evaluate
-from train.findings import confident_errors, confusion_matrix, most_confused
 from train.html import safe, table
 from train.merge import merge
 from train.metrics import one_hot

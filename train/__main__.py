@@ -1,5 +1,6 @@
 """Command line of the training side.
 
+python -m train prepare --config configs/X.yaml key.sub=value ...
 accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
 python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
@@ -34,6 +35,18 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.prepare import prepare, summary_lines
+
+    prepared = prepare(config, device=arguments.device)
+    print("\n".join(summary_lines(prepared)))
+    print(f"wrote {prepared.directory / 'report.html'}, report.json and fixes.jsonl")
+    if arguments.strict and not prepared.audit.is_clean:
+        print("refused: splits share texts, or copies of a text have different labels")
+        return 1
+    return 0
 
 
 def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
@@ -173,6 +186,13 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key")
         return stage
 
+    prepare = add("prepare", _prepare, "audit the data: report, fingerprints, suggested fixes")
+    prepare.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    prepare.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit code 1 if splits share texts or copies of a text have different labels",
+    )
     fit = add("fit", _fit, "fine-tune; under `accelerate launch -m`")
     fit.add_argument("--fresh", action="store_true", help="delete the run's checkpoints first")
     merge = add("merge", _merge, "merge the adapter, prove it equal, seal the bundle")

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
 from train.search_space import TuneSection
+from train.template import Feature, fields_of
 
 _OWNED = {
     "output_dir": "set output_dir",
@@ -37,11 +38,21 @@ _OWNED = {
 """Fields of TrainingArguments that Textloop decides, and what to set in their place."""
 
 
+class DeriveSection(Config):
+    """A column made from a time."""
+
+    column: str
+    """Column with a time: ISO 8601, a database's own type, or seconds since 1970 (UTC)."""
+
+    feature: Feature
+    """hour (00 to 23), time_of_day (night, morning, afternoon, evening), weekday or month."""
+
+
 class DataConfig(Config):
     """Where the labelled text is."""
 
     train: str
-    """A .csv, .tsv, .jsonl or .parquet file (path or fsspec URL), or hub:OWNER/NAME#SPLIT."""
+    """File or URL of .csv, .tsv, .jsonl, .parquet; sql:URL#QUERY; or hub:OWNER/NAME#SPLIT."""
 
     validation: str | None = None
     """Same forms; without it a part of train is split off by the hash of the text."""
@@ -51,6 +62,12 @@ class DataConfig(Config):
 
     text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
     """Column with the text; two columns make a model of text pairs."""
+
+    template: str | None = None
+    """Makes the text of columns, "{title}: {body}"; clients must send texts made like that."""
+
+    derive: dict[str, DeriveSection] = Field(default_factory=dict)
+    """More names for the template, {hour: {column: created_at, feature: hour}}."""
 
     label_column: str = "label"
     """Column with the label; for multi-label a list, or a string to be cut at separators."""
@@ -75,8 +92,23 @@ class DataConfig(Config):
     drop_invalid_rows: bool = False
     """Leave out rows without text or label, and say how many, in place of refusing them."""
 
+    fixes: str | None = None
+    """A reviewed fixes.jsonl of `prepare`: rows it drops or labels anew before the split."""
+
     group_by_length: bool = True
     """Put texts of like length into the same batch: less padding, the same updates' size."""
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        if self.template is None:
+            if self.derive:
+                raise ValueError("`derive` is set, but there is no `template` that could use it")
+            return self
+        if len(self.text_columns) > 1:
+            raise ValueError("`template` makes one text; name one of `text_columns`")
+        if unused := sorted(set(self.derive) - set(fields_of(self.template))):
+            raise ValueError(f"`derive.{unused[0]}` is not in the `template`")
+        return self
 
 
 class ModelConfig(Config):
@@ -210,6 +242,36 @@ class EvaluationSection(Config):
     """Columns of the test data, such as language or channel, whose values are judged apart."""
 
 
+Normalization = Literal["unicode", "html", "case", "punctuation", "whitespace"]
+
+
+class AuditSection(Config):
+    """What `prepare` looks for; nothing here changes a text or a label."""
+
+    normalize: Annotated[tuple[Normalization, ...], Field(min_length=1)] = (
+        "unicode",
+        "case",
+        "punctuation",
+        "whitespace",
+    )
+    """What does not tell copies apart: unicode, html, case, punctuation, whitespace."""
+
+    near_duplicates: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.8
+    """Share of common five-character pieces from which texts are near copies; None: not sought."""
+
+    rare_label: Annotated[int, Field(ge=2)] = 10
+    """A label with fewer training rows than this is reported as rare."""
+
+    label_errors: bool = True
+    """Look for wrong labels with the frozen base; takes a forward pass over all rows."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of train; each is judged by linear models that were fitted on the others."""
+
+    rows_shown: Annotated[int, Field(ge=1)] = 50
+    """Rows in the report per finding, worst first; all are counted."""
+
+
 def _string_keys(value: Any) -> Any:
     """YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
@@ -237,6 +299,7 @@ class RunConfig(Config):
     gate: GateSection = GateSection()
     calibration: CalibrationSection = CalibrationSection()
     evaluation: EvaluationSection = EvaluationSection()
+    audit: AuditSection = AuditSection()
 
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations without a better metric after which training ends; None trains through."""

@@ -28,7 +28,7 @@ from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config import RunConfig
 from train.data import Split, load_data
-from train.findings import AbstentionResult, judge_abstention
+from train.errors import AbstentionResult, judge_abstention
 from train.intervals import LabelMetrics, Metrics, measure_all
 from train.metrics import Choice
 from train.slices import Slices, find_slices

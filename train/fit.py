@@ -68,8 +68,8 @@ def fit(
     say = print if state.is_main_process else _silent
     with state.main_process_first():
         data = load_data(config)
-    if data.num_dropped:
-        say(f"data: {data.num_dropped} unusable rows left out")
+    for note in data.notes:
+        say(f"data: {note}")
     say(
         f"data: {len(data.train)} train, {len(data.validation)} validation, "
         f"{len(data.test)} test rows, {len(data.labels)} labels"

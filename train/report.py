@@ -13,13 +13,13 @@ from serve.bundle import Manifest
 from serve.files import write_atomic
 from train import plots
 from train.data import Split
-from train.evaluate import Evaluation, Measurement
-from train.findings import (
+from train.errors import (
     AbstentionResult,
     confident_errors,
     confusion_matrix,
     most_confused,
 )
+from train.evaluate import Evaluation, Measurement
 from train.html import Html, image, interval, page, paragraph, section, table
 from train.probability_metrics import NUM_BINS, calibration_bins, claims
 from train.selective import risk_curve

@@ -69,7 +69,8 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "gate": True,
         "calibration": True,
         "evaluation": True,
-        "data": {"train", "validation", "test"},
+        "audit": True,
+        "data": {"train", "validation", "test", "fixes"},
     }
     return {
         "config": config.model_dump(mode="json", exclude=elsewhere),
