@@ -107,7 +107,10 @@ def test_adapter_directory_holds_no_pickle_and_loads_on_the_stock_base(
         "tokenizer_config.json",
         "validation_logits.npy",
     ]
-    assert logits.numpy() == pytest.approx(predictor.backend.forward(batch), abs=1e-4)
+    calibration = predictor.bundle.manifest.calibration
+    assert calibration is not None
+    merged = logits.numpy() / calibration.temperature
+    assert merged == pytest.approx(predictor.backend.forward(batch), abs=1e-4)
 
 
 def test_adapters_stay_off_the_modules_that_are_trained_whole(

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from serve.bundle import Bundle, open_bundle
+from serve.decision import Rules
 from serve.files import write_atomic
 from serve.predictor import BackendName, Predictor
 from serve.text import Text
@@ -29,7 +30,6 @@ from train.evaluate import reference
 from train.gate_report import GateReport, Judged
 from train.guards import finite_check
 from train.judge import judge
-from train.metrics import chosen
 from train.resampling import Answers
 
 BLOCK_TEXTS = 1024
@@ -166,9 +166,10 @@ def _answers(predictor: Predictor, test: Split, labels: Sequence[str], side: str
             parts.append(predictor.predict(texts))
             bar.update(len(texts))
     columns = [manifest.labels.index(label) for label in labels]
-    probabilities_NC = np.concatenate(parts)[:, columns]
+    probabilities_NC = np.concatenate(parts)
+    decision = Rules.of(manifest, predictor.backend.name).decide(probabilities_NC)
     return Answers(
-        probabilities_NC=probabilities_NC,
-        predicted_NC=chosen(probabilities_NC, manifest.task),
+        probabilities_NC=probabilities_NC[:, columns],
+        predicted_NC=decision.predicted_NC[:, columns],
         reference_NC=reference(test, labels),
     )
