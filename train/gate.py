@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 from serve.bundle import Bundle, open_bundle
-from serve.decision import Rules
 from serve.files import write_atomic
 from serve.predictor import BackendName, Predictor
 from serve.text import Text
@@ -167,7 +166,7 @@ def _answers(predictor: Predictor, test: Split, labels: Sequence[str], side: str
             bar.update(len(texts))
     columns = [manifest.labels.index(label) for label in labels]
     probabilities_NC = np.concatenate(parts)
-    decision = Rules.of(manifest, predictor.backend.name).decide(probabilities_NC)
+    decision = predictor.rules.decide(probabilities_NC)
     return Answers(
         probabilities_NC=probabilities_NC[:, columns],
         predicted_NC=decision.predicted_NC[:, columns],
