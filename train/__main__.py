@@ -3,6 +3,7 @@
 accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
 python -m train merge --config configs/X.yaml key.sub=value ...
 python -m train evaluate --config configs/X.yaml key.sub=value ...
+python -m train publish --config configs/X.yaml --to hub:OWNER/NAME key.sub=value ...
 """
 
 from __future__ import annotations
@@ -76,6 +77,24 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
             f"{result.agreement:.2%} of the labels agree"
         )
     print(f"wrote {result.directory}")
+    if arguments.bundle is None and (config.output_dir / "tracking.json").is_file():
+        from train.tracking import attach_evaluation
+
+        for tracker in attach_evaluation(config.output_dir, result.directory):
+            print(f"attached to the run in {tracker}")
+    return 0
+
+
+def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.publish import describe, publish
+    from train.targets import PublishRefused
+
+    try:
+        for published in publish(config, bundle=arguments.bundle, to=arguments.to):
+            print(describe(published))
+    except PublishRefused as refusal:
+        print(f"refused: {refusal}")
+        return 1
     return 0
 
 
@@ -101,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "score the bundle on the test split")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    publish = add("publish", _publish, "publish the bundle to the Hub, S3 or a directory")
+    publish.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    publish.add_argument("--to", help="hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune: what `accelerate launch -m train fit` runs. The only importer of the Trainer.
+"""Fine-tune: what `accelerate launch -m train fit` runs. All wiring of the Trainer is here.
 
 In order: data, base model, head, adapters, Trainer, the best checkpoint as `adapter/`. A
 rerun with the same configuration goes on from the last whole checkpoint; a rerun with
@@ -40,8 +40,10 @@ from train.head import init_head
 from train.loss import make_loss
 from train.metrics import ClassificationMetrics, chosen, one_hot
 from train.model import add_lora, load_base
+from train.push import PushingTrainer
 from train.resume import prepare_run
 from train.sampler import TrainingSampler
+from train.tracking import RunRecord, check_trackers
 
 
 def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
@@ -57,6 +59,7 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
             f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
             "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
         )
+    check_trackers(arguments.report_to)
     state = PartialState()
     set_threads(config, state)
     say = print if state.is_main_process else _silent
@@ -117,6 +120,7 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
         compute_metrics=lambda result: compute_metrics(metrics, result, config.task),
         callbacks=[*callbacks, RunCallback(sampler, config.output_dir / "checkpoints")],
     )
+    trainer.add_callback(RunRecord(trainer, config, data.fingerprints))
     if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
         trainer.load_best(checkpoint)
     else:
@@ -126,6 +130,7 @@ def fit(config: RunConfig, *, fresh: bool = False) -> dict[str, float]:
     shown = {key: best[f"eval_{key}"] for key in ("accuracy", "f1_macro", "loss")}
     say("best on validation: " + "  ".join(f"{key} {value:.4f}" for key, value in shown.items()))
     say(f"wrote {config.output_dir / 'adapter'}")
+    trainer.push_trained(config.output_dir / "adapter")
     return shown
 
 
@@ -186,7 +191,7 @@ def set_threads(config: RunConfig, state: PartialState) -> None:
         torch.set_num_threads(config.cpu_threads or max(1, cores // local))
 
 
-class ClassifierTrainer(Trainer):
+class ClassifierTrainer(PushingTrainer):
     """The Trainer with Textloop's order of rows and whole checkpoints."""
 
     def __init__(self, *, sampler: TrainingSampler, **arguments: Any) -> None:

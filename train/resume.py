@@ -66,6 +66,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "output_dir": True,
         "cpu_threads": True,
         "export_int8": True,
+        "publish": True,
         "data": {"train", "validation", "test"},
     }
     return {
