@@ -277,7 +277,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 raise Answer(400, {"error": f"unknown operation {line['key']}"})
         oid = repository.commit(header["summary"], files)
-        return Answer(200, {"commitUrl": f"{hub.url}/commit/{oid}", "commitOid": oid})
+        name = next(name for name, each in hub.repositories.items() if each is repository)
+        return Answer(200, {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
     def tag(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Answer:
         tag = json.loads(body)["tag"]
