@@ -69,7 +69,7 @@ def test_published_bundle_is_private_tagged_and_verifies_after_download(
     second = publish(made)
     bundle = open_bundle(download(hub, tmp_path, made.version))
 
-    assert (first.returncode, first.stderr) == (0, "")
+    assert first.returncode == 0, first.stderr
     assert f"published: bundle {made.version} at hub:{REPO}" in first.stdout
     assert repository.private
     assert repository.tags == {made.version: repository.head}

@@ -68,7 +68,7 @@ class PushingTrainer(Trainer):
         except PublishRefused as refusal:
             raise ValueError(f"{refusal}; the trained model is in `{directory}`") from refusal
         finally:
-            shutil.rmtree(staged)
+            shutil.rmtree(self._staging)
         print(f"pushed {directory} to {self._place}")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
