@@ -3,6 +3,10 @@
 A bundle is a standard Hugging Face model directory plus `manifest.json`, which holds the
 SHA-256 of every other file and of itself. This module decides what the manifest says and
 when a directory is refused. It knows nothing of tensors; `serve.predictor` runs the model.
+
+A published bundle also holds card files: `README.md`, the model card, and the plots that it
+shows, `evaluation/*.png`. They are for people, no program here reads them, and they are written
+after sealing; so they are outside the manifest and the version, and may change or be missing.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from serve.text import TokenizerRules
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 3
+CARD = "README.md"
+PLOTS = "evaluation"
 
 
 class BundleError(ValueError):
@@ -203,7 +209,8 @@ def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
     fields: every field of `Manifest` except `files`. `staging` is consumed. A bundle that
     stands at `destination` is replaced.
     """
-    files = {name: sha256_of(staging / name) for name in _file_names(staging)}
+    names = [name for name in _file_names(staging) if not is_card_file(name)]
+    files = {name: sha256_of(staging / name) for name in names}
     manifest = Manifest(files=files, **fields)
     write_atomic(staging / MANIFEST, _to_bytes(manifest))
     replace_directory(staging, destination)
@@ -236,6 +243,12 @@ def record_metrics(bundle: Bundle, split: str, metrics: dict[str, Measured]) -> 
     return Bundle(path=bundle.path, manifest=manifest)
 
 
+def is_card_file(name: str) -> bool:
+    """Whether a path in a bundle is that of the model card or of one of its plots."""
+    path = PurePosixPath(name)
+    return name == CARD or (str(path.parent) == PLOTS and path.suffix == ".png")
+
+
 def _verify(path: Path, manifest: Manifest) -> None:
     present = set(_file_names(path))
     for name, expected in manifest.files.items():
@@ -246,7 +259,8 @@ def _verify(path: Path, manifest: Manifest) -> None:
                 f"bundle `{path}`: file `{name}` was altered or cut short "
                 "(its SHA-256 differs from the manifest); fetch or merge the bundle again"
             )
-    if unlisted := sorted(present - set(manifest.files) - {MANIFEST}):
+    strange = present - set(manifest.files) - {MANIFEST}
+    if unlisted := sorted(name for name in strange if not is_card_file(name)):
         raise BundleError(
             f"bundle `{path}`: file `{unlisted[0]}` is not listed in the manifest; "
             "remove it, a sealed bundle holds nothing else"

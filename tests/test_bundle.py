@@ -75,6 +75,41 @@ def test_unlisted_file_is_refused_and_hidden_ones_are_not(copy: Path) -> None:
         open_bundle(copy)
 
 
+def test_card_and_its_plots_may_be_added_and_change_nothing(copy: Path) -> None:
+    version = open_bundle(copy).manifest.version
+    (copy / "README.md").write_text("# a card")
+    (copy / "evaluation").mkdir()
+    (copy / "evaluation" / "reliability.png").write_bytes(b"a plot")
+
+    assert open_bundle(copy).manifest.version == version
+
+    (copy / "README.md").write_text("# another card")
+    open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["evaluation/a.py", "evaluation/b/c.png", "c.png", "x/README.md"])
+def test_nothing_else_passes_for_a_card(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_bytes(b"")
+
+    with pytest.raises(BundleError, match=name):
+        open_bundle(copy)
+
+
+def test_sealing_leaves_the_card_outside_the_manifest(copy: Path, tmp_path: Path) -> None:
+    manifest = open_bundle(copy).manifest
+    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
+    del fields["files"]
+    staging = tmp_path / "staging"
+    shutil.copytree(copy, staging, ignore=shutil.ignore_patterns("manifest.json"))
+    (staging / "README.md").write_text("# a card")
+
+    bundle = seal(staging, tmp_path / "other", **fields)
+
+    assert bundle.manifest == manifest
+    assert (bundle.path / "README.md").is_file()
+
+
 def test_server_and_file_classifier_refuse_an_altered_bundle(copy: Path, tmp_path: Path) -> None:
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1

@@ -7,6 +7,7 @@ python -m train evaluate --config configs/X.yaml key.sub=value ...
 python -m train run --config configs/X.yaml key.sub=value ...
 python -m train gate --config configs/X.yaml --candidate DIR --champion DIR key.sub=value ...
 python -m train tune --config configs/X.yaml key.sub=value ...
+python -m train publish --config configs/X.yaml --to hub:OWNER/NAME key.sub=value ...
 """
 
 from __future__ import annotations
@@ -124,6 +125,11 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
             f"[{accuracy.low:.4f}, {accuracy.high:.4f}]"
         )
     print(f"wrote {result.directory}, with report.html")
+    if arguments.bundle is None and (config.output_dir / "tracking.json").is_file():
+        from train.tracking import attach_evaluation
+
+        for tracker in attach_evaluation(config.output_dir, result.directory):
+            print(f"attached to the run in {tracker}")
     return 0
 
 
@@ -168,6 +174,19 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
     if result.best is None:
         return 1
     print(f"wrote {result.best_file} and {result.table_file}")
+    return 0
+
+
+def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.publish import describe, publish
+    from train.targets import PublishRefused
+
+    try:
+        for published in publish(config, bundle=arguments.bundle, to=arguments.to):
+            print(describe(published))
+    except PublishRefused as refusal:
+        print(f"refused: {refusal}")
+        return 1
     return 0
 
 
@@ -225,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     gate.add_argument("--output", type=Path, help="where to write the report, as JSON")
     add("tune", _tune, "search over settings, judged on the validation split")
+    publish = add("publish", _publish, "publish the bundle to the Hub, S3 or a directory")
+    publish.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    publish.add_argument("--to", help="hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory")
     return parser
 
 

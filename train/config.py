@@ -34,6 +34,7 @@ _OWNED = {
     "accelerator_config": "how batches are shared among processes is fixed",
     "ignore_data_skip": "a resumed run sees each row as an undisturbed one does",
     "restore_callback_states_from_checkpoint": "callbacks are always restored",
+    "hub_token": "set HF_TOKEN, or `hf auth login`; a configuration is published",
 }
 """Fields of TrainingArguments that Textloop decides, and what to set in their place."""
 
@@ -272,6 +273,41 @@ class AuditSection(Config):
     """Rows in the report per finding, worst first; all are counted."""
 
 
+class PublishSection(Config):
+    """Where `publish` puts the sealed bundle, and what its model card says beyond the facts."""
+
+    to: Annotated[str, Field(min_length=1)] | None = None
+    """hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory; None asks for `publish --to`."""
+
+    private: bool = True
+    """Make a new Hub repository private; one that exists keeps its visibility."""
+
+    tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    """Name of what is published; None takes the bundle's version, which names its content."""
+
+    @field_validator("tag")
+    @classmethod
+    def _refuse_pointers(cls, tag: str | None) -> str | None:
+        if tag in ("latest", "main"):
+            raise ValueError("that name is for the newest version, a tag names one for ever")
+        return tag
+
+    adapter: bool = False
+    """Publish the adapter as well, beside the bundle, at the same place with -adapter added."""
+
+    license: str | None = None
+    """Licence identifier for the card, such as apache-2.0; None states none."""
+
+    language: tuple[str, ...] = ()
+    """Language codes of the texts for the card, such as [en]."""
+
+    base_model: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    """Hub id of the base for the card; None takes model.base where that is one."""
+
+    description: str | None = None
+    """What the model is for, in Markdown, as the card's first paragraph."""
+
+
 def _string_keys(value: Any) -> Any:
     """YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
@@ -300,6 +336,7 @@ class RunConfig(Config):
     calibration: CalibrationSection = CalibrationSection()
     evaluation: EvaluationSection = EvaluationSection()
     audit: AuditSection = AuditSection()
+    publish: PublishSection = PublishSection()
 
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations without a better metric after which training ends; None trains through."""

@@ -36,6 +36,7 @@ from train.model import Base, load_base, weights_sha256
 from train.prefix import FrozenPrefix, PrefixStates, layers_of, store_states
 from train.resume import prepare_run
 from train.sampler import TrainingSampler
+from train.tracking import RunRecord, check_trackers
 from train.trainer import (
     ClassifierTrainer,
     RunCallback,
@@ -63,6 +64,7 @@ def fit(
             f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
             "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
         )
+    check_trackers(arguments.report_to)
     state = PartialState()
     set_threads(config, state)
     say = print if state.is_main_process else _silent
@@ -143,6 +145,7 @@ def fit(
             RunCallback(sampler, config.output_dir / "checkpoints"),
         ],
     )
+    trainer.add_callback(RunRecord(trainer, config, data.fingerprints))
     if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
         trainer.load_best(checkpoint)
     else:
@@ -156,7 +159,9 @@ def fit(
         "log_history": trainer.state.log_history,
     }
     save_trained(trainer.save_model, config, data, state, record, best, logits[0])
-    return told(best, config, say)
+    shown = told(best, config, say)
+    trainer.push_trained(config.output_dir / "adapter")
+    return shown
 
 
 def finish_probe(

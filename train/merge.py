@@ -43,6 +43,7 @@ from train.encode import TRAINED_LOGITS
 from train.evaluate import BACKEND_SPLITS, measure, reference
 from train.metrics import Choice
 from train.model import load_base
+from train.portable import portable, portable_config
 from train.resume import differences, run_identity
 
 TOLERANCE = 1e-4
@@ -133,11 +134,11 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             text_columns=config.data.text_columns,
             max_length=config.model.max_length,
             base_model={
-                "base": config.model.base,
+                "base": portable(config.model.base),
                 "revision": config.model.revision,
                 "weights_sha256": trained["base_weights_sha256"],
             },
-            config=config.model_dump(mode="json"),
+            config=portable_config(config),
             data=data.fingerprints,
             tokenizer=_tokenizer_rules(staging, encoder, data.validation.texts),
             parity=parity,

@@ -71,6 +71,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "evaluation": True,
         "audit": True,
         "data": {"train", "validation", "test", "fixes"},
+        "publish": True,
     }
     return {
         "config": config.model_dump(mode="json", exclude=elsewhere),

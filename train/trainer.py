@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from serve.scores import Array, activate, default_activation
@@ -22,6 +22,7 @@ from train.checkpoints import mark_whole
 from train.config import RunConfig
 from train.metrics import ClassificationMetrics, chosen, one_hot
 from train.precision import bf16_pays
+from train.push import PushingTrainer
 from train.sampler import TrainingSampler
 
 
@@ -83,7 +84,7 @@ def set_threads(config: RunConfig, state: PartialState) -> None:
         torch.set_num_threads(config.cpu_threads or max(1, cores // local))
 
 
-class ClassifierTrainer(Trainer):
+class ClassifierTrainer(PushingTrainer):
     """The Trainer with Textloop's order of rows and whole checkpoints."""
 
     def __init__(self, *, sampler: TrainingSampler, **arguments: Any) -> None:
