@@ -34,6 +34,8 @@ _OWN = {"trainer_state.json", "complete.json", "fit.json"}
 class PushingTrainer(Trainer):
     """The Trainer with pushes of models alone, one commit each."""
 
+    push_in_progress: Any
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, before anything is trained; ValueError if that cannot be."""
         # The Trainer would call it by the last name of output_dir, which is `checkpoints`.
@@ -107,14 +109,15 @@ class PushingTrainer(Trainer):
         self.push_in_progress = None
 
     def _upload(self, staged: Path, message: str, *, wait: bool) -> Any:
-        return self._api.upload_folder(
+        job = self._api.upload_folder(
             repo_id=self.hub_model_id,
             folder_path=staged,
             commit_message=message,
             token=self.args.hub_token,
             revision=self.args.hub_revision,
-            run_as_future=not wait,
+            run_as_future=True,
         )
+        return job.result() if wait else job
 
     @cached_property
     def _api(self) -> HfApi:
