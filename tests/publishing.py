@@ -86,6 +86,8 @@ def evaluated_run(bundle: Path, make_config: Callable[..., dict[str, Any]], dire
     shutil.copytree(bundle.parent, directory / "run")
     values = make_config(directory / "run", export_int8=True)
     evaluate(RunConfig.model_validate(values))
+    for plot in (directory / "run" / "evaluation").glob("*.png"):
+        plot.unlink()
     (directory / "run" / "evaluation" / "reliability.png").write_bytes(png())
     config = directory / "run.yaml"
     config.write_text(yaml.safe_dump(values))

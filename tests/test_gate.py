@@ -33,7 +33,18 @@ def run_file(bundles: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def write_run(manifest: Manifest, directory: Path, **gate: Any) -> Path:
-    values = manifest.config | {"gate": SETTINGS | gate, "output_dir": str(directory / "run")}
+    # The manifest has the files' names alone; the same rows are written anew.
+    columns = list(manifest.text_columns)
+    multi = manifest.task == "multi_label"
+    data = {}
+    for name, num_rows, seed in (("train", 300, 1), ("test", 60, 2)):
+        rows = make_rows(num_rows, seed=seed, columns=len(columns), multi=multi)
+        data[name] = str(write_jsonl(directory / f"{name}.jsonl", rows))
+    values = manifest.config | {
+        "data": manifest.config["data"] | data,
+        "gate": SETTINGS | gate,
+        "output_dir": str(directory / "run"),
+    }
     path = directory / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

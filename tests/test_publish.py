@@ -130,7 +130,7 @@ def test_published_adapter_gives_the_logits_of_the_bundle(
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from train.model import peft_warnings_off
+    from train.adapters import peft_warnings_off
 
     base = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=3)
     with peft_warnings_off():
@@ -143,7 +143,10 @@ def test_published_adapter_gives_the_logits_of_the_bundle(
     with torch.no_grad():
         logits_NC = model(**batch).logits.numpy()
 
-    np.testing.assert_allclose(logits_NC, predictor.logits(encodings), atol=1e-4)
+    calibration = predictor.bundle.manifest.calibration
+    assert calibration is not None
+    calibrated_NC = logits_NC / calibration.temperature
+    np.testing.assert_allclose(calibrated_NC, predictor.logits(encodings), atol=1e-4)
     facts, text = card_of(adapter)
     assert facts["library_name"] == "peft"
     assert made.version in text
@@ -283,7 +286,8 @@ def test_configuration_in_a_manifest_has_no_paths_and_no_secrets(tmp_path: Path)
 
 
 def test_weak_labels_are_those_with_the_lowest_f1() -> None:
-    values = {"b": {"f1": {"value": 0.5}}, "a": {"f1": 0.9}, "c": {"f1": {"value": 0.1}}}
+    f1s = {"b": 0.5, "a": 0.9, "c": 0.1}
+    values = [{"label": label, "f1": {"value": value}} for label, value in f1s.items()]
 
     assert weak_labels({"per_label": values}) == [("c", 0.1), ("b", 0.5), ("a", 0.9)]
     assert weak_labels({}) == []

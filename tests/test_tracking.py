@@ -65,7 +65,7 @@ def test_tensorboard_has_configuration_curves_and_test_metrics(tracked: RunConfi
     assert {"eval/accuracy", "train/loss", "test/accuracy"} <= set(board.Tags()["scalars"])
     (measured,) = board.Scalars("test/accuracy")
     assert measured.value == pytest.approx(metrics["metrics"]["accuracy"]["value"])
-    assert board.Tags()["images"] == ["test/reliability"]
+    assert "test/reliability" in board.Tags()["images"]
 
 
 def test_mlflow_has_one_run_with_all_of_it(
@@ -86,7 +86,7 @@ def test_mlflow_has_one_run_with_all_of_it(
     sha256 = load_data(tracked).fingerprints["train"]["sha256"]
     assert found.data.params["textloop.data.train.sha256"] == sha256
     assert {"eval_accuracy", "test/accuracy"} <= found.data.metrics.keys()
-    assert names == {"evaluation/metrics.json", "evaluation/reliability.png"}
+    assert names >= {"evaluation/metrics.json", "evaluation/reliability.png"}
 
 
 def test_tracker_that_is_not_installed_is_named_before_training(

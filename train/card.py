@@ -220,13 +220,10 @@ def _limits(manifest: Manifest, report: Mapping[str, Any] | None) -> str:
 
 def weak_labels(report: Mapping[str, Any]) -> list[tuple[str, float]]:
     """The labels with the lowest F1 in a report's `per_label`, worst first; ten at most."""
-    table = report.get("per_label")
-    found = []
-    for label, values in table.items() if isinstance(table, Mapping) else ():
-        f1 = values.get("f1")
-        value = f1.get("value") if isinstance(f1, Mapping) else f1
-        if isinstance(value, int | float):
-            found.append((str(label), float(value)))
+    found = [
+        (str(values["label"]), float(values["f1"]["value"]))
+        for values in report.get("per_label", [])
+    ]
     return sorted(found, key=lambda item: (item[1], item[0]))[:_WEAK_LABELS]
 
 

@@ -151,11 +151,14 @@ def adapter_settings(adapter: Path, base: str, revision: str | None) -> dict[str
 def check_merged(adapter: Path, bundle: Bundle) -> None:
     """Raise ValueError unless the bundle was merged from this adapter.
 
-    The head is trained, saved with the adapter and merged as it is; so it is the same in
-    both, and differs between any two trainings.
+    The head is trained, saved with the adapter and merged as it is, but for the temperature
+    in its last layer; so it is the same in both, and differs between any two trainings.
     """
+    import numpy as np
     from safetensors import safe_open
 
+    calibration = bundle.manifest.calibration
+    temperature = calibration.temperature if calibration else 1.0
     merged: dict[str, Any] = {}
     for file in bundle.path.glob("*.safetensors"):
         with safe_open(file, framework="np") as weights:
@@ -166,7 +169,11 @@ def check_merged(adapter: Path, bundle: Bundle) -> None:
             if name not in merged:
                 continue  # a low-rank factor, which the merge has used up
             with safe_open(merged[name], framework="np") as other:
-                if not (weights.get_tensor(key) == other.get_tensor(name)).all():
+                trained, found = weights.get_tensor(key), other.get_tensor(name)
+                if not (
+                    np.array_equal(trained, found)
+                    or np.allclose(trained / temperature, found, rtol=1e-6, atol=0)
+                ):
                     raise ValueError(
                         f"`{adapter}` is not what `{bundle.path}` was merged from (`{name}` "
                         "differs); run `python -m train merge`, or set publish.adapter=false"

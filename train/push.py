@@ -109,15 +109,15 @@ class PushingTrainer(Trainer):
         self.push_in_progress = None
 
     def _upload(self, staged: Path, message: str, *, wait: bool) -> Any:
-        upload: Any = self._api.upload_folder  # its overloads do not take a bool
-        return upload(
+        job = self._api.upload_folder(
             repo_id=self.hub_model_id,
             folder_path=staged,
             commit_message=message,
             token=self.args.hub_token,
             revision=self.args.hub_revision,
-            run_as_future=not wait,
+            run_as_future=True,
         )
+        return job.result() if wait else job
 
     @cached_property
     def _api(self) -> HfApi:
