@@ -344,6 +344,7 @@ def test_killed_search_goes_on_and_tries_the_lost_trial_again(
     assert result.reasons == {reason: 1}
 
 
+@pytest.mark.slow
 def test_two_workers_share_one_study(make_config: MakeConfig, tmp_path: Path) -> None:
     values = values_of(make_config, tmp_path / "run", trials=4)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
