@@ -135,9 +135,16 @@ def _fuse_layer(layer: Any) -> int:
             or x.dtype != down.weight.dtype
         ):
             return forward(x, *args, **kwargs)
-        return _Adapted.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, down.weight, up.weight, layer.scaling[name]
+        # Views are made outside: architectures may change them in place (DeBERTa does).
+        y_TO = _Adapted.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, x.shape[-1]),
+            base.weight,
+            base.bias,
+            down.weight,
+            up.weight,
+            layer.scaling[name],
         )
+        return y_TO.view(*x.shape[:-1], -1)
 
     layer.forward = fused
     return 1
@@ -149,29 +156,27 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        x_TI: Tensor,
         weight_OI: Tensor,
         bias_O: Tensor | None,
         down_RI: Tensor,
         up_OR: Tensor,
         scale: float,
     ) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
         low_TR = x_TI @ down_RI.T
         y_TO = x_TI @ weight_OI.T if bias_O is None else torch.addmm(bias_O, x_TI, weight_OI.T)
         y_TO.addmm_(low_TR, up_OR.T, alpha=scale)
         ctx.save_for_backward(x_TI, low_TR, weight_OI, down_RI, up_OR)
         ctx.scale = scale
-        ctx.shape = x.shape
-        return y_TO.view(*x.shape[:-1], -1)
+        return y_TO
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x_TI, low_TR, weight_OI, down_RI, up_OR = ctx.saved_tensors
-        dy_TO = gradients[0].reshape(-1, gradients[0].shape[-1])
+        (dy_TO,) = gradients
         dlow_TR = (dy_TO @ up_OR).mul_(ctx.scale)
-        dx = None
+        dx_TI = None
         if ctx.needs_input_grad[0]:
-            dx = (dy_TO @ weight_OI).addmm_(dlow_TR, down_RI).view(ctx.shape)
+            dx_TI = (dy_TO @ weight_OI).addmm_(dlow_TR, down_RI)
         dup_OR = (dy_TO.T @ low_TR).mul_(ctx.scale)
-        return dx, None, None, dlow_TR.T @ x_TI, dup_OR, None
+        return dx_TI, None, None, dlow_TR.T @ x_TI, dup_OR, None
