@@ -21,12 +21,13 @@ from serve.scores import activate, chosen, confidence, default_activation, sigmo
 from serve.text import TextEncoder
 from train.adapters import peft_warnings_off
 from train.calibrate import MIN_POSITIVES, fit_temperature, fit_thresholds
-from train.config import CalibrationSection, RunConfig
+from train.config import RunConfig
 from train.data import load_data
 from train.evaluate import reference
 from train.merge import merge
 from train.metrics import one_hot
 from train.model import load_base
+from train.sections import CalibrationSection
 from train.selective import choose_threshold, risk_curve
 
 Remerge = Callable[..., RunConfig]

@@ -16,7 +16,6 @@ from scipy.stats import binomtest
 
 from serve.stats import wilson
 from train.comparison import decide, promotes
-from train.config import GateSection
 from train.guards import floor_check, holm
 from train.judge import judge
 from train.metrics import one_hot, scores
@@ -44,6 +43,7 @@ from train.resampling import (
     f1_difference,
     resampled_sums,
 )
+from train.sections import GateSection
 
 Outcome = NDArray[np.bool_]
 NORMAL = 1.6448536269514722

@@ -19,7 +19,7 @@ from serve.backends.torch import TorchBackend
 from serve.bundle import open_bundle
 from serve.predictor import batched_logits, load_encoder
 from serve.stats import paired_difference
-from train import merge as merging
+from train import int8
 from train.config import RunConfig
 from train.export import (
     GELU_MINIMUM,
@@ -31,7 +31,8 @@ from train.export import (
     smoothing,
 )
 from train.fit import fit
-from train.merge import judge_int8, merge
+from train.int8 import judge_int8
+from train.merge import merge
 
 Bundles = Callable[[str], Path]
 
@@ -182,7 +183,7 @@ def test_merge_leaves_a_failing_export_out_and_says_why(
 ) -> None:
     config = RunConfig.model_validate(make_config(tmp_path / "run", export_int8=True))
     fit(config)
-    monkeypatch.setattr(merging, "MIN_AGREEMENT", 1.01)
+    monkeypatch.setattr(int8, "MIN_AGREEMENT", 1.01)
 
     bundle = merge(config)
 

@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from serve.bundle import MANIFEST, Manifest, open_bundle, seal
 from train.__main__ import main
-from train.config import GateSection, RunConfig
+from train.config import RunConfig
 from train.data import load_data
 from train.gate_report import GateReport
 from train.resume import run_identity
+from train.sections import GateSection
 
 SETTINGS = {"min_test_rows": 20, "margin": 0.1, "metric_margin": 0.1, "latency_passes": 10,
             "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip

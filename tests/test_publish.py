@@ -20,9 +20,10 @@ from serve.config import load_config
 from serve.predictor import Predictor
 from train.__main__ import main
 from train.card import model_card, weak_labels
-from train.config import PublishSection, RunConfig
+from train.config import RunConfig
 from train.portable import check_portable, portable
 from train.publish import publish
+from train.sections import PublishSection
 from train.targets import PublishRefused
 
 

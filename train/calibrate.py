@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from serve.bundle import Abstention, Calibration
 from serve.decision import Rules
 from serve.scores import Array, activate, default_activation
-from train.config import CalibrationSection
 from train.metrics import Choice
 from train.model import last_linear
 from train.probability_metrics import calibration_bins, claims, log_loss_rows
+from train.sections import CalibrationSection
 from train.selective import choose_threshold
 
 TEMPERATURES = (0.05, 20.0)

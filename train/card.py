@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from serve.bundle import Manifest, Measured
 from train.card_usage import adapter_usage, location, usage
-from train.config import PublishSection
+from train.sections import PublishSection
 
 _HUB_DATA = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)")
 _METRIC_TYPES = ("accuracy", "f1", "precision", "recall", "roc_auc", "brier", "ece")

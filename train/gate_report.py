@@ -8,8 +8,8 @@ from pydantic import Field
 
 from serve.config import Config
 from train.comparison import Verdict
-from train.config import GateSection
 from train.guards import Check
+from train.sections import GateSection
 
 
 class Judged(Config):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from train.comparison import Decision, Verdict, decide, promotes
-from train.config import GateSection
 from train.gate_report import Accuracy, GateReport, Power
 from train.guards import (
     Check,
@@ -30,6 +29,7 @@ from train.paired import (
     superiority_power,
 )
 from train.resampling import Answers, Bootstrap
+from train.sections import GateSection
 
 GAINS = (0.01, 0.02, 0.05)
 """True gains of accuracy for which the report says how likely they are found."""

@@ -7,9 +7,7 @@ bundle. On the way the temperature that was fitted on the validation split is fo
 last layer, so the reloaded model must give the trained logits divided by it; see
 `train.calibrate`.
 
-The int8 export for CPUs is held against the full-precision model on the validation split:
-it ships if it loses at most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts
-keep their labels. Otherwise the bundle goes without it, and its manifest says why.
+Whether the int8 export for CPUs goes into the bundle is decided in `train.int8`.
 """
 
 from __future__ import annotations
@@ -26,14 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from serve.backends.onnx import FILE as ONNX_FILE
-from serve.backends.onnx import OnnxBackend
 from serve.backends.torch import TorchBackend
-from serve.bundle import Bundle, Calibration, Int8Export, Measured, record_metrics, seal
-from serve.decision import Rules
-from serve.predictor import Predictor, batched_logits, pick_device, usable_cores
-from serve.scores import Array, activate, default_activation
-from serve.stats import paired_difference
+from serve.bundle import Bundle, record_metrics, seal
+from serve.predictor import Predictor, batched_logits, pick_device
+from serve.scores import Array
 from serve.text import Encoding, Text, TextEncoder, TokenizerRules
 from train.adapters import peft_warnings_off
 from train.calibrate import abstention, calibrate, fit_temperature, scale_head
@@ -41,6 +35,7 @@ from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.encode import TRAINED_LOGITS
 from train.evaluate import BACKEND_SPLITS, measure, reference
+from train.int8 import export_into
 from train.metrics import Choice
 from train.model import load_base
 from train.portable import portable, portable_config
@@ -55,15 +50,6 @@ PARITY_TEXTS = 512
 
 VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxruntime")
 """Libraries whose versions go into the manifest."""
-
-CALIBRATION_TEXTS = 512
-"""Training texts on which the export measures the range of each channel."""
-
-MAX_LOSS = 0.003
-"""Largest loss of accuracy with which the int8 export ships."""
-
-MIN_AGREEMENT = 0.99
-"""Least share of validation texts that the int8 export must label as full precision does."""
 
 
 class MergeRefused(Exception):
@@ -119,7 +105,15 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
         )
         int8 = None
         if config.export_int8:
-            int8, int8_NC = _export_into(staging, encoder, config, data, merged, calibration)
+            int8, int8_NC = export_into(
+                staging,
+                encoder,
+                config,
+                data,
+                merged.logits_NC,
+                merged.reference_NC,
+                calibration,
+            )
             if calibration and calibration.abstention and int8.shipped:
                 found = abstention(
                     int8_NC, merged.reference_NC, calibration, config.calibration, task=config.task
@@ -170,88 +164,6 @@ def _tokenizer_rules(staging: Path, encoder: TextEncoder, texts: Sequence[Text])
     )
     same = alone.encode(texts) == encoder.encode(texts)
     return rules if same else rules.model_copy(update={"fast": False})
-
-
-def _export_into(
-    staging: Path,
-    encoder: TextEncoder,
-    config: RunConfig,
-    data: LabelledData,
-    merged: _Merged,
-    calibration: Calibration | None,
-) -> tuple[Int8Export, Array]:
-    """Write the int8 export into `staging` if it passes its gate; what was found either way.
-
-    Also its logits on the validation rows, empty if there are none.
-    """
-    from train.export import export_int8
-
-    encodings = encoder.encode(data.validation.texts)
-    file = staging / ONNX_FILE
-    try:
-        typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
-        batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
-        export_int8(staging, batches, file)
-        backend = OnnxBackend.load(staging, streams=usable_cores())
-    except Exception as error:  # what an architecture can raise here is open
-        file.unlink(missing_ok=True)
-        failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
-        return failed, np.zeros((0, 0), dtype=np.float32)
-    int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
-    result = judge_int8(
-        merged.logits_NC,
-        int8_NC,
-        merged.reference_NC,
-        task=config.task,
-        thresholds=calibration.thresholds if calibration else None,
-    )
-    if not result.shipped:
-        shutil.rmtree(file.parent)
-    return result, int8_NC
-
-
-def judge_int8(
-    full_NC: Array,
-    int8_NC: Array,
-    reference_NC: Choice,
-    *,
-    task: str,
-    thresholds: Sequence[float] | None = None,
-) -> Int8Export:
-    """Hold the export's logits against full precision's, both of shape (N, C).
-
-    thresholds: those of a multi-label bundle's labels, None for 0.5.
-    """
-    thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
-    rules = Rules(task=task, thresholds_C=thresholds_C, abstention=None)
-    first_NC, second_NC = (
-        rules.decide(activate(logits_NC, default_activation(task))).predicted_NC
-        for logits_NC in (full_NC, int8_NC)
-    )
-    agreement = float((first_NC == second_NC).all(axis=1).mean())
-    first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
-    value, low, high = paired_difference(first_N, second_N)
-    figures = (
-        f"accuracy {first_N.mean():.4f} becomes {second_N.mean():.4f}, difference {value:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}], {agreement:.2%} of {len(full_NC)} labels agree"
-    )
-    problems = []
-    if not agreement >= MIN_AGREEMENT:
-        problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
-    if not value >= -MAX_LOSS:
-        problems.append(f"the loss of accuracy is over {MAX_LOSS}")
-    if not np.isfinite(int8_NC).all():
-        problems.append("logits are not finite")
-    return Int8Export(
-        shipped=not problems,
-        reason="; ".join([*problems, figures]),
-        texts=len(full_NC),
-        agreement=agreement,
-        accuracy_fp32=float(first_N.mean()),
-        accuracy_int8=float(second_N.mean()),
-        difference=Measured(value=value, low=low, high=high),
-        max_logit_difference=float(np.abs(full_NC - int8_NC).max()),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
