@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from train.config import Normalization
 from train.data import LabelledData
 from train.duplicates import groups, joined, normalizer, text_key
 from train.near_duplicates import near_pairs
 from train.rows import SPLITS, Labels, SplitName
+from train.sections import Normalization
 
 RANK = {name: place for place, name in enumerate(SPLITS)}
 """The later split keeps a row that two have."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from serve.text import Text
-from train.config import Normalization
+from train.sections import Normalization
 
 Key = TypeVar("Key", bound=Hashable)
 
