@@ -22,7 +22,7 @@ import numpy as np
 from serve.bundle import Bundle, BundleError, open_bundle
 from serve.decision import Rules
 from serve.scores import Array, activate, default_activation
-from serve.text import Batch, Encoding, Text, TextEncoder
+from serve.text import Batch, Encoding, Text, TextEncoder, shortest_first
 
 BackendName = Literal["auto", "torch", "onnx"]
 
@@ -177,7 +177,7 @@ def batched_logits(
     """Logits of shape (N, C) in the order given, computed in length-sorted batches."""
     if not encodings:
         return np.zeros((0, 0), dtype=np.float32)
-    order = sorted(range(len(encodings)), key=lambda n: len(encodings[n]["input_ids"]))
+    order = shortest_first(encodings)
 
     def forward(start: int) -> Array:
         rows = order[start : start + batch_size]

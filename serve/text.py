@@ -70,6 +70,11 @@ def count_tokens(encodings: Sequence[Encoding]) -> int:
     return sum(len(encoding["input_ids"]) for encoding in encodings)
 
 
+def shortest_first(encodings: Sequence[Encoding]) -> list[int]:
+    """Row numbers by length; those of one length stay in order."""
+    return sorted(range(len(encodings)), key=lambda row: len(encodings[row]["input_ids"]))
+
+
 class TextEncoder:
     """Token ids by one tokenizer under one length limit.
 

@@ -185,6 +185,18 @@ def bundles(
     return make
 
 
+@pytest.fixture(scope="module")
+def made(
+    bundles: Callable[[str], Path],
+    make_config: Callable[..., dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    """A run with a bundle that was evaluated, to be published: a `publishing.Run`."""
+    from publishing import evaluated_run
+
+    return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
+
+
 def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """Run this Python with the arguments to its end; stdout and stderr come as text."""
     return subprocess.run(

@@ -10,21 +10,12 @@ from typing import Any
 import pytest
 from conftest import run
 from hub_standin import Hub, running_hub
-from publishing import Run, copy_of, evaluated_run
+from publishing import Run, copy_of
 
 from serve.bundle import open_bundle
 
 REPO = "me/topics"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def made(
-    bundles: Callable[[str], Path],
-    make_config: Callable[..., dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Run:
-    return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

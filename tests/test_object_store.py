@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import run
-from publishing import Run, copy_of, evaluated_run
+from publishing import Run, copy_of
 
 from serve.bundle import open_bundle
 
@@ -24,15 +23,6 @@ store = s3fs.S3FileSystem()
 for path in sys.argv[1:]:
     store.rm_file(path)
 """
-
-
-@pytest.fixture(scope="module")
-def made(
-    bundles: Callable[[str], Path],
-    make_config: Callable[..., dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Run:
-    return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

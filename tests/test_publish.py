@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from publishing import Run, copy_of, evaluated_run
+from publishing import Run, copy_of
 
 from serve.bundle import BundleError, open_bundle
 from serve.config import load_config
@@ -25,15 +25,6 @@ from train.portable import check_portable, portable
 from train.publish import publish
 from train.sections import PublishSection
 from train.targets import PublishRefused
-
-
-@pytest.fixture(scope="module")
-def made(
-    bundles: Callable[[str], Path],
-    make_config: Callable[..., dict[str, Any]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Run:
-    return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from serve.text import Text
+from serve.text import Text, shortest_first
 from train.model import Base
 
 BLOCK_TEXTS = 2048
@@ -39,7 +39,7 @@ def embed(
     parts = []
     for block in _blocks(texts):
         encodings = base.encoder.encode(block)
-        order = sorted(range(len(block)), key=lambda n: len(encodings[n]["input_ids"]))
+        order = shortest_first(encodings)
         features_ND: torch.Tensor | None = None
         for start in range(0, len(order), BATCH_TEXTS):
             rows = order[start : start + BATCH_TEXTS]

@@ -12,7 +12,7 @@ import datasets
 import torch
 
 from serve.files import replace_directory
-from serve.text import Encoding, TextEncoder
+from serve.text import Encoding, TextEncoder, shortest_first
 from train.config import RunConfig
 from train.data import Split
 from train.prefix import KEY, PrefixStates
@@ -61,7 +61,7 @@ def _encode(
     else:
         columns["labels"] = [index[row[0]] for row in split.labels]
     if sort:
-        order = sorted(range(len(split)), key=lambda n: len(encodings[n]["input_ids"]))
+        order = shortest_first(encodings)
         columns = {name: [values[n] for n in order] for name, values in columns.items()}
     return datasets.Dataset.from_dict(columns)
 

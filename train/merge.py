@@ -28,7 +28,7 @@ from serve.backends.torch import TorchBackend
 from serve.bundle import Bundle, record_metrics, seal
 from serve.predictor import Predictor, batched_logits, pick_device
 from serve.scores import Array
-from serve.text import Encoding, Text, TextEncoder, TokenizerRules
+from serve.text import Encoding, Text, TextEncoder, TokenizerRules, shortest_first
 from train.adapters import peft_warnings_off
 from train.calibrate import abstention, calibrate, fit_temperature, scale_head
 from train.config import RunConfig
@@ -231,8 +231,7 @@ def _merge_into(
     reloaded_NC = logits(TorchBackend.load(staging, device=device))
     parity["adapter_reloaded"] = float(np.abs(trained_NC / temperature - reloaded_NC).max())
     live_NC = np.load(adapter / TRAINED_LOGITS)
-    order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]["input_ids"]))
-    live_NC[order] = live_NC.copy()
+    live_NC[shortest_first(encodings)] = live_NC.copy()
     # Training in half precision gives other logits than fp32 by itself: said, not held to.
     name = "adapter_live" if precision == "fp32" else f"live_{precision}"
     live_NC = live_NC[:PARITY_TEXTS] / temperature

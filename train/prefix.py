@@ -29,9 +29,6 @@ from serve.text import Batch, Encoding, TextEncoder
 KEY = "prefix_states"
 """Name of the stored states among a model's inputs."""
 
-MAX_BYTES = 8 << 30
-"""Size of a store from which on the frozen layers are run in every epoch instead."""
-
 BATCH_TOKENS = 2048
 
 
@@ -49,7 +46,6 @@ class FrozenPrefix:
         self.num_frozen = len(layers) - num_trained
         assert 0 < self.num_frozen < len(layers)
         self._states: Tensor | None = None
-        self._rest: tuple[Any, ...] | None = None
         self._tuple = False
         for layer in layers[: self.num_frozen]:
             self._let_through(layer)
