@@ -32,28 +32,6 @@ def wilson(successes: int, trials: int, *, alpha: float = 0.05) -> tuple[float, 
     return low, high
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
-    n: int,
-    *,
-    seed: int,
-    resamples: int = 1000,
-    alpha: float = 0.05,
-) -> NDArray[np.float64]:
-    """Percentile intervals of shape (2, K) for K statistics of n examples.
-
-    statistic: takes the n row numbers of a resample, gives K values.
-    Source: B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
-    Raises ValueError if n is 0.
-    """
-    if n <= 0:
-        raise ValueError(f"{n} examples cannot be resampled")
-    generator = np.random.default_rng(seed)
-    values_RK = np.stack([statistic(generator.integers(0, n, n)) for _ in range(resamples)])
-    interval_2K: NDArray[np.float64] = np.quantile(values_RK, [alpha / 2, 1 - alpha / 2], axis=0)
-    return interval_2K
-
-
 def weighted_bootstrap(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     n: int,
@@ -64,9 +42,8 @@ def weighted_bootstrap(
 ) -> NDArray[np.float64]:
     """Percentile intervals of shape (2, K) for K statistics that are computed from weights.
 
-    The same intervals as of `bootstrap`, for statistics that can be had for many resamples
-    at once. statistic: takes weights of shape (N, R), how often each example is drawn in
-    each of R resamples, and gives values of shape (R, K), NaN where a resample has none.
+    statistic: takes weights of shape (N, R), how often each example is drawn in each of R
+    resamples, and gives values of shape (R, K), NaN where a resample has none.
     A statistic without any value has a NaN interval.
     Source: B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, ch. 13;
     the weights are the resampling vectors of ch. 20.

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from serve.stats import wilson
 from train.comparison import decide, promotes
 from train.guards import floor_check, holm
+from train.intervals import measure_all
 from train.judge import judge
 from train.metrics import one_hot, scores
 from train.paired import (
@@ -37,8 +38,6 @@ from train.paired import (
 from train.resampling import (
     Answers,
     Bootstrap,
-    calibration_gaps,
-    ece,
     ece_difference,
     f1_difference,
     resampled_sums,
@@ -381,21 +380,22 @@ def test_resamples_hold_every_row_as_often_as_chance_has_it() -> None:
     assert counts_RN.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.02)
 
 
-def test_calibration_error_by_hand() -> None:
-    """Confidence 0.9 half right, 0.6 all right; pooled, 0.1 half right and 0.4 never."""
-    probabilities_NC = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], np.float32)
-    reference_NC = one_hot(np.array([0, 1, 0, 1]), 2)
-    answers = Answers(
-        probabilities_NC=probabilities_NC,
-        predicted_NC=probabilities_NC > 0.5,
-        reference_NC=reference_NC,
-    )
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_calibration_error_is_that_of_the_evaluation(task: str) -> None:
+    answers = some_answers(400, 5, 0.8, 4)
+    found = ece_difference([answers], [answers], BOOTSTRAP, task=task)
 
-    value = ece(calibration_gaps(answers, task="single_label").sum(axis=0), 4)
+    measured = measure_all(
+        answers.reference_NC,
+        answers.predicted_NC,
+        answers.probabilities_NC,
+        task=task,
+        labels=[str(c) for c in range(5)],
+        seed=0,
+        resamples=10,
+    ).overall["ece"]
 
-    assert float(value) == pytest.approx(0.5 * abs(0.9 - 0.5) + 0.5 * abs(0.6 - 1.0))
-    pooled = ece(calibration_gaps(answers, task="multi_label").sum(axis=0), 4)
-    assert float(pooled) == pytest.approx(0.4)
+    assert found.candidate == pytest.approx(measured.value)
 
 
 def test_a_label_that_died_is_named_and_one_lost_row_is_not() -> None:

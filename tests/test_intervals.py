@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -17,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from serve.scores import chosen, sigmoid, softmax
-from serve.stats import bootstrap, weighted_bootstrap, wilson
+from serve.stats import weighted_bootstrap, wilson
 from train.intervals import Metrics, measure_all
 from train.metrics import one_hot, scores
 from train.probability_metrics import areas, bin_numbers, calibration_bins, claims, rank
@@ -191,12 +192,12 @@ def test_interval_of_the_calibration_error_holds_the_true_one(
 def test_weighted_bootstrap_gives_the_intervals_of_the_plain_one() -> None:
     reference_NC, predicted_NC, _ = data = single(250, 4, seed=6)
 
-    plain_2K = bootstrap(
-        lambda rows: np.array(list(scores(reference_NC[rows], predicted_NC[rows]).values())),
-        250,
-        seed=7,
-        resamples=300,
-    )
+    generator = np.random.default_rng(7)
+    resampled = []
+    for _ in range(300):
+        rows = generator.integers(0, 250, 250)
+        resampled.append(list(scores(reference_NC[rows], predicted_NC[rows]).values()))
+    plain_2K = np.quantile(resampled, [0.025, 0.975], axis=0)
     found = measured(data, "single_label", resamples=300, seed=7).overall
 
     for k, name in enumerate(["f1_macro", "f1_micro", "f1_weighted"], start=1):
@@ -216,6 +217,20 @@ def test_statistic_without_any_value_has_no_interval() -> None:
 
     assert np.isnan(interval_2K[:, 0]).all()
     assert not np.isnan(interval_2K[:, 1]).any()
+
+
+def test_bootstrap_covers_the_mean_and_repeats_under_its_seed() -> None:
+    values_N = np.random.default_rng(0).normal(5.0, 2.0, 400)
+
+    def mean(weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (values_N @ weights_NR / 400)[:, None]
+
+    interval_2K = weighted_bootstrap(mean, 400, seed=1)
+
+    half_width = 1.96 * values_N.std() / 20
+    middle = values_N.mean()
+    assert interval_2K[:, 0] == pytest.approx([middle - half_width, middle + half_width], abs=0.05)
+    assert np.array_equal(interval_2K, weighted_bootstrap(mean, 400, seed=1))
 
 
 def test_bootstrap_of_nothing_is_refused() -> None:

@@ -11,8 +11,9 @@ from conftest import run
 from sklearn.metrics import accuracy_score, f1_score
 
 from serve.scores import activate, json_heads, ranked, ranked_json, sigmoid, softmax
-from serve.stats import bootstrap, wilson
-from train.metrics import ClassificationMetrics, chosen, one_hot, scores
+from serve.stats import wilson
+from train.metrics import chosen, one_hot, scores
+from train.training_metrics import ClassificationMetrics
 
 GENERATOR = np.random.default_rng(0)
 
@@ -60,7 +61,7 @@ try:
     evaluate.load("accuracy")
 except Exception as error:
     print("stock:", type(error).__name__)
-from train.metrics import ClassificationMetrics
+from train.training_metrics import ClassificationMetrics
 print(ClassificationMetrics().compute(references=np.eye(2, dtype=bool), predictions=np.eye(2)))
 """
     result = run("-c", code, HOME=str(tmp_path / "home"), HF_HOME=str(tmp_path / "hf"))
@@ -91,20 +92,6 @@ def test_wilson_interval(successes: int, trials: int, low: float, high: float) -
 def test_wilson_refuses_what_is_no_proportion() -> None:
     with pytest.raises(ValueError, match="3 of 2"):
         wilson(3, 2)
-
-
-def test_bootstrap_covers_the_mean_and_repeats_under_its_seed() -> None:
-    values_N = GENERATOR.normal(5.0, 2.0, 400)
-
-    interval_2K = bootstrap(lambda rows: np.array([values_N[rows].mean()]), 400, seed=1)
-
-    low, high = interval_2K[:, 0]
-    half_width = 1.96 * values_N.std() / 20
-    assert (low, high) == pytest.approx(
-        (values_N.mean() - half_width, values_N.mean() + half_width), abs=0.05
-    )
-    again = bootstrap(lambda rows: np.array([values_N[rows].mean()]), 400, seed=1)
-    assert np.array_equal(interval_2K, again)
 
 
 def test_softmax_and_sigmoid_are_safe_at_extreme_logits() -> None:

@@ -31,7 +31,6 @@ from train.data import LabelledData, load_data
 from train.encode import TRAINED_LOGITS, Collator, encode
 from train.head import init_head
 from train.loss import Loss, make_loss
-from train.metrics import ClassificationMetrics
 from train.model import Base, load_base, weights_sha256
 from train.prefix import FrozenPrefix, PrefixStates, layers_of, store_states
 from train.resume import prepare_run
@@ -40,21 +39,25 @@ from train.tracking import RunRecord, check_trackers
 from train.trainer import (
     ClassifierTrainer,
     RunCallback,
-    classification_metrics,
     global_batch,
     set_threads,
     stopped_early,
     training_arguments,
 )
+from train.training_metrics import ClassificationMetrics, classification_metrics
 
 
 def fit(
-    config: RunConfig, *, fresh: bool = False, callbacks: Sequence[TrainerCallback] = ()
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    data: LabelledData | None = None,
 ) -> dict[str, float]:
     """Train as configured and write `output_dir/adapter`; the best validation metrics.
 
     fresh: delete the run's checkpoints first instead of going on from them. callbacks: the
-    Trainer's, beside Textloop's own.
+    Trainer's, beside Textloop's own. data: of this configuration, if it is loaded already.
     Raises ValueError for a configuration, data or checkpoints that do not fit together.
     """
     arguments = training_arguments(config)
@@ -68,8 +71,9 @@ def fit(
     state = PartialState()
     set_threads(config, state)
     say = print if state.is_main_process else _silent
-    with state.main_process_first():
-        data = load_data(config)
+    if data is None:
+        with state.main_process_first():
+            data = load_data(config)
     for note in data.notes:
         say(f"data: {note}")
     say(

@@ -24,12 +24,13 @@ import numpy as np
 from serve.bundle import Measured
 from serve.scores import Array
 from serve.stats import weighted_bootstrap, wilson
-from train.metrics import Choice
+from train.metrics import Choice, f1_macro
 from train.probability_metrics import (
     Floats,
     areas,
     brier_rows,
     chance_ece,
+    ece,
     gap_rows,
     log_loss_rows,
     rank,
@@ -150,17 +151,16 @@ class _Sums:
         given_RC = weights_RN @ self.predicted_NC
         both_RC = support_RC + given_RC
         f1_RC = 2 * hit_RC / np.maximum(both_RC, 1)
-        occurs_RC = both_RC > 0
         claims_R = n_R * (num_labels if self.task == "multi_label" else 1)
         columns_R = {
             "accuracy": weights_RN @ self.right_N / n_R,
-            "f1_macro": f1_RC.sum(axis=1) / np.maximum(occurs_RC.sum(axis=1), 1),
+            "f1_macro": f1_macro(hit_RC, given_RC, support_RC),
             "f1_micro": 2 * hit_RC.sum(axis=1) / np.maximum(both_RC.sum(axis=1), 1),
             "f1_weighted": (f1_RC * support_RC).sum(axis=1) / np.maximum(support_RC.sum(axis=1), 1),
             "mcc": self._mcc(hit_RC, support_RC, given_RC, n_R),
             "log_loss": weights_RN @ self.log_loss_N / n_R,
             "brier": weights_RN @ self.brier_N / n_R,
-            "ece": np.abs(weights_RN @ self.gap_NB).sum(axis=1) / claims_R,
+            "ece": ece(weights_RN @ self.gap_NB, claims_R),
         }
         areas_LR = [areas(ranking, weights_NR) for ranking in self.rankings]
         for which, name in enumerate(("roc_auc", "pr_auc")):

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from train.config import RunConfig
-from train.data import load_data
+from train.data import LabelledData, load_data
 from train.fit import fit
 from train.resume import differences, run_identity
 from train.trainer import global_batch, training_arguments
@@ -27,11 +27,15 @@ def run(config: RunConfig, stages: dict[str, Stage]) -> int:
 
     Under `accelerate launch` all processes fit, and the first one does the rest.
     """
-    if is_fitted(config):
+    arguments = training_arguments(config)
+    state = PartialState()
+    with state.main_process_first():
+        data = load_data(config)
+    if not is_fitted(config, data, global_batch(arguments)):
+        fit(config, data=data)
+    elif state.is_main_process:
         print(f"fit: `{config.output_dir / 'adapter'}` is that of this configuration and data")
-    else:
-        fit(config)
-    if not PartialState().is_main_process:
+    if not state.is_main_process:
         return 0
     for name, stage in stages.items():
         print(f"{name}:")
@@ -40,11 +44,13 @@ def run(config: RunConfig, stages: dict[str, Stage]) -> int:
     return 0
 
 
-def is_fitted(config: RunConfig) -> bool:
-    """Whether `output_dir/adapter` came of this configuration and these data."""
+def is_fitted(config: RunConfig, data: LabelledData, batch: int) -> bool:
+    """Whether `output_dir/adapter` came of this configuration and these data.
+
+    batch: rows of one update, over all processes.
+    """
     file = config.output_dir / "adapter" / "fit.json"
     if not file.is_file():
         return False
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["run"]
-    batch = global_batch(training_arguments(config))
-    return not differences(before, run_identity(config, load_data(config), global_batch=batch))
+    return not differences(before, run_identity(config, data, global_batch=batch))

@@ -108,8 +108,7 @@ def calibration_bins(
 def gap_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats:
     """What each row adds to each bin's gap, (N, B): the sum of truth minus claim.
 
-    The calibration error is the sum over bins of the absolute column sums, divided by the
-    number of claims.
+    Of its column sums, `ece` makes the calibration error.
     """
     claims_M, came_true_M = claims(reference_NC, probabilities_NC, task)
     numbers_M = bin_numbers(claims_M)
@@ -121,6 +120,11 @@ def gap_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats
         minlength=num_rows * num_bins,
     )
     return np.asarray(flat.reshape(num_rows, num_bins), dtype=np.float64)
+
+
+def ece(gap_sums: Floats, num_claims: Floats | int) -> Floats:
+    """Expected calibration error, in [0, 1], from sums of gaps per bin on the last axis."""
+    return np.asarray(np.abs(gap_sums).sum(axis=-1) / num_claims)
 
 
 def chance_ece(
@@ -136,7 +140,7 @@ def chance_ece(
     variance_B = np.bincount(bin_numbers(claims_M), weights=claims_M * (1 - claims_M))
     generator = np.random.default_rng(seed)
     gap_DB = generator.normal(0.0, np.sqrt(variance_B), (draws, len(variance_B)))
-    return float(np.quantile(np.abs(gap_DB).sum(axis=1) / len(claims_M), 0.95))
+    return float(np.quantile(ece(gap_DB, len(claims_M)), 0.95))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """Paired bootstrap of macro-F1 and calibration, by sums over resampled rows.
 
-Both are functions of column sums over rows: of hits and choices per label, of confidence
-minus correctness per bin. A resample is a weight per row, so 2,000 of them are matrix
+Both are functions of column sums over rows: of hits and choices per label, of correctness
+minus confidence per bin. A resample is a weight per row, so 2,000 of them are matrix
 products. The same seed gives the same resamples, which is what pairs two models.
 
-Shape suffixes: N rows, C labels, B bins, K columns, R resamples, S seeds of a configuration.
+Shape suffixes: N rows, C labels, K columns, R resamples, S seeds of a configuration.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Choice = NDArray[np.bool_]
+from train.metrics import Choice, f1_macro
+from train.probability_metrics import Floats, ece, gap_rows
 
-NUM_BINS = 15
 BLOCK_WEIGHTS = 4_000_000
 
 
@@ -65,41 +64,6 @@ def resampled_sums(columns_NK: NDArray[np.float32], *, resamples: int, seed: int
     return np.concatenate(parts).astype(np.float64)
 
 
-def f1_macro(hit: Floats, predicted: Floats, support: Floats) -> Floats:
-    """Mean F1 over the labels that occur in either, from counts per label on the last axis."""
-    total = predicted + support
-    f1 = 2 * hit / np.maximum(total, 1)
-    return np.asarray(f1.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1))
-
-
-def calibration_gaps(answers: Answers, *, task: str, bins: int = NUM_BINS) -> Floats:
-    """For each row, confidence minus correctness in the bin of its confidence; shape (N, B).
-
-    Single-label: the confidence of the chosen label, and whether it is the right one.
-    Multi-label: the probability of every label, and whether the row has it, pooled.
-    """
-    probabilities_NC = answers.probabilities_NC.astype(np.float64)
-    truth_NC = answers.reference_NC
-    if task != "multi_label":
-        best_N1 = probabilities_NC.argmax(axis=1)[:, None]
-        truth_NC = np.take_along_axis(truth_NC, best_N1, axis=1)
-        probabilities_NC = np.take_along_axis(probabilities_NC, best_N1, axis=1)
-    bin_NC = np.clip(np.ceil(probabilities_NC * bins).astype(int) - 1, 0, bins - 1)
-    gap_NC = (probabilities_NC - truth_NC) / probabilities_NC.shape[1]
-    return np.stack([np.where(bin_NC == b, gap_NC, 0.0).sum(axis=1) for b in range(bins)], axis=1)
-
-
-def ece(gap_sums: Floats, rows: int) -> Floats:
-    """Expected calibration error from sums of gaps per bin on the last axis, in [0, 1].
-
-    Equal-width bins, each weighed by its share of the answers.
-    Source: M. P. Naeini, G. F. Cooper and M. Hauskrecht (2015), Obtaining well calibrated
-    probabilities using Bayesian binning, AAAI; C. Guo et al. (2017), On calibration of modern
-    neural networks, ICML, eq. 3.
-    """
-    return np.asarray(np.abs(gap_sums).sum(axis=-1) / rows)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """How differences are resampled."""
@@ -131,13 +95,14 @@ def ece_difference(
     champion: Sequence[Answers], candidate: Sequence[Answers], bootstrap: Bootstrap, *, task: str
 ) -> Difference:
     """Expected calibration error of both, and the interval of the difference."""
-    rows = len(candidate[0].reference_NC)
+    num_rows, num_labels = candidate[0].reference_NC.shape
+    num_claims = num_rows * (num_labels if task == "multi_label" else 1)
 
     def columns(answers: Answers) -> Floats:
-        return calibration_gaps(answers, task=task)
+        return gap_rows(answers.reference_NC, answers.probabilities_NC, task)
 
     def value(sums: Floats) -> Floats:
-        return ece(sums, rows)
+        return ece(sums, num_claims)
 
     return _difference([*map(columns, champion)], [*map(columns, candidate)], value, bootstrap)
 

@@ -17,10 +17,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from serve.scores import Array, activate, default_activation
 from train.checkpoints import mark_whole
 from train.config import RunConfig
-from train.metrics import ClassificationMetrics, chosen, one_hot
 from train.precision import bf16_pays
 from train.push import PushingTrainer
 from train.sampler import TrainingSampler
@@ -158,15 +156,3 @@ def _best_in(state: Any, directory: Path) -> str:
     if not best.is_dir():
         raise ValueError(f"the best checkpoint `{best}` is gone; start anew with `fit --fresh`")
     return str(best)
-
-
-def classification_metrics(
-    metrics: ClassificationMetrics, logits_NC: Array, label_ids: Any, task: str
-) -> dict[str, float]:
-    """Metrics of an evaluation during training, from logits and label numbers."""
-    predicted_NC = chosen(activate(logits_NC, default_activation(task)), task)
-    reference_NC = (
-        label_ids.astype(bool) if task == "multi_label" else one_hot(label_ids, logits_NC.shape[1])
-    )
-    values: dict[str, float] = metrics.compute(references=reference_NC, predictions=predicted_NC)
-    return values
