@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, run
+from transformers import TrainerCallback
 
 from train.adapters import add_lora, peft_warnings_off
 from train.config import ModelConfig, RunConfig
@@ -22,6 +23,7 @@ from train.head import fit_probe
 from train.loss import Loss
 from train.merge import merge
 from train.model import last_linear, load_base, locate_base
+from train.trainer import FITTED_HEAD_LR
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -321,6 +323,35 @@ def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path
 
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; lower"):
         fit(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [({}, FITTED_HEAD_LR), ({"head_init": "random"}, 1.0), ({"head_learning_rate": 3e-3}, 3.0)],
+)
+def test_head_learns_at_its_own_rate(
+    make_config: MakeConfig, tmp_path: Path, model: dict[str, Any], expected: float
+) -> None:
+    """expected: its rate as a share of the adapters'."""
+    seen: dict[str, float] = {}
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            rates = {
+                id(parameter): group["initial_lr"]
+                for group in more["optimizer"].param_groups
+                for parameter in group["params"]
+            }
+            for name, parameter in more["model"].named_parameters():
+                if parameter.requires_grad:
+                    seen[name] = rates[id(parameter)]
+
+    trainer = {"max_steps": 1, "learning_rate": 1e-3}
+    fit(config_of(make_config(tmp_path / "run", trainer=trainer, model=model)), callbacks=[Look()])
+
+    head = {rate for name, rate in seen.items() if "classifier" in name or "pooler" in name}
+    assert sorted(head) == pytest.approx([1e-3 * expected])
+    assert {rate for name, rate in seen.items() if "lora_" in name} == {1e-3}
 
 
 def test_class_weights_and_smoothing_train(make_config: MakeConfig, tmp_path: Path) -> None:

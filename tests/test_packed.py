@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from serve.backends.packed import PackedModel
+from serve.pooling import MeanPooling
 from serve.text import Batch
 
 SIZES: dict[str, Any] = {
@@ -65,10 +66,14 @@ def padded(model: Any, batch_NL: Batch) -> torch.Tensor:
     return logits_NC
 
 
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @torch.inference_mode()
-def test_packed_logits_are_those_of_padded_batches(name: str) -> None:
-    packed = PackedModel(model_of(CONFIGS[name]))
+def test_packed_logits_are_those_of_padded_batches(name: str, mean: bool) -> None:
+    model = model_of(CONFIGS[name])
+    if mean:
+        MeanPooling(model)
+    packed = PackedModel(model)
 
     assert packed.proved(tolerance=1e-5) <= 1e-5
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from serve.pooling import layers_of
 from train.config import RunConfig
 from train.model import Base
-from train.prefix import layers_of
 
 
 def add_lora(base: Base, config: RunConfig) -> Any:

@@ -31,11 +31,13 @@ def model_card(
     tag: str,
     report: Mapping[str, Any] | None,
     plots: Sequence[str],
+    pooled: bool = False,
 ) -> str:
     """The README.md of a published bundle.
 
     target, tag: where it goes, for the snippets. report: `evaluation/metrics.json` of this
-    version, if there is one. plots: paths in the bundle of the images to show.
+    version, if there is one. plots: paths in the bundle of the images to show. pooled: the head
+    sees the mean of all tokens, see `serve.pooling`.
     """
     name = target.rstrip("/").rpartition("/")[2].removeprefix("dir:") or tag
     kind = {"single_label": "one label", "multi_label": "any number of labels"}[manifest.task]
@@ -51,7 +53,7 @@ def model_card(
         "## Labels",
         ", ".join(labels[:_SHOWN_LABELS]) + more,
         "## Use",
-        usage(manifest, target, tag),
+        usage(manifest, target, tag, pooled=pooled),
         "## Data",
         _data(manifest),
         "## Training",
@@ -71,9 +73,19 @@ def model_card(
 
 
 def adapter_card(
-    manifest: Manifest, section: PublishSection, *, base: str, target: str, place: str, tag: str
+    manifest: Manifest,
+    section: PublishSection,
+    *,
+    base: str,
+    target: str,
+    place: str,
+    tag: str,
+    pooled: bool = False,
 ) -> str:
-    """The README.md of an adapter published at `place`. target: where the merged bundle is."""
+    """The README.md of an adapter published at `place`.
+
+    target: where the merged bundle is. pooled: see `model_card`.
+    """
     facts = ModelCardData(
         license=section.license,
         language=list(section.language) or None,
@@ -89,7 +101,7 @@ def adapter_card(
             f"The adapter and head from which the model version `{manifest.version}` was merged; "
             f"that model, with its figures, is at {location(target)}. Base: `{base}`"
             + (f", weights SHA-256 `{digest}`." if (digest := _base_digest(manifest)) else "."),
-            adapter_usage(manifest, place, tag),
+            adapter_usage(manifest, place, tag, pooled=pooled),
             "`BASE` is the base named above. Logits are in the order of the labels: "
             + ", ".join(f"`{label}`" for label in manifest.labels[:_SHOWN_LABELS])
             + ".\n",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from serve.bundle import Manifest
 
 
-def usage(manifest: Manifest, target: str, tag: str) -> str:
-    """Three ways to load what is published at `target` under `tag`; commands run as they stand."""
+def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
+    """How to load what is published at `target` under `tag`; commands run as they stand.
+
+    pooled: the head sees the mean of all tokens, so the stock classes are no way to load it.
+    """
     texts = '{"text": "first", "text_pair": "second"}' if manifest.is_pair else '"a text"'
     given = '("first", "second")' if manifest.is_pair else '"a text"'
     body = '{"inputs": [["first", "second"]]}' if manifest.is_pair else '{"inputs": "a text"}'
@@ -28,12 +31,20 @@ def usage(manifest: Manifest, target: str, tag: str) -> str:
         if manifest.int8 and manifest.int8.shipped
         else ""
     )
-    return (
+    stock = (
         "With transformers:\n\n```python\n"
         "from transformers import pipeline\n\n"
         f'classify = pipeline("text-classification", {source})\n'
         f"print(classify({texts}{multi}))\n```\n\n"
-        "Over HTTP, with Textloop:\n\n```\n"
+    )
+    if pooled:
+        stock = (
+            "The head of this model sees the mean of all tokens. The stock classes of "
+            "transformers have no such head: they, and servers built on them, refuse the model. "
+            "Textloop loads it.\n\n"
+        )
+    return (
+        f"{stock}Over HTTP, with Textloop:\n\n```\n"
         f"{fetch}python -m serve run --bundle {directory}\n"
         f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
         f"In Python, with the code that the server runs and that measured the figures below.{int8}"
@@ -44,18 +55,21 @@ def usage(manifest: Manifest, target: str, tag: str) -> str:
     )
 
 
-def adapter_usage(manifest: Manifest, target: str, tag: str) -> str:
+def adapter_usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
     """How peft loads the adapter that is published at `target` under `tag`."""
     on_hub = target.startswith("hub:")
     source = f'"{location(target)}", revision="{tag}"' if on_hub else f'"{tag}"'
+    temperature = manifest.calibration.temperature if manifest.calibration else 1.0
     return (
         "```python\n"
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForSequenceClassification\n\n"
-        "base = AutoModelForSequenceClassification.from_pretrained("
+        "from transformers import AutoModelForSequenceClassification\n"
+        + ("from serve.pooling import MeanPooling  # of Textloop\n" if pooled else "")
+        + "\nbase = AutoModelForSequenceClassification.from_pretrained("
         f"BASE, num_labels={len(manifest.labels)})\n"
-        f"model = PeftModel.from_pretrained(base, {source})\n"
-        "```"
+        + ("MeanPooling(base)\n" if pooled else "")
+        + f"model = PeftModel.from_pretrained(base, {source})\n"
+        f"```\n\nThe merged model is calibrated: its logits are these divided by {temperature:.4f}."
     )
 
 

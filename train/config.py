@@ -137,8 +137,14 @@ class ModelConfig(Config):
     trained_layers: Annotated[int, Field(ge=1)] | None = None
     """Layers that are trained, from the top; the others are run once per text. None: all."""
 
+    pooling: Literal["native", "mean"] = "native"
+    """What the head sees: what the architecture shows it, or the mean of all tokens."""
+
     head_init: Literal["probe", "random"] = "probe"
     """Start the head from a linear model fitted on the frozen features, or at random."""
+
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of the head. None: the rate of the rest; under lora with a probe, a twentieth."""
 
 
 class LoraSection(Config):
@@ -250,11 +256,13 @@ class RunConfig(Config):
                 "ignored; remove it"
             )
         if self.method == "probe" and (
-            self.model.trained_layers or self.model.head_init != "probe"
+            self.model.trained_layers
+            or self.model.head_init != "probe"
+            or self.model.head_learning_rate
         ):
             raise ValueError(
                 "`method: probe` trains no layer and starts no head at random; remove "
-                "model.trained_layers and model.head_init"
+                "model.trained_layers, model.head_init and model.head_learning_rate"
             )
         if self.lora.quantize and (self.lora.init == "pissa" or self.lora.dora):
             raise ValueError("`lora.quantize` goes with plain adapters; remove lora.init and dora")

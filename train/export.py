@@ -31,8 +31,8 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
-from transformers import AutoModelForSequenceClassification
 
+from serve.pooling import load_classifier
 from serve.text import Batch
 
 WEIGHT_MAX = 63
@@ -61,12 +61,12 @@ def export_int8(model_directory: Path, batches: Sequence[Batch], destination: Pa
 
 def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
     """The model in fp32, logits its only output."""
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model, _ = load_classifier(
         model_directory,
         dtype=torch.float32,
         attn_implementation="eager",  # its graph is plain matrix products and a softmax
-        local_files_only=True,
-    ).eval()
+    )
+    model.eval()
     names = list(example_NL)
 
     class Logits(torch.nn.Module):

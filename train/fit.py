@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from serve.files import replace_directory, write_atomic
+from serve.pooling import layers_of, mark
 from serve.predictor import batched_logits
 from serve.scores import Array
 from train.adapters import add_lora, freeze_below
@@ -32,7 +33,7 @@ from train.encode import TRAINED_LOGITS, Collator, encode
 from train.head import init_head
 from train.loss import Loss, make_loss
 from train.model import Base, load_base, weights_sha256
-from train.prefix import FrozenPrefix, PrefixStates, layers_of, store_states
+from train.prefix import FrozenPrefix, PrefixStates, store_states
 from train.resume import prepare_run
 from train.sampler import TrainingSampler
 from train.tracking import RunRecord, check_trackers
@@ -40,6 +41,7 @@ from train.trainer import (
     ClassifierTrainer,
     RunCallback,
     global_batch,
+    head_learning_rate,
     set_threads,
     stopped_early,
     training_arguments,
@@ -137,6 +139,8 @@ def fit(
         model=model,
         args=arguments,
         sampler=sampler,
+        head=base.trained_modules,
+        head_lr=head_learning_rate(config, arguments),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=collator,
@@ -255,6 +259,8 @@ def save_trained(
     state.wait_for_everyone()
     write(str(staging))
     if state.is_main_process:
+        if (staging / "config.json").is_file():
+            mark(staging)
         # A pickle with this machine's paths, and peft's empty model card.
         for leftover in ("training_args.bin", "README.md"):
             (staging / leftover).unlink(missing_ok=True)

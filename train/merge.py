@@ -26,6 +26,7 @@ import numpy as np
 
 from serve.backends.torch import TorchBackend
 from serve.bundle import Bundle, record_metrics, seal
+from serve.pooling import mark
 from serve.predictor import Predictor, batched_logits, pick_device
 from serve.scores import Array
 from serve.text import Encoding, Text, TextEncoder, TokenizerRules, shortest_first
@@ -224,6 +225,7 @@ def _merge_into(
         temperature = fit_temperature(all_NC, reference_NC, config.task)
         scale_head(model, temperature)
     model.save_pretrained(staging)
+    mark(staging)
     # The length that the model was trained with, for pipelines that truncate by it.
     assert encoder.tokenizer is not None
     encoder.tokenizer.model_max_length = config.model.max_length

@@ -2,7 +2,8 @@
 
 Decides where a base comes from, which of its weights were never trained, and which modules a
 run therefore trains and saves whole. What is saved loads in the stock
-`AutoModelForSequenceClassification` and gives the same logits.
+`AutoModelForSequenceClassification` and gives the same logits, but for mean pooling, which
+`serve.pooling` explains.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from serve.files import sha256_of
+from serve.pooling import MeanPooling
 from serve.text import TextEncoder
 from train.config import ModelConfig, RunConfig
 
@@ -79,7 +81,8 @@ def weights_sha256(model: ModelConfig) -> str | None:
 def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     """Load the base in fp32 with a new head, and mend an untrained pooler.
 
-    Raises ValueError if `max_length` is more than the base has positions for.
+    Raises ValueError if `max_length` is more than the base has positions for, and if the base's
+    head cannot be given the mean of all tokens where that is asked for.
     """
     path, revision = locate_base(config.model)
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
@@ -96,6 +99,8 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
             problem_type=f"{config.task}_classification",
             **source,
         )
+        if config.model.pooling == "mean" and hasattr(settings, "classifier_pooling"):
+            settings.classifier_pooling = "mean"  # ModernBERT's own
         if config.model.dropout is not None:
             _set_dropout(settings, config.model.dropout)
         # transformers loads in the checkpoint's own dtype unless it is told otherwise.
@@ -140,6 +145,9 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
                 f"the pooler of `{config.model.base}` {state}; it starts as the identity and "
                 "is trained and saved with the head"
             )
+    if config.model.pooling == "mean" and not hasattr(settings, "classifier_pooling"):
+        MeanPooling(model)
+        notes.append("model.pooling=mean: the bundle loads in Textloop, not in stock classes")
     encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
     return Base(
         model=model, encoder=encoder, trained_modules=tuple(sorted(fresh)), notes=tuple(notes)

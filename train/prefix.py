@@ -15,6 +15,7 @@ Shape suffixes: N texts, L tokens, T tokens of all texts, D features.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from serve.pooling import layers_of
 from serve.text import Batch, Encoding, TextEncoder
 
 KEY = "prefix_states"
@@ -192,7 +194,7 @@ def _write(
     device: torch.device,
     progress: Callable[[int], object],
 ) -> None:
-    temporary = path.with_suffix(".staging")
+    temporary = path.with_suffix(f".{os.getpid()}.staging")
     ends_N = np.cumsum(lengths)
     states_TD = np.memmap(temporary, np.float32, mode="w+", shape=(int(ends_N[-1]), width))
     prefix.model.to(device).eval()
@@ -215,16 +217,6 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         else:
             batches.append([row])
     return batches
-
-
-def layers_of(model: Any) -> nn.ModuleList:
-    """The transformer layers of a model, lowest first; PrefixError if they cannot be told."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return module
-    raise PrefixError(
-        f"{type(model).__name__} has no list of {model.config.num_hidden_layers} layers"
-    )
 
 
 class _Caught(Exception):

@@ -16,6 +16,7 @@ from typing import Any
 
 from serve.bundle import CARD, MANIFEST, PLOTS, Bundle, open_bundle
 from serve.files import sha256_of
+from serve.pooling import is_pooled
 from train.card import adapter_card, model_card
 from train.config import RunConfig
 from train.portable import check_portable, portable
@@ -97,6 +98,7 @@ def _bundle_package(
             tag=tag,
             report=report[0] if report else None,
             plots=[f"{PLOTS}/{plot.name}" for plot in plots],
+            pooled=is_pooled(bundle.path),
         ),
         encoding="utf-8",
     )
@@ -131,7 +133,13 @@ def _adapter_package(
     card = scratch / "adapter.md"
     card.write_text(
         adapter_card(
-            bundle.manifest, config.publish, base=base, target=target, place=place, tag=tag
+            bundle.manifest,
+            config.publish,
+            base=base,
+            target=target,
+            place=place,
+            tag=tag,
+            pooled=is_pooled(bundle.path),
         ),
         encoding="utf-8",
     )

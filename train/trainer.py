@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from train.config import RunConfig
 from train.precision import bf16_pays
 from train.push import PushingTrainer
 from train.sampler import TrainingSampler
+
+FITTED_HEAD_LR = 0.05
+"""Learning rate of a head that starts from the probe, as a share of the adapters'. At the full
+rate the first epoch undoes the probe: on held-out rows of Banking77 it ends at 0.893 where the
+probe had 0.917, and four epochs at 0.924; at a fifth at 0.913 and 0.929, at a twentieth at
+0.915 and 0.931."""
 
 
 def training_arguments(config: RunConfig) -> TrainingArguments:
@@ -82,12 +89,39 @@ def set_threads(config: RunConfig, state: PartialState) -> None:
         torch.set_num_threads(config.cpu_threads or max(1, cores // local))
 
 
-class ClassifierTrainer(PushingTrainer):
-    """The Trainer with Textloop's order of rows and whole checkpoints."""
+def head_learning_rate(config: RunConfig, arguments: TrainingArguments) -> float:
+    """Peak learning rate of the head, and of a pooler that is trained with it."""
+    if config.model.head_learning_rate is not None:
+        return config.model.head_learning_rate
+    fitted = config.method == "lora" and config.model.head_init == "probe"
+    return float(arguments.learning_rate) * (FITTED_HEAD_LR if fitted else 1.0)
 
-    def __init__(self, *, sampler: TrainingSampler, **arguments: Any) -> None:
+
+class ClassifierTrainer(PushingTrainer):
+    """The Trainer with Textloop's order of rows, learning rates and whole checkpoints."""
+
+    def __init__(
+        self, *, sampler: TrainingSampler, head: Sequence[str], head_lr: float, **arguments: Any
+    ) -> None:
+        """head: names of the modules that learn at `head_lr`."""
         super().__init__(**arguments)
         self.sampler = sampler
+        self.head = set(head)
+        self.head_lr = head_lr
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with the head in parameter groups of its own."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if not is_new:
+            return optimizer
+        named = (self.model if model is None else model).named_parameters()
+        head = {id(parameter) for name, parameter in named if self.head & set(name.split("."))}
+        for group in list(optimizer.param_groups):
+            mine = [each for each in group["params"] if id(each) in head]
+            group["params"] = [each for each in group["params"] if id(each) not in head]
+            optimizer.add_param_group({**group, "params": mine, "lr": self.head_lr})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> TrainingSampler:
         return self.sampler

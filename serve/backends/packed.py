@@ -2,8 +2,9 @@
 
 Attention is kept within each text by `torch.nn.attention.varlen`, positions begin anew with
 each text, and after the last layer the first token of every text is taken, which is what
-the stock heads look at. Whatever an architecture does otherwise shows in its logits, so a
-model is only run this way if they equal those of the padded pass (`PackedModel.proved`).
+the stock heads look at, or the mean of its tokens for a mean-pooled model. Whatever an
+architecture does otherwise shows in its logits, so a model is only run this way if they
+equal those of the padded pass (`PackedModel.proved`).
 
 On the CPU, where there is no such kernel, attention runs text by text; that is for tests.
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from serve.pooling import means_of_segments
 from serve.text import Batch
 
 NAME = "textloop_packed"
@@ -96,12 +98,14 @@ class PackedModel:
             for name, ids_NL in flat.items()
         }
         starts = torch.from_numpy(ends[:-1]).to(device, non_blocking=True)
-        _segments.ends = torch.from_numpy(ends.astype(np.int32)).to(device, non_blocking=True)
+        cuts = torch.from_numpy(ends.astype(np.int32)).to(device, non_blocking=True)
+        _segments.ends = cuts
         _segments.longest = mask_NL.shape[1]
 
         def first_tokens(module: Any, arguments: Any, output: Any) -> Any:
-            hidden_1TE = output[0]
-            hidden_N1E = hidden_1TE[0, starts].unsqueeze(1)
+            hidden_TE = output[0][0]
+            hidden_NE = hidden_TE[starts] if mean is None else means_of_segments(hidden_TE, cuts)
+            hidden_N1E = hidden_NE.unsqueeze(1)
             if isinstance(output, tuple):
                 return (hidden_N1E, *output[1:])
             output.last_hidden_state = hidden_N1E
@@ -109,6 +113,9 @@ class PackedModel:
 
         config = self.model.config
         before = config._attn_implementation
+        mean = getattr(self.model, "mean_pooling", None)
+        if mean is not None:
+            mean.is_off = True
         handle = self.layers.register_forward_hook(first_tokens)
         try:
             config._attn_implementation = NAME
@@ -116,6 +123,8 @@ class PackedModel:
         finally:
             config._attn_implementation = before
             handle.remove()
+            if mean is not None:
+                mean.is_off = False
         return logits_NC
 
     def proved(self, *, tolerance: float, seed: int = 0) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from serve.backends.packed import PackedModel
+from serve.pooling import load_classifier
 from serve.scores import Array
 from serve.text import Batch
 
@@ -47,17 +47,14 @@ class TorchBackend:
 
     @classmethod
     def load(cls, path: Path, *, device: str, precision: str = "fp32") -> TorchBackend:
-        """Load a model directory by the stock class, in `fp32` or `bf16`.
+        """Load a model directory by the stock class, mean-pooled or not, in `fp32` or `bf16`.
 
         Raises ValueError if the weights on the disk are not all of the model's weights.
         """
         transformers_logging.disable_progress_bar()  # there is no download to watch
         # transformers loads in the checkpoint's own dtype unless it is told otherwise.
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
+        model, info = load_classifier(
+            path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
         )
         if missing := info["missing_keys"]:
             raise ValueError(f"`{path}` lacks the weights {sorted(missing)}; merge the run again")
