@@ -31,6 +31,7 @@ from train.config import RunConfig
 from train.data import LabelledData, load_data
 from train.encode import TRAINED_LOGITS, Collator, encode
 from train.head import init_head
+from train.last_layer import shorten_last_layer
 from train.loss import Loss, make_loss
 from train.model import Base, load_base, weights_sha256
 from train.prefix import FrozenPrefix, PrefixStates, store_states
@@ -97,6 +98,13 @@ def fit(
     states = None
     if frozen_layers(config, base.model):
         states = stored_states(config, base, [train, validation], state, arguments.device)
+    some = validation.select(range(max(0, len(validation) - 8), len(validation)))
+    shorten_last_layer(
+        base.model,
+        base.encoder,
+        some.select_columns(list(base.encoder.columns)).to_list(),
+        arguments.device,
+    )
     collator = Collator(base.encoder, config.task, states)
     train = train.add_column("row", range(len(train)))
     validation = validation.add_column("row", range(len(train), len(train) + len(validation)))
