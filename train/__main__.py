@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one stage; 0 when done, 1 when refused, 2 for a mistake of the caller's."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # progress also reaches a pipe or a log
     try:

@@ -15,6 +15,7 @@ from serve.files import replace_directory
 from serve.text import Encoding, TextEncoder, shortest_first
 from train.config import RunConfig
 from train.data import Split
+from train.packing import PackedTraining
 from train.prefix import KEY, PrefixStates
 
 TRAINED_LOGITS = "validation_logits.npy"
@@ -74,15 +75,22 @@ class Collator:
     task: str
     states: PrefixStates | None = None
     """What frozen layers made of the texts, by their `row`."""
+    packing: PackedTraining | None = None
+    """Puts the texts behind one another in place of padding them."""
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad to the longest row of the batch."""
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad to the longest row of the batch, or pack."""
         encodings: list[Encoding] = [
             {name: row[name] for name in self.encoder.columns} for row in rows
         ]
-        batch = {name: torch.from_numpy(a) for name, a in self.encoder.pad(encodings).items()}
+        padded = self.encoder.pad(encodings)
+        batch: dict[str, Any] = {name: torch.from_numpy(ids) for name, ids in padded.items()}
+        if self.packing is not None:
+            batch = self.packing.flat(padded)
         dtype = torch.float32 if self.task == "multi_label" else torch.int64
         if self.states is not None:
-            batch[KEY] = self.states.padded([row["row"] for row in rows])
+            numbers = [row["row"] for row in rows]
+            packed = self.packing is not None
+            batch[KEY] = self.states.flat(numbers) if packed else self.states.padded(numbers)
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
         return batch

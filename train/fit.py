@@ -10,6 +10,7 @@ all, and no Trainer is needed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from train.head import init_head
 from train.last_layer import shorten_last_layer
 from train.loss import Loss, make_loss
 from train.model import Base, load_base, weights_sha256
+from train.packing import pays, without_padding
 from train.prefix import FrozenPrefix, PrefixStates, store_states
 from train.resume import prepare_run
 from train.sampler import TrainingSampler
@@ -95,16 +97,21 @@ def fit(
     with state.main_process_first():
         train = encode(data.train, data.labels, config, base.encoder)
         validation = encode(data.validation, data.labels, config, base.encoder, sort=True)
+
+    def some() -> list[Any]:
+        """The longest texts of the validation split, to prove a shortcut on."""
+        rows = validation.select(range(max(0, len(validation) - 8), len(validation)))
+        return list(rows.select_columns(list(base.encoder.columns)).to_list())
+
     states = None
     if frozen_layers(config, base.model):
         states = stored_states(config, base, [train, validation], state, arguments.device)
-    some = validation.select(range(max(0, len(validation) - 8), len(validation)))
-    shorten_last_layer(
-        base.model,
-        base.encoder,
-        some.select_columns(list(base.encoder.columns)).to_list(),
-        arguments.device,
-    )
+    packing = None
+    if pays(arguments.device, bf16=arguments.bf16):
+        packing, reason = without_padding(base.model, base.encoder, some(), arguments.device)
+        say("batches: without padding" if packing else f"batches: padded, since {reason}")
+    if packing is None:
+        shorten_last_layer(base.model, base.encoder, some(), arguments.device)
     collator = Collator(base.encoder, config.task, states)
     train = train.add_column("row", range(len(train)))
     validation = validation.add_column("row", range(len(train), len(train) + len(validation)))
@@ -152,6 +159,7 @@ def fit(
         train_dataset=train,
         eval_dataset=validation,
         data_collator=collator,
+        train_collator=dataclasses.replace(collator, packing=packing),
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,
         compute_metrics=compute,

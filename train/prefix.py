@@ -154,6 +154,13 @@ class PrefixStates:
             states_NLD[number, : self.lengths[row]] = self.states_TD[start:end]
         return torch.from_numpy(states_NLD)
 
+    def flat(self, rows: Sequence[int]) -> Tensor:
+        """States of some texts, one behind another, of shape (1, T, D)."""
+        parts = [
+            self.states_TD[self.ends_N[row] - self.lengths[row] : self.ends_N[row]] for row in rows
+        ]
+        return torch.from_numpy(np.concatenate(parts)[None])
+
 
 @torch.no_grad()
 def store_states(

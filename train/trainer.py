@@ -100,11 +100,21 @@ def head_learning_rate(config: RunConfig, arguments: TrainingArguments) -> float
 class ClassifierTrainer(PushingTrainer):
     """The Trainer with Textloop's order of rows, learning rates and whole checkpoints."""
 
+    data_collator: Any
+
     def __init__(
-        self, *, sampler: TrainingSampler, head: Sequence[str], head_lr: float, **arguments: Any
+        self,
+        *,
+        sampler: TrainingSampler,
+        head: Sequence[str],
+        head_lr: float,
+        train_collator: Any,
+        **arguments: Any,
     ) -> None:
-        """head: names of the modules that learn at `head_lr`."""
+        """head: names of the modules that learn at `head_lr`. train_collator: where batches to
+        train on are made otherwise than those of an evaluation."""
         super().__init__(**arguments)
+        self.train_collator = train_collator
         self.sampler = sampler
         self.head = set(head)
         self.head_lr = head_lr
@@ -125,6 +135,14 @@ class ClassifierTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> TrainingSampler:
         return self.sampler
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's own, with the collator for training."""
+        padded, self.data_collator = self.data_collator, self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padded
 
     def load_best(self, checkpoint: Path) -> None:
         """Take the state of a run that is over, and its best weights."""

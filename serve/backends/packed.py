@@ -15,17 +15,23 @@ E hidden size, C labels.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from serve.pooling import means_of_segments
 from serve.text import Batch
 
 NAME = "textloop_packed"
+
+ENDS = "packed_ends"
+"""Name of the texts' ends among flat inputs."""
 
 _segments = threading.local()
 
@@ -82,49 +88,63 @@ class PackedModel:
         padding = getattr(base.embeddings, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1
 
-    def __call__(self, batch_NL: Batch) -> torch.Tensor:
-        """Logits of shape (N, C) for padded ids and their mask, each (N, L).
+    def flat(self, batch_NL: Batch) -> dict[str, NDArray[Any]]:
+        """Padded ids and their mask, each (N, L), without the padding: each (1, T).
 
-        The padding is taken out before anything goes to the device.
+        With the position of each token in its text, and in `ENDS` where each text starts and
+        the last one ends, int32 of shape (N + 1,).
         """
-        device = next(self.model.parameters()).device
         mask_NL = batch_NL["attention_mask"].astype(bool)
-        ends = np.concatenate([[0], mask_NL.sum(axis=1).cumsum()])
-        places_NL = mask_NL.cumsum(axis=1) - 1 + self.first_position
-        flat = {name: ids for name, ids in batch_NL.items() if name != "attention_mask"}
-        flat["position_ids"] = places_NL
-        inputs = {
-            name: torch.from_numpy(ids_NL[mask_NL]).unsqueeze(0).to(device, non_blocking=True)
-            for name, ids_NL in flat.items()
+        rows = {name: ids for name, ids in batch_NL.items() if name != "attention_mask"}
+        rows["position_ids"] = mask_NL.cumsum(axis=1) - 1 + self.first_position
+        flat: dict[str, NDArray[Any]] = {
+            name: ids_NL[mask_NL][None] for name, ids_NL in rows.items()
         }
-        starts = torch.from_numpy(ends[:-1]).to(device, non_blocking=True)
-        cuts = torch.from_numpy(ends.astype(np.int32)).to(device, non_blocking=True)
-        _segments.ends = cuts
-        _segments.longest = mask_NL.shape[1]
+        flat[ENDS] = np.append(0, mask_NL.sum(axis=1).cumsum()).astype(np.int32)
+        return flat
 
-        def first_tokens(module: Any, arguments: Any, output: Any) -> Any:
+    @contextmanager
+    def without_padding(self, ends: torch.Tensor, longest: int) -> Iterator[None]:
+        """Inside, the model takes flat inputs; ends: of `flat`, longest: tokens of a text."""
+        mean = getattr(self.model, "mean_pooling", None)
+        starts = ends[:-1].long()
+
+        def take(module: Any, arguments: Any, output: Any) -> Any:
             hidden_TE = output[0][0]
-            hidden_NE = hidden_TE[starts] if mean is None else means_of_segments(hidden_TE, cuts)
+            hidden_NE = hidden_TE[starts] if mean is None else means_of_segments(hidden_TE, ends)
             hidden_N1E = hidden_NE.unsqueeze(1)
             if isinstance(output, tuple):
                 return (hidden_N1E, *output[1:])
             output.last_hidden_state = hidden_N1E
             return output
 
+        _segments.ends, _segments.longest = ends, longest
         config = self.model.config
         before = config._attn_implementation
-        mean = getattr(self.model, "mean_pooling", None)
+        handle = self.layers.register_forward_hook(take)
         if mean is not None:
             mean.is_off = True
-        handle = self.layers.register_forward_hook(first_tokens)
         try:
             config._attn_implementation = NAME
-            logits_NC: torch.Tensor = self.model(**inputs).logits
+            yield
         finally:
             config._attn_implementation = before
             handle.remove()
             if mean is not None:
                 mean.is_off = False
+
+    def __call__(self, batch_NL: Batch) -> torch.Tensor:
+        """Logits of shape (N, C) for padded ids and their mask, each (N, L).
+
+        The padding is taken out before anything goes to the device.
+        """
+        device = next(self.model.parameters()).device
+        inputs = {
+            name: torch.from_numpy(ids).to(device, non_blocking=True)
+            for name, ids in self.flat(batch_NL).items()
+        }
+        with self.without_padding(inputs.pop(ENDS), batch_NL["attention_mask"].shape[1]):
+            logits_NC: torch.Tensor = self.model(**inputs).logits
         return logits_NC
 
     def proved(self, *, tolerance: float, seed: int = 0) -> float:
