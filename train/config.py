@@ -144,7 +144,7 @@ class ModelConfig(Config):
     """Start the head from a linear model fitted on the frozen features, or at random."""
 
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Learning rate of the head. None: that of the rest; under lora with a probe 1/20 of it."""
+    """Learning rate of the head. None: that of the rest; under lora with a probe 1/10 of it."""
 
 
 class LoraSection(Config):
