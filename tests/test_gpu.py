@@ -32,6 +32,22 @@ def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
     assert bundle.manifest.parity["adapter_reloaded"] <= 1e-4
 
 
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+def test_training_on_a_gpu_goes_without_padding(
+    make_config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pooling: str,
+) -> None:
+    model = {"dropout": 0.0, "pooling": pooling}
+    config = RunConfig.model_validate(make_config(tmp_path / "run", model=model))
+
+    accuracy = fit(config)["accuracy"]
+
+    assert "batches: without padding" in capsys.readouterr().out
+    assert accuracy >= 0.9
+
+
 def test_bf16_on_the_gpu_is_fp32_on_the_cpu_within_its_tolerance(
     bundles: Callable[[str], Path],
 ) -> None:

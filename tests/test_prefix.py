@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,14 @@ from serve.text import TextEncoder, TokenizerRules
 from train.config import RunConfig
 from train.fit import fit
 from train.merge import merge
-from train.prefix import KEY, FrozenPrefix, PrefixStates, batches_by_length, store_states
+from train.prefix import (
+    KEY,
+    FrozenPrefix,
+    PrefixError,
+    PrefixStates,
+    batches_by_length,
+    store_states,
+)
 
 SIZES: dict[str, Any] = {
     "vocab_size": 99,
@@ -127,6 +135,18 @@ def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
     assert torch.equal(padded, first.padded([1, 3]))
     alone = prefix.states(encoder().pad(encodings()[3:4]), CPU)
     torch.testing.assert_close(padded[1], alone[0], atol=1e-5, rtol=0)
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+
+    with pytest.raises(PrefixError, match=r"0.0 GB left; free some.*model.trained_layers"):
+        store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_base_has_states_of_its_own(tmp_path: Path) -> None:

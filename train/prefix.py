@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ def store_states(
 
     base: names the base's weights; the file's name follows from it, the number of layers
     and the token ids. progress: told the number of texts after each batch.
+    Raises PrefixError if the disk is too small for them.
     """
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
     digest = hashlib.sha256(f"{base} {prefix.num_frozen} {device.type}".encode())
@@ -187,6 +189,13 @@ def store_states(
     path = directory / f"prefix-{digest.hexdigest()[:24]}.f32"
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(lengths) * width * 4, shutil.disk_usage(directory).free
+        if needed > free:
+            raise PrefixError(
+                f"the states of the frozen layers take {needed / 1e9:.1f} GB, and `{directory}` "
+                f"has {free / 1e9:.1f} GB left; free some, choose another output_dir, or unset "
+                "model.trained_layers"
+            )
         _write(prefix, encoder, encodings, lengths, width, path, device, progress)
     return PrefixStates(path, lengths, width)
 
