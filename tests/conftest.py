@@ -146,6 +146,9 @@ def make_config(
                 "logging_steps": 1,
             },
         }
+        if sections.get("method") != "probe":
+            # A random base has poor features: its head has much to learn beside the adapters.
+            values["model"]["head_learning_rate"] = 1e-3
         for section, keys in sections.items():
             values[section] = values.get(section, {}) | keys if isinstance(keys, dict) else keys
         return values
