@@ -328,8 +328,8 @@ def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ({"head_learning_rate": None}, FITTED_HEAD_LR),
-        ({"head_learning_rate": None, "head_init": "random"}, 1.0),
+        ({}, FITTED_HEAD_LR),
+        ({"head_init": "random"}, 1.0),
         ({"head_learning_rate": 3e-3}, 3.0),
     ],
 )

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.gpu
 def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    config = RunConfig.model_validate(make_config(tmp_path / "run"))
+    values = make_config(tmp_path / "run")
+    del values["trainer"]["bf16"]
+    config = RunConfig.model_validate(values)
 
     fit(config)
     bundle = merge(config, device="cuda")
@@ -40,7 +42,8 @@ def test_training_on_a_gpu_goes_without_padding(
     pooling: str,
 ) -> None:
     model = {"dropout": 0.0, "pooling": pooling}
-    config = RunConfig.model_validate(make_config(tmp_path / "run", model=model))
+    values = make_config(tmp_path / "run", model=model, trainer={"bf16": True})
+    config = RunConfig.model_validate(values)
 
     accuracy = fit(config)["accuracy"]
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from train import precision
+from train.config import RunConfig
+from train.fit import fit
+from train.merge import merge
 from train.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
 
 
@@ -28,3 +36,23 @@ def test_instructions_that_do_not_pay_are_left_alone(
 def test_both_formats_can_be_timed_on_this_cpu() -> None:
     assert isinstance(cpu_multiplies_bf16(), bool)
     assert all(step_seconds(half, 16, 8, 1) > 0 for half in (False, True))
+
+
+def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = make_config(tmp_path / "run")
+    del values["trainer"]["bf16"]
+    config = RunConfig(**values)
+    formats = []
+    for pays in (True, False):  # the second goes on from the checkpoints of the first
+        monkeypatch.setattr("train.trainer.bf16_pays", lambda pays=pays: pays)
+        fit(config)
+        record = json.loads((config.output_dir / "adapter" / "fit.json").read_text())
+        formats.append(record["precision"])
+
+    parity = merge(config).manifest.parity
+
+    assert formats == ["bf16", "bf16"]
+    assert parity["adapter_merged"] <= 1e-4
+    assert 1e-4 < parity["live_bf16"] <= 0.1

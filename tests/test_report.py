@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -116,7 +117,8 @@ def test_report_refers_to_nothing_outside(result: tuple[Evaluation, RunConfig]) 
 
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert not page.tags & {"script", "link", "iframe", "object"}
-    assert "http" not in text.replace("http-equiv", "")
+    words = re.sub(r"base64,[\w+/=]*", "", text)  # an image may spell anything
+    assert "http" not in words.replace("http-equiv", "")
 
 
 def test_hostile_text_is_shown_and_not_run(result: tuple[Evaluation, RunConfig]) -> None:

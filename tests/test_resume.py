@@ -57,7 +57,11 @@ def history(output: Path) -> list[tuple[int, float]]:
 def killable(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of four checkpoints, and the log of it undisturbed."""
     directory = tmp_path_factory.mktemp("undisturbed")
-    values = make_config(directory / "run", trainer={"num_train_epochs": 4, "save_total_limit": 4})
+    values = make_config(
+        directory / "run",
+        model={"dropout": 0.1},
+        trainer={"num_train_epochs": 4, "save_total_limit": 4},
+    )
     fit(RunConfig.model_validate(values))
     return values
 

@@ -46,6 +46,7 @@ from train.trainer import (
     global_batch,
     head_learning_rate,
     set_threads,
+    settle_bf16,
     stopped_early,
     training_arguments,
 )
@@ -86,6 +87,7 @@ def fit(
         f"{len(data.test)} test rows, {len(data.labels)} labels"
     )
     checkpoint = prepare_run(config, data, state, global_batch=global_batch(arguments), fresh=fresh)
+    settle_bf16(config, arguments, state, resumes=checkpoint is not None)
     if checkpoint:
         say(f"resuming from {checkpoint}")
 

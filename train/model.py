@@ -115,6 +115,10 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         )
     except OSError as error:
         raise ValueError(f"model.base `{config.model.base}` cannot be loaded: {error}") from error
+    for module in model.modules() if quantized else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # At the first evaluation bitsandbytes would repack the weights, and train no more.
+            module.support_avx512bf16_for_cpu = False
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of `{config.model.base}` has no pad token; give it one")
     positions = getattr(settings, "max_position_embeddings", None)

@@ -6,6 +6,7 @@ With `train.fit` the only importer of the Trainer.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import sys
@@ -15,9 +16,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+from serve.files import write_atomic
 from train.checkpoints import mark_whole
 from train.config import RunConfig
 from train.precision import bf16_pays
@@ -69,6 +72,30 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "restore_callback_states_from_checkpoint": True,
     }
     return TrainingArguments(**values)
+
+
+def settle_bf16(
+    config: RunConfig, arguments: TrainingArguments, state: PartialState, *, resumes: bool
+) -> None:
+    """One number format for every process and for the whole of a run on CPUs.
+
+    Whether bf16 pays is measured, and another process or another day may find otherwise: the
+    main process decides, when the run begins.
+    """
+    if state.device.type != "cpu" or {"bf16", "fp16"} & config.trainer.keys():
+        return
+    record = config.output_dir / "checkpoints" / "precision.json"
+    chosen = [arguments.bf16]
+    if state.is_main_process:
+        if resumes and record.is_file():
+            chosen = [bool(json.loads(record.read_bytes())["bf16"])]
+        else:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(record, json.dumps({"bf16": chosen[0]}).encode())
+    broadcast_object_list(chosen)
+    if arguments.bf16 != chosen[0]:
+        arguments.bf16 = chosen[0]
+        arguments.mixed_precision = "bf16" if chosen[0] else "no"
 
 
 def global_batch(arguments: TrainingArguments) -> int:
