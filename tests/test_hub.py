@@ -122,6 +122,7 @@ def test_new_version_replaces_the_old_one_whose_tag_stays(
         assert open_bundle(download(hub, tmp_path, revision)).manifest.version == version
 
 
+@pytest.mark.slow
 def test_tag_with_other_content_and_repository_of_others_are_refused(
     made: Run, hub: Hub, publish: Callable[..., Any], tmp_path: Path
 ) -> None:

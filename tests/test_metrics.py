@@ -50,6 +50,7 @@ def test_evaluate_metric_gives_the_scores() -> None:
     assert values == pytest.approx(scores(reference_NC, predicted_NC))
 
 
+@pytest.mark.slow
 def test_metric_works_without_network_and_home(tmp_path: Path) -> None:
     """`evaluate.load("accuracy")` fails here: it wants a script from the Hub."""
     code = """

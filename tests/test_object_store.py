@@ -66,6 +66,7 @@ def test_bundle_in_a_bucket_is_whole_and_a_rerun_sends_what_is_missing(
     assert got.stdout.strip() == made.version
 
 
+@pytest.mark.slow
 def test_other_content_and_a_missing_bucket_are_refused(
     made: Run, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -98,7 +98,7 @@ def test_attention_with_dropout_is_padded_and_says_why() -> None:
     assert "model.dropout: 0" in reason
 
 
-@pytest.mark.parametrize("trained_layers", [None, 1])
+@pytest.mark.parametrize("trained_layers", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_whole_run_on_flat_batches_is_that_on_padded_ones(
     make_config: Callable[..., dict[str, Any]],
     tmp_path: Path,

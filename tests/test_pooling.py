@@ -105,7 +105,8 @@ def test_modernbert_has_its_own_mean_and_stays_a_stock_model(
 
 
 @pytest.mark.parametrize(
-    ("method", "trained_layers"), [("probe", None), ("lora", None), ("lora", 1)]
+    ("method", "trained_layers"),
+    [("probe", None), pytest.param("lora", None, marks=pytest.mark.slow), ("lora", 1)],
 )
 def test_run_with_mean_pooling_from_fit_to_answers(
     make_config: MakeConfig, tmp_path: Path, method: str, trained_layers: int | None

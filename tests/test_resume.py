@@ -89,6 +89,7 @@ def test_killed_inside_a_checkpoint_it_resumes_from_the_one_before(
     assert history(tmp_path / "run") == history(Path(killable["output_dir"]))
 
 
+@pytest.mark.slow
 def test_killed_between_checkpoints_it_ends_with_the_same_metrics(
     killable: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_killed_between_checkpoints_it_ends_with_the_same_metrics(
     assert history(tmp_path / "run") == history(Path(killable["output_dir"]))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_run(killable: dict[str, Any], tmp_path: Path) -> None:
     fit(RunConfig.model_validate(killable | {"output_dir": str(tmp_path / "run")}))
 

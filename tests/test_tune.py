@@ -304,13 +304,12 @@ def test_missing_library_is_named(
     assert "tune needs optuna; pip install 'textloop[tune]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "reason"),
     [
         (signal.SIGKILL, "its process died; its values were tried again"),
-        pytest.param(
-            signal.SIGINT, "interrupted; its values are tried again", marks=pytest.mark.slow
-        ),
+        (signal.SIGINT, "interrupted; its values are tried again"),
     ],
 )
 def test_killed_search_goes_on_and_tries_the_lost_trial_again(
