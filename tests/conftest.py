@@ -121,6 +121,7 @@ def make_config(
         values: dict[str, Any] = {
             "output_dir": str(output_dir),
             "task": task,
+            "cpu_threads": 1,  # two tests at a time would slow each other down
             "data": {
                 "train": str(
                     write_jsonl(
