@@ -55,4 +55,4 @@ def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
 
     assert formats == ["bf16", "bf16"]
     assert parity["adapter_merged"] <= 1e-4
-    assert 1e-4 < parity["live_bf16"] <= 0.1
+    assert 1e-4 < parity["live_bf16"] <= 0.3
