@@ -27,7 +27,8 @@ table { border-collapse: collapse; width: 100%; margin: .5em 0 }
 th, td { text-align: left; vertical-align: top; padding: .3em .8em .3em 0;
   border-bottom: 1px solid #ddd }
 td.n { text-align: right; font-variant-numeric: tabular-nums; width: 6em }
-td.text { width: 45%; overflow-wrap: anywhere } code { overflow-wrap: anywhere }
+td, code { overflow-wrap: anywhere } td.text { width: 45%; min-width: 18em }
+td.where { white-space: nowrap }
 p { margin: .3em 0; color: #555 } .none { color: #888 } .some { font-weight: 600 }
 .mark { color: #a00; font-family: monospace; font-size: .85em }
 """
@@ -53,7 +54,7 @@ def report_html(audit: Audit, summary: Mapping[str, Any]) -> str:
         f"<p>{len(audit.label_counts)} labels; the most frequent has {audit.imbalance:.1f} times "
         f"the rows of the rarest in train. Tokens per text: median {audit.tokens['median']:g}, "
         f"95th percentile {audit.tokens['p95']:g}, maximum {audit.tokens['max']:g}.</p>",
-        *(f"<p>{_safe(note)}</p>" for note in summary["notes"]),
+        *(f"<p>{_prose(note)}</p>" for note in summary["notes"]),
         f"<p>{summary['suggestions']['drop']} rows to drop and "
         f"{summary['suggestions']['relabel']} to relabel are suggested in <code>fixes.jsonl</code>"
         ": review it, keep it elsewhere, and name it in <code>data.fixes</code>.</p>",
@@ -88,7 +89,7 @@ def report_html(audit: Audit, summary: Mapping[str, Any]) -> str:
 def _finding(finding: Finding) -> str:
     head = (
         f'<h2 id="{finding.kind}">{_safe(finding.title)}: {finding.count:,}</h2>'
-        f"<p>{_safe(finding.meaning)}</p>"
+        f"<p>{_prose(finding.meaning)}</p>"
     )
     if finding.parts:
         parts = ", ".join(f"{count:,} in {name}" for name, count in finding.parts.items())
@@ -103,7 +104,7 @@ def _finding(finding: Finding) -> str:
 def _row(row: Shown) -> str:
     where = row.row if not row.split or row.row.endswith(row.split) else f"{row.row}, {row.split}"
     return (
-        f"<td>{_safe(where)}</td><td class=text>{_safe_text(row.text)}</td>"
+        f"<td class=where>{_safe(where)}</td><td class=text>{_safe_text(row.text)}</td>"
         f"<td>{_safe(', '.join(row.labels))}</td><td>{_safe(row.note)}</td>"
     )
 
@@ -124,6 +125,11 @@ def _safe(text: str) -> str:
     """Escaped, cut, and with hidden characters spelled out."""
     shown = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " ..."
     return _HIDDEN.sub(_spelled, html.escape(shown))
+
+
+def _prose(text: str) -> str:
+    """Safe, with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _safe(text))
 
 
 def _spelled(match: re.Match[str]) -> str:
