@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from typing import Any
 
 import datasets
 import torch
 
-from serve.files import replace_directory
-from serve.text import Encoding, TextEncoder, shortest_first
+from serve.text import Encoding, TextEncoder
 from train.config import RunConfig
 from train.data import Split
 from train.packing import PackedTraining
 from train.prefix import KEY, PrefixStates
+from train.tokens import write_tokens
 
 TRAINED_LOGITS = "validation_logits.npy"
 """Logits of the trained model on the validation rows, sorted by length, for `merge`."""
@@ -38,33 +37,10 @@ def encode(
     """
     what = [split.fingerprint, labels, config.task, sort, encoder.fingerprint]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-    path = config.output_dir / "cache" / f"tokens-{key}"
-    if not path.is_dir():
-        staging = path.with_suffix(".staging")
-        shutil.rmtree(staging, ignore_errors=True)
-        _encode(split, labels, config.task, encoder, sort=sort).save_to_disk(staging)
-        replace_directory(staging, path)
-    return datasets.load_from_disk(path)
-
-
-def _encode(
-    split: Split, labels: tuple[str, ...], task: str, encoder: TextEncoder, *, sort: bool
-) -> datasets.Dataset:
-    index = {label: number for number, label in enumerate(labels)}
-    encodings = encoder.encode(split.texts)
-    columns: dict[str, list[Any]] = {
-        name: [encoding[name] for encoding in encodings] for name in encodings[0]
-    }
-    if task == "multi_label":
-        columns["labels"] = [
-            [float(label in row) for label in labels] for row in map(set, split.labels)
-        ]
-    else:
-        columns["labels"] = [index[row[0]] for row in split.labels]
-    if sort:
-        order = shortest_first(encodings)
-        columns = {name: [values[n] for n in order] for name, values in columns.items()}
-    return datasets.Dataset.from_dict(columns)
+    path = config.output_dir / "cache" / f"tokens-{key}.arrow"
+    if not path.is_file():
+        write_tokens(split, labels, config.task, encoder, path, sort=sort)
+    return datasets.Dataset.from_file(str(path))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from datasets import concatenate_datasets
 from torch import nn
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
@@ -39,6 +40,7 @@ from train.packing import pays, without_padding
 from train.prefix import FrozenPrefix, PrefixStates, store_states
 from train.resume import prepare_run
 from train.sampler import TrainingSampler
+from train.tokens import Tokens
 from train.tracking import RunRecord, check_trackers
 from train.trainer import (
     ClassifierTrainer,
@@ -102,8 +104,7 @@ def fit(
 
     def some() -> list[Any]:
         """The longest texts of the validation split, to prove a shortcut on."""
-        rows = validation.select(range(max(0, len(validation) - 8), len(validation)))
-        return list(rows.select_columns(list(base.encoder.columns)).to_list())
+        return Tokens(validation, base.encoder.columns)[-8:]
 
     states = None
     if frozen_layers(config, base.model):
@@ -122,7 +123,7 @@ def fit(
             accuracy = init_head(
                 base.model,
                 base.encoder,
-                train.select_columns(list(base.encoder.columns)).to_list(),
+                Tokens(train, base.encoder.columns),
                 torch.tensor(train["labels"]),
                 loss,
                 device=arguments.device,
@@ -136,7 +137,11 @@ def fit(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"model: {config.model.base}, method {config.method}, {trainable:,} trained weights")
 
-    lengths = [len(ids) for ids in train["input_ids"]] if config.data.group_by_length else None
+    lengths = (
+        Tokens(train, base.encoder.columns).lengths.tolist()
+        if config.data.group_by_length
+        else None
+    )
     sampler = TrainingSampler(
         len(train), lengths, global_batch=global_batch(arguments), seed=config.seed
     )
@@ -204,7 +209,7 @@ def finish_probe(
     from serve.backends.torch import TorchBackend
 
     labels = torch.tensor(validation["labels"])
-    encodings = validation.select_columns(list(base.encoder.columns)).to_list()
+    encodings = Tokens(validation, base.encoder.columns)
     backend = TorchBackend(base.model, device=str(device))
     logits_NC = batched_logits(backend, base.encoder, encodings, batch_size=64)
     metrics = ClassificationMetrics()
@@ -239,8 +244,7 @@ def stored_states(
     """
     assert config.model.trained_layers is not None
     prefix = FrozenPrefix(base.model, num_trained=config.model.trained_layers)
-    columns = list(base.encoder.columns)
-    encodings = [row for each in datasets for row in each.select_columns(columns).to_list()]
+    encodings = Tokens(concatenate_datasets(datasets), base.encoder.columns)
     with state.main_process_first():
         total = len(encodings)
         with tqdm(total=total, unit="texts", desc="frozen", disable=_bar_off(state)) as bar:
