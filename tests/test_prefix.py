@@ -210,6 +210,27 @@ def test_stored_states_train_as_the_whole_model_does(
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.parametrize(("method", "layers"), [("lora", 1), ("full", None)])
+def test_activation_checkpointing_trains_the_same(
+    method: str, layers: int | None, make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        values = make_config(
+            tmp_path / f"run-{checkpointing}",
+            method=method,
+            model={"trained_layers": layers},
+            trainer={"activation_checkpointing": checkpointing, "num_train_epochs": 1},
+        )
+        if method == "full":
+            del values["lora"]
+        fit(RunConfig(**values))
+        record = (tmp_path / f"run-{checkpointing}" / "adapter" / "fit.json").read_text()
+        losses.append([entry["loss"] for entry in _log(record) if "loss" in entry])
+
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def _log(record: str) -> list[dict[str, float]]:
     import json
 

@@ -7,7 +7,6 @@ goes through all texts at once. Neither holds a split in memory.
 from __future__ import annotations
 
 import bisect
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from serve.files import sync_directory
+from serve.files import open_atomic
 from serve.text import Encoding, TextEncoder
 from train.data import Split
 
@@ -76,18 +75,9 @@ def write_tokens(
 
 
 def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.arrow")
-    try:
-        with temporary.open("wb") as file:
-            with pa.ipc.new_stream(file, schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    with open_atomic(path) as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 class Tokens(Sequence[Encoding]):
