@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_prefix import CPU, encoder, encodings, model_of
+from test_prefix import CPU, SIZES, encoder, encodings, model_of
+from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from serve.pooling import MeanPooling
 from train.last_layer import shorten_last_layer
@@ -48,6 +49,14 @@ def test_most_of_the_last_layer_is_not_run() -> None:
     outcome(model)
 
     assert rows == [12, 12, 1]
+
+
+def test_layers_that_cannot_be_told_are_left_alone() -> None:
+    """ALBERT runs one layer many times."""
+    settings = AlbertConfig(embedding_size=16, **SIZES)
+    model = AutoModelForSequenceClassification.from_config(settings).eval()
+
+    assert not shorten_last_layer(model, encoder(), encodings(), CPU)
 
 
 @pytest.mark.parametrize("name", ["llama", "modernbert", "mpnet"])

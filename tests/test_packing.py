@@ -98,6 +98,21 @@ def test_attention_with_dropout_is_padded_and_says_why() -> None:
     assert "model.dropout: 0" in reason
 
 
+def test_layers_that_run_again_are_padded(
+    make_config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the backward pass they would attend to every text of the flat batch."""
+    monkeypatch.setattr("train.fit.pays", lambda device, bf16: True)
+    trainer = {"activation_checkpointing": True, "max_steps": 1}
+
+    fit(RunConfig(**make_config(tmp_path / "run", trainer=trainer)))
+
+    assert "batches: padded, since activation checkpointing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("trained_layers", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_whole_run_on_flat_batches_is_that_on_padded_ones(
     make_config: Callable[..., dict[str, Any]],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from test_architectures import CONFIGS, base_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from serve.backends.torch import TorchBackend
-from serve.pooling import MeanPooling, layers_of, load_classifier, mark
+from serve.pooling import MeanPooling, is_pooled, layers_of, load_classifier, mark
 from serve.predictor import Predictor
 from train.config import RunConfig
 from train.evaluate import evaluate
 from train.fit import fit
 from train.merge import merge
 from train.model import load_base
+from train.push import _copy
 
 MakeConfig = Callable[..., dict[str, Any]]
 FIRST_TOKEN_HEADS = ["bert", "deberta-v3", "distilbert", "electra", "mpnet", "roberta"]
@@ -128,6 +131,44 @@ def test_run_with_mean_pooling_from_fit_to_answers(
     full = Predictor.load(bundle.path, device="cpu", backend="torch").predict(texts)
     best = full.argmax(axis=1)
     assert [bundle.manifest.labels[n] for n in best] == ["delivery", "billing", "login"]
+
+
+def test_checkpoints_of_a_mean_pooled_model_are_refused_too_and_resumed(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = make_config(tmp_path / "run", method="full", model={"pooling": "mean"})
+    del values["lora"]
+    config = RunConfig(**values)
+    fit(config)
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    record = (tmp_path / "run" / "adapter" / "fit.json").read_text()
+    shutil.rmtree(checkpoints[-1])
+
+    fit(config)
+
+    assert len(checkpoints) == 2
+    assert f"resuming from {checkpoints[0]}" in capsys.readouterr().out
+    again = (tmp_path / "run" / "adapter" / "fit.json").read_text()
+    assert losses(again) == losses(record)
+    with pytest.raises(ValueError, match="textloop_mean_pooled"):
+        AutoModelForSequenceClassification.from_pretrained(checkpoints[0])
+    destination = tmp_path / "pushed"
+    _copy(checkpoints[0], destination)
+    assert is_pooled(destination)
+
+
+def losses(record: str) -> list[float]:
+    return [line["loss"] for line in json.loads(record)["log_history"] if "loss" in line]
+
+
+def test_a_mean_pooled_model_is_no_base(tmp_path: Path, make_config: MakeConfig) -> None:
+    model = classifier("bert")
+    MeanPooling(model)
+    model.save_pretrained(tmp_path / "base")
+    mark(tmp_path / "base")
+
+    with pytest.raises(ValueError, match="start from the base that it was made of"):
+        fit(RunConfig(**make_config(tmp_path / "run", model={"base": str(tmp_path / "base")})))
 
 
 def test_stock_classes_refuse_a_mean_pooled_model(tmp_path: Path, tiny_base: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from train.config import RunConfig
 from train.fit import fit
 from train.merge import merge
 from train.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
+from train.trainer import number_format
 
 
 def test_cpu_without_the_instructions_is_not_even_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +38,16 @@ def test_instructions_that_do_not_pay_are_left_alone(
 def test_both_formats_can_be_timed_on_this_cpu() -> None:
     assert isinstance(cpu_multiplies_bf16(), bool)
     assert all(step_seconds(half, 16, 8, 1) > 0 for half in (False, True))
+
+
+@pytest.mark.parametrize(
+    ("on", "expected"), [("bf16", "bf16"), ("fp16", "fp16"), ("tf32", "tf32"), ("", "fp32")]
+)
+def test_format_of_a_run_is_what_its_products_are_computed_in(on: str, expected: str) -> None:
+    arguments: Any = SimpleNamespace(bf16=False, fp16=False, tf32=None)
+    setattr(arguments, on or "none", True)
+
+    assert number_format(arguments) == expected
 
 
 def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(

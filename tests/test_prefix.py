@@ -120,6 +120,27 @@ def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
     assert runs == [0]
 
 
+def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: Path) -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    gradients = []
+    for wraps in (False, True):  # as FSDP does under `fsdp_activation_checkpointing`
+        model = model_of("bert")
+        prefix = FrozenPrefix(model, num_trained=1)
+        states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+        if wraps:
+            layers = model.bert.encoder.layer
+            layers[2] = checkpoint_wrapper(layers[2])
+        ids = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
+        rows = list(range(len(LENGTHS)))
+        model(**ids, **{KEY: states.padded(rows)}).logits.square().sum().backward()
+        gradients.append([p.grad for p in model.bert.encoder.layer[2].parameters()])
+
+    assert len(gradients[0]) > 10
+    for again, once in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(again, once)
+
+
 def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
     prefix = FrozenPrefix(model_of("bert"), num_trained=1)
     first = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)

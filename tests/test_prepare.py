@@ -76,6 +76,21 @@ def test_changed_labels_are_suspected_and_their_own_suggested(
     assert found.audit.counts["label_errors"] < 30
 
 
+def test_pooling_of_the_run_does_not_bear_on_the_audit(tmp_path: Path, make_config: Make) -> None:
+    margins = []
+    for pooling in ("native", "mean"):
+        values = make_config(tmp_path / pooling, model={"pooling": pooling})
+        rows = rows_file(values)
+        for row in rows[5:300:30]:
+            row["label"] = {"billing": "login"}.get(row["label"], "billing")
+        values["data"]["train"] = str(write_jsonl(tmp_path / "train.jsonl", rows))
+        found = prepared(values).audit
+        margins.append([row.note for finding in found.findings for row in finding.rows])
+
+    assert sum("margin" in note for note in margins[0]) >= 5
+    assert margins[0] == margins[1]
+
+
 def test_suggestions_of_prepare_come_back_as_fixes(tmp_path: Path, make_config: Make) -> None:
     values = make_config(tmp_path / "run")
     rows = rows_file(values)

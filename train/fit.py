@@ -22,7 +22,7 @@ from accelerate import PartialState
 from datasets import concatenate_datasets
 from torch import nn
 from tqdm import tqdm
-from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from serve.files import replace_directory, write_atomic
 from serve.pooling import layers_of, mark
@@ -47,6 +47,8 @@ from train.trainer import (
     RunCallback,
     global_batch,
     head_learning_rate,
+    number_format,
+    runs_layers_again,
     set_threads,
     settle_bf16,
     stopped_early,
@@ -111,10 +113,12 @@ def fit(
         states = stored_states(config, base, [train, validation], state, arguments.device)
     packing = None
     if pays(arguments.device, bf16=arguments.bf16):
-        packing, reason = without_padding(base.model, base.encoder, some(), arguments.device)
+        reason = "activation checkpointing runs layers outside the forward pass"
+        if not runs_layers_again(arguments):
+            packing, reason = without_padding(base.model, base.encoder, some(), arguments.device)
         say("batches: without padding" if packing else f"batches: padded, since {reason}")
-    if packing is None:
-        shorten_last_layer(base.model, base.encoder, some(), arguments.device)
+    if packing is None and shorten_last_layer(base.model, base.encoder, some(), arguments.device):
+        say("last layer: for the first token alone")
     collator = Collator(base.encoder, config.task, states)
     train = train.add_column("row", range(len(train)))
     validation = validation.add_column("row", range(len(train), len(train) + len(validation)))
@@ -132,7 +136,7 @@ def fit(
             )
         say(f"probe: the head starts at an accuracy of {accuracy:.4f} on the training rows")
     if config.method == "probe":
-        return finish_probe(config, data, base, validation, loss, state, arguments.device, say)
+        return finish_probe(config, data, base, validation, loss, state, arguments, say)
     model = add_lora(base, config) if config.method == "lora" else freeze_below(base, config)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"model: {config.model.base}, method {config.method}, {trainable:,} trained weights")
@@ -184,8 +188,7 @@ def fit(
     best = trainer.evaluate()
     record = {
         "trained_modules": base.trained_modules,
-        "precision": config.lora.quantize
-        or ("bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"),
+        "precision": config.lora.quantize or number_format(arguments),
         "global_step": trainer.state.global_step,
         "log_history": trainer.state.log_history,
     }
@@ -202,7 +205,7 @@ def finish_probe(
     validation: Any,
     loss: Loss,
     state: PartialState,
-    device: torch.device,
+    arguments: TrainingArguments,
     say: Callable[..., object],
 ) -> dict[str, float]:
     """Measure and save a model of which only the head was fitted."""
@@ -210,7 +213,7 @@ def finish_probe(
 
     labels = torch.tensor(validation["labels"])
     encodings = Tokens(validation, base.encoder.columns)
-    backend = TorchBackend(base.model, device=str(device))
+    backend = TorchBackend(base.model, device=str(arguments.device))
     logits_NC = batched_logits(backend, base.encoder, encodings, batch_size=64)
     metrics = ClassificationMetrics()
     best = classification_metrics(metrics, logits_NC, labels.numpy(), config.task)
@@ -223,7 +226,8 @@ def finish_probe(
             assert base.encoder.tokenizer is not None
             base.encoder.tokenizer.save_pretrained(directory)
 
-    record = {"trained_modules": base.trained_modules, "precision": "fp32", "log_history": []}
+    precision = "tf32" if arguments.tf32 else "fp32"
+    record = {"trained_modules": base.trained_modules, "precision": precision, "log_history": []}
     save_trained(write, config, data, state, record, best, logits_NC)
     return told(best, config, say)
 

@@ -30,7 +30,10 @@ def shorten_last_layer(
     It is left as it is in other architectures, and if logits of these texts were others.
     Leaves the model on `device`.
     """
-    layer: Any = layers_of(model)[-1]
+    try:
+        layer: Any = layers_of(model)[-1]
+    except ValueError:
+        return False
     forward = _FORWARDS.get(type(layer).__name__)
     if forward is None or model.config._attn_implementation not in ("sdpa", "eager"):
         return False

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from serve.files import sha256_of
-from serve.pooling import MeanPooling
+from serve.pooling import MeanPooling, is_pooled
 from serve.text import TextEncoder
 from train.config import ModelConfig, RunConfig
 
@@ -85,6 +85,11 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     head cannot be given the mean of all tokens where that is asked for.
     """
     path, revision = locate_base(config.model)
+    if revision is None and Path(path, "config.json").is_file() and is_pooled(Path(path)):
+        raise ValueError(
+            f"model.base `{config.model.base}` is a model trained with model.pooling: mean; start "
+            "from the base that it was made of, or from a model with native pooling"
+        )
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
     quantized = {"quantization_config": four_bit()} if config.lora.quantize else {}
     if revision is None:

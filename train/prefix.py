@@ -55,7 +55,6 @@ class FrozenPrefix:
         self._first = layers[self.num_frozen]
         self._first.register_forward_pre_hook(self._hand_over, with_kwargs=True)
         model.register_forward_pre_hook(self._take, with_kwargs=True)
-        model.register_forward_hook(self._forget, always_call=True)
 
     def _let_through(self, layer: Any) -> None:
         forward = layer.forward
@@ -68,6 +67,7 @@ class FrozenPrefix:
         layer.forward = through
 
     def _take(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        # Kept until the next call: activation checkpointing runs a layer again after this one.
         self._states = kwargs.pop(KEY, None)
         return args, kwargs
 
@@ -77,9 +77,6 @@ class FrozenPrefix:
         if args:
             return (self._states, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._states}
-
-    def _forget(self, *_: Any) -> None:
-        self._states = None
 
     @torch.no_grad()
     def states(self, batch_NL: Batch, device: torch.device) -> Tensor:

@@ -60,7 +60,9 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
         torch.set_num_threads(config.cpu_threads)
     invalid: list[InvalidRow] = []
     data = load_data(config, invalid=invalid)
-    base = load_base(config, data.labels)
+    # The audit takes a mean of its own.
+    native = config.model.model_copy(update={"pooling": "native"})
+    base = load_base(config.model_copy(update={"model": native}), data.labels)
     found = audit(
         config,
         data,

@@ -22,6 +22,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from serve.pooling import mark
 from train.hub import persist
 from train.portable import PICKLES, portable
 from train.targets import PublishRefused
@@ -157,6 +158,8 @@ def _copy(folder: Path, destination: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.suffix in _KEPT - PICKLES and file.name not in _OWN:
             shutil.copyfile(file, destination / file.name)
+    if (destination / "config.json").is_file():
+        mark(destination)
     settings = destination / "adapter_config.json"
     if settings.is_file():  # peft writes the path of the base on this machine
         values = portable(json.loads(settings.read_text(encoding="utf-8")))

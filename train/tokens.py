@@ -66,10 +66,24 @@ def write_tokens(
     try:
         _write(blocks(), schema, unsorted)
         table = pa.ipc.open_stream(pa.memory_map(str(unsorted))).read_all()
-        order = np.argsort(Tokens(table, encoder.columns).lengths, kind="stable")
-        starts = range(0, len(order), BLOCK_TEXTS)
-        ordered = (table.take(pa.array(order[start : start + BLOCK_TEXTS])) for start in starts)
-        _write((batch for part in ordered for batch in part.to_batches()), schema, path)
+        lists = Tokens(table, [name for name in schema.names if name != "labels" or multi])
+        order = np.argsort(lists.lengths, kind="stable")
+        classes_N = None if multi else table["labels"].to_numpy()
+
+        def ordered() -> Iterator[pa.RecordBatch]:
+            # Not by `take`, which would copy a whole column for every block.
+            for start in range(0, len(order), BLOCK_TEXTS):
+                rows = order[start : start + BLOCK_TEXTS].tolist()
+                block = [lists[row] for row in rows]
+                arrays = [
+                    pa.array(classes_N[rows])
+                    if name == "labels" and classes_N is not None
+                    else pa.array([each[name] for each in block], schema.field(name).type)
+                    for name in schema.names
+                ]
+                yield pa.record_batch(arrays, schema=schema)
+
+        _write(ordered(), schema, path)
     finally:
         unsorted.unlink(missing_ok=True)
 
@@ -81,10 +95,10 @@ def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> 
 
 
 class Tokens(Sequence[Encoding]):
-    """The encodings of a mapped table; each is made of views into the file."""
+    """The encodings of a mapped table, or other lists of numbers; all are views into the file."""
 
     def __init__(self, table: pa.Table | datasets.Dataset, columns: Sequence[str]) -> None:
-        """columns: those of an encoding, input_ids among them."""
+        """columns: of lists, input_ids among them."""
         chunks = {name: _table(table).column(name).chunks for name in columns}
         self._parts: dict[str, list[tuple[NDArray[np.int32], NDArray[np.int32]]]] = {
             name: [(each.values.to_numpy(), each.offsets.to_numpy()) for each in parts]

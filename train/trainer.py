@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from serve.files import write_atomic
+from serve.pooling import mark
 from train.checkpoints import mark_whole
 from train.config import RunConfig
 from train.precision import bf16_pays
@@ -96,6 +97,19 @@ def settle_bf16(
     if arguments.bf16 != chosen[0]:
         arguments.bf16 = chosen[0]
         arguments.mixed_precision = "bf16" if chosen[0] else "no"
+
+
+def number_format(arguments: TrainingArguments) -> str:
+    """What the products of a forward pass are computed in."""
+    formats = {"bf16": arguments.bf16, "fp16": arguments.fp16, "tf32": arguments.tf32}
+    return next((name for name, is_on in formats.items() if is_on), "fp32")
+
+
+def runs_layers_again(arguments: TrainingArguments) -> bool:
+    """Whether the backward pass runs layers again, by the Trainer's or FSDP's checkpointing."""
+    by_fsdp = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() in ("true", "1")
+    names = ("activation_checkpointing", "gradient_checkpointing")  # the newer name and the older
+    return by_fsdp or any(getattr(arguments, name, None) for name in names)
 
 
 def global_batch(arguments: TrainingArguments) -> int:
@@ -187,7 +201,10 @@ class ClassifierTrainer(PushingTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             directory = Path(self._get_output_dir(trial=trial))
-            mark_whole(directory / f"checkpoint-{self.state.global_step}")
+            checkpoint = directory / f"checkpoint-{self.state.global_step}"
+            if (checkpoint / "config.json").is_file():
+                mark(checkpoint)
+            mark_whole(checkpoint)
             rotate_checkpoints(
                 output_dir=str(directory),
                 save_total_limit=limit,
