@@ -118,8 +118,13 @@ def is_pooled(directory: Path) -> bool:
 
 
 def mark(directory: Path) -> None:
-    """Make transformers refuse the model in `directory` if it is mean-pooled."""
+    """Make transformers refuse the model in `directory` if it is mean-pooled.
+
+    An adapter, which has no config.json, is left as it is.
+    """
     file = directory / "config.json"
+    if not file.is_file():
+        return
     values = json.loads(file.read_text(encoding="utf-8"))
     if values.get(POOLING) == "mean" and values["model_type"] != MODEL_TYPE:
         values |= {"model_type": MODEL_TYPE, STOCK_TYPE: values["model_type"]}

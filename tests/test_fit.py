@@ -327,11 +327,7 @@ def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [
-        ({}, FITTED_HEAD_LR),
-        ({"head_init": "random"}, 1.0),
-        ({"head_learning_rate": 3e-3}, 3.0),
-    ],
+    [({}, FITTED_HEAD_LR), ({"head_init": "random"}, 1.0), ({"head_learning_rate": 3e-3}, 3.0)],
 )
 def test_head_learns_at_its_own_rate(
     make_config: MakeConfig, tmp_path: Path, model: dict[str, Any], expected: float

@@ -285,8 +285,7 @@ def save_trained(
     state.wait_for_everyone()
     write(str(staging))
     if state.is_main_process:
-        if (staging / "config.json").is_file():
-            mark(staging)
+        mark(staging)
         # A pickle with this machine's paths, and peft's empty model card.
         for leftover in ("training_args.bin", "README.md"):
             (staging / leftover).unlink(missing_ok=True)

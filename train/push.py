@@ -158,8 +158,7 @@ def _copy(folder: Path, destination: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.suffix in _KEPT - PICKLES and file.name not in _OWN:
             shutil.copyfile(file, destination / file.name)
-    if (destination / "config.json").is_file():
-        mark(destination)
+    mark(destination)
     settings = destination / "adapter_config.json"
     if settings.is_file():  # peft writes the path of the base on this machine
         values = portable(json.loads(settings.read_text(encoding="utf-8")))

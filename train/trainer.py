@@ -202,8 +202,7 @@ class ClassifierTrainer(PushingTrainer):
         if self.args.should_save:
             directory = Path(self._get_output_dir(trial=trial))
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
-            if (checkpoint / "config.json").is_file():
-                mark(checkpoint)
+            mark(checkpoint)
             mark_whole(checkpoint)
             rotate_checkpoints(
                 output_dir=str(directory),
