@@ -1,4 +1,8 @@
-"""On a CUDA GPU: bf16 training, and a server's figures equal to the CPU's."""
+"""On a CUDA GPU: bf16 training, and a server's figures equal to the CPU's.
+
+What these tests assert of figures is asserted on the CPU as well, so that no bound is first
+compared with a figure on a machine that has a GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,37 @@ from train.fit import fit
 from train.merge import merge
 from train.trainer import training_arguments
 
-pytestmark = pytest.mark.gpu
+LEARNED = {"native": 0.9, "mean": 0.8}
+"""Validation accuracy that two epochs on the tiny base reach, by pooling."""
+
+FORMAT_DIFFERENCE = 0.05
+"""Largest difference of a probability between bf16 and fp32; measured 0.03."""
 
 
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+def test_tiny_base_learns_as_much_as_the_gpu_tests_expect(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, pooling: str
+) -> None:
+    values = make_config(tmp_path / "run", model={"dropout": 0.0, "pooling": pooling})
+
+    accuracy = fit(RunConfig.model_validate(values))["accuracy"]
+
+    assert accuracy >= LEARNED[pooling]
+
+
+def test_bf16_is_as_close_to_fp32_as_the_gpu_tests_expect(bundles: Callable[[str], Path]) -> None:
+    texts = [row["text"] for row in make_rows(200, seed=9)]
+    full = Predictor.load(bundles("single"), device="cpu", backend="torch")
+    half = TorchBackend.load(bundles("single"), device="cpu", precision="bf16")
+
+    full_NC = full.predict(texts)
+    half_NC = Predictor(full.bundle, full.encoder, half, batch_size=32).predict(texts)
+
+    assert np.abs(half_NC - full_NC).max() <= FORMAT_DIFFERENCE
+    assert (half_NC.argmax(axis=1) == full_NC.argmax(axis=1)).mean() >= 0.98
+
+
+@pytest.mark.gpu
 def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -34,6 +66,7 @@ def test_training_on_a_gpu_is_in_bf16_and_makes_a_bundle(
     assert bundle.manifest.parity["adapter_reloaded"] <= 1e-4
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("pooling", ["native", "mean"])
 def test_training_on_a_gpu_goes_without_padding(
     make_config: Callable[..., dict[str, Any]],
@@ -48,10 +81,11 @@ def test_training_on_a_gpu_goes_without_padding(
     accuracy = fit(config)["accuracy"]
 
     assert "batches: without padding" in capsys.readouterr().out
-    assert accuracy >= 0.9
+    assert accuracy >= LEARNED[pooling]
 
 
-def test_bf16_on_the_gpu_is_fp32_on_the_cpu_within_its_tolerance(
+@pytest.mark.gpu
+def test_bf16_on_the_gpu_is_close_to_fp32_on_the_cpu(
     bundles: Callable[[str], Path],
 ) -> None:
     texts = [row["text"] for row in make_rows(200, seed=9)]
@@ -63,5 +97,5 @@ def test_bf16_on_the_gpu_is_fp32_on_the_cpu_within_its_tolerance(
     assert isinstance(on_gpu.backend, TorchBackend)
     assert on_gpu.backend.precision == "bf16"
     assert on_gpu.backend.packed is not None
-    assert np.abs(on_gpu_NC - on_cpu_NC).max() <= on_gpu.backend.tolerance
+    assert np.abs(on_gpu_NC - on_cpu_NC).max() <= FORMAT_DIFFERENCE
     assert (on_gpu_NC.argmax(axis=1) == on_cpu_NC.argmax(axis=1)).mean() >= 0.98

@@ -9,13 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.utils.import_utils import enable_tf32
 
+from serve.precision import matmul_precision
 from train import precision
 from train.config import RunConfig
 from train.fit import fit
 from train.merge import merge
 from train.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
-from train.trainer import number_format
+from train.trainer import number_format, training_arguments
 
 
 def test_cpu_without_the_instructions_is_not_even_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +72,66 @@ def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
     assert formats == ["bf16", "bf16"]
     assert parity["adapter_merged"] <= 1e-4
     assert 1e-4 < parity["live_bf16"] <= 0.3
+
+
+def pretend_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers believe that there is a GPU with TF32."""
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    enable_tf32.cache_clear()
+
+
+def test_training_arguments_leave_the_precision_of_the_process(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_ampere(monkeypatch)
+    values = make_config(tmp_path / "run", trainer={"tf32": True})
+
+    arguments = training_arguments(RunConfig(**values))
+
+    assert arguments.tf32
+    assert torch.backends.fp32_precision == "none"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_stock_training_arguments_change_the_precision_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_ampere(monkeypatch)
+    with matmul_precision("highest"):
+        TrainingArguments(output_dir=str(tmp_path), tf32=True)
+        assert torch.backends.fp32_precision == "tf32"
+    assert torch.backends.fp32_precision == "none"
+
+
+def test_tf32_is_on_in_the_training_loop_alone(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_ampere(monkeypatch)
+    config = RunConfig(**make_config(tmp_path / "run", trainer={"tf32": True, "max_steps": 2}))
+    seen = set()
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            seen.add(torch.get_float32_matmul_precision())
+
+    fit(config, callbacks=[Steps()])
+    after = torch.get_float32_matmul_precision()
+    parity = merge(config).manifest.parity
+
+    assert seen == {"high"}
+    assert after == "highest"
+    assert (
+        json.loads((config.output_dir / "adapter" / "fit.json").read_text())["precision"] == "tf32"
+    )
+    assert max(parity["adapter_live"], parity["adapter_reloaded"]) <= 1e-4
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_precision_is_restored(before: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    try:
+        with pytest.raises(RuntimeError, match="stop"), matmul_precision("high"):
+            raise RuntimeError("stop")
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from serve.precision import matmul_precision
 from serve.text import Text, shortest_first
 from train.model import Base
 
@@ -23,6 +24,7 @@ BATCH_TEXTS = 64
 
 
 @torch.no_grad()
+@matmul_precision("highest")
 def embed(
     base: Base,
     texts: Sequence[Text],

@@ -26,6 +26,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from serve.files import replace_directory, write_atomic
 from serve.pooling import layers_of, mark
+from serve.precision import matmul_precision
 from serve.predictor import batched_logits
 from serve.scores import Array
 from train.adapters import add_lora, freeze_below
@@ -57,6 +58,7 @@ from train.trainer import (
 from train.training_metrics import ClassificationMetrics, classification_metrics
 
 
+@matmul_precision("highest")
 def fit(
     config: RunConfig,
     *,
@@ -184,8 +186,10 @@ def fit(
     if checkpoint and stopped_early(checkpoint, config.early_stopping_patience):
         trainer.load_best(checkpoint)
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best = trainer.evaluate()
+        with matmul_precision("high" if arguments.tf32 else "highest"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with matmul_precision("highest"):  # accelerate may have left TF32 on
+        best = trainer.evaluate()
     record = {
         "trained_modules": base.trained_modules,
         "precision": config.lora.quantize or number_format(arguments),
@@ -226,8 +230,7 @@ def finish_probe(
             assert base.encoder.tokenizer is not None
             base.encoder.tokenizer.save_pretrained(directory)
 
-    precision = "tf32" if arguments.tf32 else "fp32"
-    record = {"trained_modules": base.trained_modules, "precision": precision, "log_history": []}
+    record = {"trained_modules": base.trained_modules, "precision": "fp32", "log_history": []}
     save_trained(write, config, data, state, record, best, logits_NC)
     return told(best, config, say)
 

@@ -234,8 +234,9 @@ def _merge_into(
     parity["adapter_reloaded"] = float(np.abs(trained_NC / temperature - reloaded_NC).max())
     live_NC = np.load(adapter / TRAINED_LOGITS)
     live_NC[shortest_first(encodings)] = live_NC.copy()
-    # Training in half precision gives other logits than fp32 by itself: said, not held to.
-    name = "adapter_live" if precision == "fp32" else f"live_{precision}"
+    # Training in half precision gives other logits than fp32 by itself: reported, not limited.
+    # After training in TF32 the trained model was evaluated in fp32.
+    name = "adapter_live" if precision in ("fp32", "tf32") else f"live_{precision}"
     live_NC = live_NC[:PARITY_TEXTS] / temperature
     parity[name] = float(np.abs(live_NC - reloaded_NC).max())
     return _Merged(

@@ -22,6 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from serve.files import write_atomic
 from serve.pooling import mark
+from serve.precision import matmul_precision
 from train.checkpoints import mark_whole
 from train.config import RunConfig
 from train.precision import bf16_pays
@@ -72,7 +73,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         # Without it the patience of early stopping starts anew on every resume.
         "restore_callback_states_from_checkpoint": True,
     }
-    return TrainingArguments(**values)
+    with matmul_precision("highest"):  # restores the process-wide state that `tf32` sets
+        return TrainingArguments(**values)
 
 
 def settle_bf16(

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from serve.backends.packed import PackedModel
 from serve.pooling import load_classifier
+from serve.precision import matmul_precision
 from serve.scores import Array
 from serve.text import Batch
 
@@ -67,6 +68,7 @@ class TorchBackend:
             output = self.packed(batch_NL)
         else:
             inputs = {name: torch.from_numpy(ids).to(self.device) for name, ids in batch_NL.items()}
-            output = self.model(**inputs).logits
+            with matmul_precision("highest"):
+                output = self.model(**inputs).logits
         logits_NC: Array = output.float().cpu().numpy()
         return logits_NC
