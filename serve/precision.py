@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -17,9 +17,8 @@ def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
     `fp32_precision`, which `transformers.TrainingArguments(tf32=True)` sets and never resets.
     After the second the getter of the first raises RuntimeError.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    process_wide = torch.backends.fp32_precision
-    each = [backend.fp32_precision for backend in backends]
+    backends: list[Any] = [torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [backend.fp32_precision for backend in backends]
     try:
         older = torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -29,6 +28,5 @@ def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(older)
-        torch.backends.fp32_precision = process_wide
-        for backend, before in zip(backends, each, strict=True):
-            backend.fp32_precision = before
+        for backend, own in zip(backends, before, strict=True):
+            backend.fp32_precision = own
