@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from serve.bundle import open_bundle
+from serve.bundle.seal import open_bundle
 from serve.config import ServeConfig, load_config
 
 
@@ -45,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _key(arguments: argparse.Namespace) -> int:
-    from serve.keys import new_key
+    from serve.http.keys import new_key
 
     key, line = new_key(arguments.name)
     print(f"{key}\nkeep it, it is not shown again; put this line into the file of keys:\n{line}")
@@ -53,8 +53,8 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from serve.inference.predictor import Predictor
     from serve.predict_file import predict_file
-    from serve.predictor import Predictor
 
     predictor = Predictor.load(
         arguments.bundle,

@@ -1,7 +1,7 @@
 """Turn a YAML file plus dotted overrides into a frozen, validated configuration.
 
 Decides how configuration is read: `load_config(schema, path, overrides)`. What may be
-configured is decided by the schemas: `ServeConfig` here, `RunConfig` in `train.config`.
+configured is decided by the schemas: `ServeConfig` here, `RunConfig` in `train.config.run`.
 
 YAML is read by the 1.2 rules that people expect: `2e-5` is a number (PyYAML reads a
 string), `no` and `on` are strings (PyYAML reads booleans), `12:30` is a string (PyYAML

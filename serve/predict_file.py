@@ -22,10 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 from serve.files import sync_directory
-from serve.predictor import Predictor
-from serve.scores import activate, best_first, default_activation
+from serve.inference.predictor import Predictor
+from serve.inference.scores import activate, best_first, default_activation
+from serve.inference.text import Text, text_problem
 from serve.tables import Row, blocks, check_format, read_rows, survey, write_rows
-from serve.text import Text, text_problem
 
 BLOCK_ROWS = 1024
 """Rows between two syncs: what a kill can cost."""

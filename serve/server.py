@@ -32,11 +32,11 @@ from typing import Any
 import litserve
 from litserve.loops import inference_worker
 
-from serve.bundle import Bundle
+from serve.bundle.seal import Bundle
 from serve.config import ServeConfig
-from serve.garbage import spare_garbage_collection
-from serve.keys import ApiKeys
-from serve.predictor import pick_device
+from serve.engine.gc_tuning import spare_garbage_collection
+from serve.http.keys import ApiKeys
+from serve.inference.predictor import pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class ClassifierServer(litserve.LitServer):
     def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
         """runtime: a directory of the server's own, for sockets and metrics."""
         # These bring the metrics, which want PROMETHEUS_MULTIPROC_DIR when they are imported.
-        from serve.loop import ClassifierAPI
-        from serve.service import Service
+        from serve.engine.loop import ClassifierAPI
+        from serve.http.service import Service
 
         self.config = config
         self.keys = ApiKeys(config.api_keys_file) if config.api_keys_file else None
@@ -75,7 +75,7 @@ class ClassifierServer(litserve.LitServer):
 
     def register_endpoints(self) -> None:
         """Put this server's routes on the application (called by LitServer's constructor)."""
-        from serve.api import build
+        from serve.http.api import build
 
         workers = self._inference_workers_config_for_api(self.lit_api.api_path)
         self.paths = [self.runtime / f"model-{number}.sock" for number in range(len(workers))]
@@ -252,7 +252,7 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
             "and set api_keys_file"
         )
     if config.tracing:
-        from serve.tracing import check_installed
+        from serve.http.tracing import check_installed
 
         check_installed()
     main_process = os.getpid()

@@ -5,58 +5,19 @@ Nothing here needs the network, a GPU or files outside the repository.
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from processes import Server
+from rows import FILLER, TOPICS, make_rows, write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:  # several at once; each takes one core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).parent.parent
-
-TOPICS = {
-    "billing": "invoice charge bill paid twice amount receipt tax",
-    "delivery": "parcel courier late shipping arrived box tracking door",
-    "login": "password account locked code reset email sign access",
-}
-FILLER = "please help me i my the a it is was today again still thanks hello why not and".split()
-
-
-def make_rows(num_rows: int, *, seed: int, columns: int = 1, multi: bool = False) -> list[Any]:
-    """Rows of filler words with a few words of one topic (or several) among them."""
-    chooser = random.Random(seed)
-    rows = []
-    for _ in range(num_rows):
-        topics = chooser.sample(sorted(TOPICS), chooser.choice([1, 2]) if multi else 1)
-        words = chooser.choices(FILLER, k=chooser.randint(1, 6))
-        for topic in topics:
-            words += chooser.choices(TOPICS[topic].split(), k=2)
-        chooser.shuffle(words)
-        row: dict[str, Any] = {"text": " ".join(words)}
-        if columns == 2:
-            row["text_pair"] = " ".join(chooser.choices(TOPICS[topics[0]].split(), k=3))
-        row["label"] = topics if multi else topics[0]
-        rows.append(row)
-    return rows
-
-
-def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -168,9 +129,9 @@ def bundles(
 
     def make(kind: str) -> Path:
         if kind not in made:
-            from train.config import RunConfig
-            from train.fit import fit
-            from train.merge import merge
+            from train.config.run import RunConfig
+            from train.fit.fit import fit
+            from train.merge.merge import merge
 
             output = tmp_path_factory.mktemp(kind) / "run"
             values = make_config(
@@ -198,129 +159,6 @@ def made(
     from publishing import evaluated_run
 
     return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
-
-
-def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """Run this Python with the arguments to its end; stdout and stderr come as text."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONWARNINGS": "default"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
-    """Wait for 200 from a URL; RuntimeError if the process ends before, or after 90 s."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError("the server did not start")
-
-
-class Server:
-    """`python -m serve run` as a real process group."""
-
-    def __init__(self, bundle: Path, *overrides: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = bundle.parent / f"server-{self.port}.log"
-        command = [sys.executable, "-m", "serve", "run", "--bundle", str(bundle)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *overrides],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            wait_until_ready(f"{self.url}/health", self.process)
-        except RuntimeError as error:
-            self.kill()
-            raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
-
-    def post(self, body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/predict", json=body, timeout=60)
-
-    def stop(self) -> int:
-        """SIGTERM to the main process alone, as a container runtime does; its exit code."""
-        self.process.terminate()
-        return self.process.wait(timeout=60)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes of the process group that `pid` leads, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[2]) == pid and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-def workers_of(group: int) -> list[int]:
-    """The model processes among the processes of a group."""
-    found = []
-    for pid in children_of(group):
-        try:
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def left_after(group: int) -> list[int]:
-    """Processes of a group whose leader has ended, after time for the last to follow."""
-    deadline = time.monotonic() + 10
-    while children_of(group) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return children_of(group)
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = 10.0) -> Any:
-    """The condition's value, as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-    return value
-
-
-@contextmanager
-def running(bundle: Path, *overrides: str, **environment: str) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        server = Server(bundle, *overrides)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="session")

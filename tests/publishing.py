@@ -12,9 +12,9 @@ from typing import Any
 from zlib import compress, crc32
 
 import yaml
-from conftest import run
+from processes import run
 
-from serve.bundle import open_bundle, seal
+from serve.bundle.seal import open_bundle, seal
 
 
 def png() -> bytes:
@@ -28,7 +28,7 @@ def png() -> bytes:
 
 
 ONE_TRY = (
-    "import sys, train.hub; train.hub.WAITS_S = (); "
+    "import sys, train.publish.hub; train.publish.hub.WAITS_S = (); "
     "from train.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
 """The command line as ever, but for waits that would make the tests slow."""
@@ -80,8 +80,8 @@ def copy_of(run: Run, directory: Path) -> Run:
 
 def evaluated_run(bundle: Path, make_config: Callable[..., dict[str, Any]], directory: Path) -> Run:
     """A copy of the run that made `bundle`, evaluated, with a plot among its results."""
-    from train.config import RunConfig
-    from train.evaluate import evaluate
+    from train.config.run import RunConfig
+    from train.evaluation.evaluate import evaluate
 
     shutil.copytree(bundle.parent, directory / "run")
     values = make_config(directory / "run", export_int8=True)

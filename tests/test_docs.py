@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
-from conftest import ROOT, Server
+from processes import ROOT, Server
 from pydantic import BaseModel
 
 from serve.__main__ import _parser as serve_parser
 from serve.config import ServeConfig, load_config
 from train.__main__ import _parser as train_parser
-from train.config import RunConfig
+from train.config.run import RunConfig
 
 README = (ROOT / "README.md").read_text()
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_rows
+from rows import make_rows
 
-from serve.backends.torch import TorchBackend
-from serve.predictor import Predictor
-from train.config import RunConfig
-from train.fit import fit
-from train.merge import merge
-from train.trainer import training_arguments
+from serve.inference.backends.torch import TorchBackend
+from serve.inference.predictor import Predictor
+from train.config.run import RunConfig
+from train.fit.fit import fit
+from train.fit.trainer import training_arguments
+from train.merge.merge import merge
 
 LEARNED = {"native": 0.9, "mean": 0.8}
 """Validation accuracy that two epochs on the tiny base reach, by pooling."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_port, wait_until_ready
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from processes import ROOT, free_port, wait_until_ready
 
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()

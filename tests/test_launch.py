@@ -15,9 +15,9 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from conftest import ROOT, free_port
+from processes import ROOT, free_port
 
-from train.checkpoints import checkpoints, is_whole
+from train.fit.checkpoints import checkpoints, is_whole
 
 CONFIGS = ROOT / "configs" / "accelerate"
 FILES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -42,7 +42,7 @@ def gather_whole(self, *args, **kwargs):
     states = gather(self, *args, **kwargs)
     return {name: each.full_tensor() + 0 for name, each in states.items()}
 Accelerator.get_state_dict = gather_whole
-from train.trainer import ClassifierTrainer
+from train.fit.trainer import ClassifierTrainer
 prepare = ClassifierTrainer._prepare_for_training
 def prepare_and_tell(self, *args, **kwargs):
     result = prepare(self, *args, **kwargs)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from conftest import ROOT, run
+from processes import ROOT, run
 
 ALLOWED = {"serve": {"serve"}, "train": {"train", "serve"}}
 """Which of our packages each of our packages may import."""
@@ -71,7 +71,10 @@ def test_init_files_hold_a_docstring_only() -> None:
 
 
 def test_light_modules_import_without_torch() -> None:
-    modules = "serve.config, serve.bundle, serve.text, serve.scores, serve.stats, train.config"
+    modules = (
+        "serve.config, serve.bundle.seal, serve.inference.text, serve.inference.scores, "
+        "serve.stats, train.config.run"
+    )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
 
     assert run("-c", code).returncode == 0

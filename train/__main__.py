@@ -19,9 +19,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.bundle import Calibration
+from serve.bundle.manifest import Calibration
 from serve.config import load_config
-from train.config import RunConfig
+from train.config.run import RunConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.prepare import prepare, summary_lines
+    from train.audit.prepare import prepare, summary_lines
 
     prepared = prepare(config, device=arguments.device)
     print("\n".join(summary_lines(prepared)))
@@ -53,15 +53,15 @@ def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.fit import fit
+    from train.fit.fit import fit
 
     fit(config, fresh=arguments.fresh)
     return 0
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.evaluate import table
-    from train.merge import MergeRefused, merge
+    from train.evaluation.evaluate import table
+    from train.merge.merge import MergeRefused, merge
 
     try:
         bundle = merge(config, device=arguments.device)
@@ -102,7 +102,7 @@ def _calibration_lines(calibration: Calibration | None) -> Iterator[str]:
 
 
 def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.evaluate import abstention_line, evaluate, table
+    from train.evaluation.evaluate import abstention_line, evaluate, table
 
     result = evaluate(config, bundle=arguments.bundle, device=arguments.device)
     print(f"test metrics on {len(result.full.reference_NC)} rows, with 95 % intervals:")
@@ -128,7 +128,7 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
         )
     print(f"wrote {result.directory}, with report.html")
     if arguments.bundle is None and (config.output_dir / "tracking.json").is_file():
-        from train.tracking import attach_evaluation
+        from train.fit.tracking import attach_evaluation
 
         for tracker in attach_evaluation(config.output_dir, result.directory):
             print(f"attached to the run in {tracker}")
@@ -149,8 +149,8 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.gate import gate
-    from train.gate_report import to_text
+    from train.gate.gate import gate
+    from train.gate.report import to_text
 
     report, path = gate(
         config,
@@ -167,7 +167,7 @@ def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
     try:
-        from train.tune import tune
+        from train.tune.tune import tune
     except ModuleNotFoundError as error:
         raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
 
@@ -180,8 +180,8 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.publish import describe, publish
-    from train.targets import PublishRefused
+    from train.publish.delivery import PublishRefused
+    from train.publish.publish import describe, publish
 
     try:
         for published in publish(config, bundle=arguments.bundle, to=arguments.to):

@@ -12,11 +12,11 @@ from typing import Any
 
 from accelerate import PartialState
 
-from train.config import RunConfig
-from train.data import LabelledData, load_data
-from train.fit import fit
-from train.resume import differences, run_identity
-from train.trainer import global_batch, training_arguments
+from train.config.run import RunConfig
+from train.data.splits import LabelledData, load_data
+from train.fit.fit import fit
+from train.fit.resume import differences, run_identity
+from train.fit.trainer import global_batch, training_arguments
 
 Stage = Callable[[RunConfig], int]
 """Runs a stage and prints what came of it; an exit code."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from train.config import RunConfig
+from train.config.run import RunConfig
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"}
 """Suffixes of files that may run code where they are loaded."""

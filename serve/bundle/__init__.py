@@ -1,0 +1,1 @@
+"""The bundle: its manifest, sealing and opening."""

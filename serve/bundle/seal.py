@@ -1,0 +1,127 @@
+"""Seal and open a bundle: a model directory that is complete, unaltered and of known origin.
+
+Decides when a directory is refused. What the manifest states is in `serve.bundle.manifest`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from serve.bundle.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    BundleError,
+    Manifest,
+    Measured,
+    digest_of,
+    is_card_file,
+)
+from serve.files import replace_directory, sha256_of, write_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A directory whose manifest was read and, unless told otherwise, verified."""
+
+    path: Path
+    manifest: Manifest
+
+
+def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
+    """Turn the model directory `staging` into the bundle `destination`.
+
+    fields: every field of `Manifest` except `files`. `staging` is consumed. A bundle that
+    stands at `destination` is replaced.
+    """
+    names = [name for name in _file_names(staging) if not is_card_file(name)]
+    files = {name: sha256_of(staging / name) for name in names}
+    manifest = Manifest(files=files, **fields)
+    write_atomic(staging / MANIFEST, _to_bytes(manifest))
+    replace_directory(staging, destination)
+    return Bundle(path=destination, manifest=manifest)
+
+
+def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+    """Read a bundle's manifest and check every file against it.
+
+    verify False skips reading the weights; only for a process whose parent has verified.
+    Raises BundleError that names the missing, altered or unlisted file.
+    """
+    path = Path(path)
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise BundleError(f"no bundle at `{path}`: not a directory")
+    if not file.is_file():
+        raise BundleError(f"`{path}` has no `{MANIFEST}`; create it with `python -m train merge`")
+    manifest = _from_bytes(file.read_bytes(), file)
+    if verify:
+        _verify(path, manifest)
+    return Bundle(path=path, manifest=manifest)
+
+
+def record_metrics(bundle: Bundle, split: str, metrics: dict[str, Measured]) -> Bundle:
+    """Write a split's metrics into the manifest; the bundle's version stays the same."""
+    merged = {**bundle.manifest.metrics, split: metrics}
+    manifest = bundle.manifest.model_copy(update={"metrics": merged})
+    write_atomic(bundle.path / MANIFEST, _to_bytes(manifest))
+    return Bundle(path=bundle.path, manifest=manifest)
+
+
+def _verify(path: Path, manifest: Manifest) -> None:
+    present = set(_file_names(path))
+    for name, expected in manifest.files.items():
+        if name not in present:
+            raise BundleError(f"bundle `{path}`: file `{name}` is missing")
+        if sha256_of(path / name) != expected:
+            raise BundleError(
+                f"bundle `{path}`: file `{name}` was altered or cut short "
+                "(its SHA-256 differs from the manifest); fetch or merge the bundle again"
+            )
+    strange = present - set(manifest.files) - {MANIFEST}
+    if unlisted := sorted(name for name in strange if not is_card_file(name)):
+        raise BundleError(
+            f"bundle `{path}`: file `{unlisted[0]}` is not listed in the manifest; "
+            "remove it, a sealed bundle holds nothing else"
+        )
+
+
+def _file_names(path: Path) -> list[str]:
+    """Relative POSIX paths of all files but the hidden ones that git and the Hub add."""
+    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return sorted(
+        str(PurePosixPath(name)) for name in names if not any(p.startswith(".") for p in name.parts)
+    )
+
+
+def _to_bytes(manifest: Manifest) -> bytes:
+    values = manifest.model_dump(mode="json")
+    values["manifest_sha256"] = digest_of(values)
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _from_bytes(data: bytes, file: Path) -> Manifest:
+    altered = BundleError(f"`{file}` was altered or cut short; fetch or merge the bundle again")
+    try:
+        values = json.loads(data)
+        version = values.pop("schema_version")
+        digest = values.pop("manifest_sha256")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise altered from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"`{file}` has schema version {version!r}, this Textloop reads {SCHEMA_VERSION}; "
+            "merge the run again, or use the version of Textloop that made the bundle"
+        )
+    try:
+        manifest = Manifest(schema_version=version, **values)
+    except ValidationError as error:
+        raise altered from error
+    # Compared as bytes, so that no altered byte passes, white space included.
+    if digest != digest_of(manifest.model_dump(mode="json")) or _to_bytes(manifest) != data:
+        raise altered
+    return manifest

@@ -1,0 +1,1 @@
+"""Model processes, and the connections between them and HTTP processes."""

@@ -1,0 +1,307 @@
+"""The model process: takes token ids off its socket, batches them, sends logits back.
+
+LitServe's stock batched loop (0.2.19) runs decode, predict and encode of a whole batch in
+one `try`, so that one bad request fails its neighbours, counts batches in requests, and
+spins while idle when its batch timeout is 0. Here one thread reads frames into the pool of
+`serve.engine.batcher`, and as many threads as the backend has streams take batches out of it; all
+of them sleep while there is nothing to do. Requests arrive validated and tokenized; should
+a pass fail all the same, its texts are run one at a time, so that only the guilty request
+fails.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import litserve
+import numpy as np
+from litserve.loops.base import LitLoop
+
+from serve.config import ServeConfig
+from serve.engine.batcher import Batcher
+from serve.engine.gc_tuning import spare_garbage_collection
+from serve.engine.metrics import WorkerMetrics
+from serve.engine.transport import (
+    Frames,
+    Status,
+    WorkReply,
+    WorkRequest,
+    pack_reply,
+    unpack_request,
+)
+from serve.inference.predictor import Pace, Predictor
+from serve.inference.scores import Array
+
+logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 10.0
+"""An HTTP process that takes no reply for so long is taken for dead."""
+
+
+class ClassifierAPI(litserve.LitAPI):
+    """What a model process loads."""
+
+    predictor: Predictor
+    pace: Pace
+
+    def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
+        super().__init__(loop=ClassifierLoop())
+        self.bundle_path = bundle_path
+        self.config = config
+
+    def setup(self, device: str) -> None:
+        """Load the model in this process and time it. The parent verified the bundle."""
+        # Signals reach the whole process group; the parent ends its workers in order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        config = self.config
+        self.predictor = Predictor.load(
+            self.bundle_path,
+            device=device,
+            backend=config.backend,
+            streams=config.streams,
+            verify=False,
+        )
+        self.pace = self.predictor.warm_up(config.max_batch_tokens)
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request in this process, and its rows of logits as they come."""
+
+    connection: _Connection
+    work: WorkRequest
+    rows: list[Array | None]
+    missing: int
+    started_s: float | None = None
+    compute_s: float = 0.0
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One HTTP process."""
+
+    socket: socket.socket
+    frames: Frames = field(default_factory=Frames)
+    requests: dict[int, _Request] = field(default_factory=dict)
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, frames: bytes) -> None:
+        """Send replies; what cannot be sent has nobody who waits for it."""
+        with self.sending, contextlib.suppress(OSError):
+            self.socket.sendall(frames)
+
+
+class ClassifierLoop(LitLoop):
+    """One reader, as many forward passes side by side as the backend has streams."""
+
+    def run(
+        self,
+        lit_api: ClassifierAPI,
+        device: str,
+        worker_id: int,
+        request_queue: Path,
+        transport: Any,
+        workers_setup_status: Any,
+        callback_runner: Any,
+    ) -> None:
+        """Serve until the parent is gone. `request_queue` is the socket's path."""
+        worker = Worker(lit_api.predictor, lit_api.pace, metrics=WorkerMetrics(device=device))
+        spare_garbage_collection()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        worker.serve(request_queue, until=parent.sentinel)
+        # Forward threads are daemons inside native code: leave without waiting for them.
+        os._exit(0)
+
+
+class Worker:
+    """The pool of pending texts, its reader and its forward threads."""
+
+    def __init__(self, predictor: Predictor, pace: Pace, *, metrics: WorkerMetrics) -> None:
+        self.predictor = predictor
+        self.metrics = metrics
+        self.batcher: Batcher[_Request] = Batcher(
+            max_tokens=pace.max_batch_tokens,
+            pass_tokens=pace.pass_tokens,
+            tokens_per_s=pace.tokens_per_s,
+        )
+        logger.info("batches: %s", pace)
+        self.work = threading.Condition()
+        self.idle = 0
+
+    def serve(self, path: Path, until: int) -> None:
+        """Listen on the Unix socket `path` until the file descriptor `until` can be read."""
+        path.unlink(missing_ok=True)
+        for number in range(self.predictor.backend.streams):
+            threading.Thread(
+                target=self._forward_loop, name=f"forward-{number}", daemon=True
+            ).start()
+        with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+            listener.bind(str(path))
+            listener.listen()
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(until, selectors.EVENT_READ)
+            connections: set[_Connection] = set()
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is listener:
+                        accepted, _ = listener.accept()
+                        accepted.settimeout(SEND_TIMEOUT_S)
+                        connection = _Connection(accepted)
+                        connections.add(connection)
+                        selector.register(accepted, selectors.EVENT_READ, connection)
+                    elif key.fileobj == until:
+                        for connection in connections:
+                            connection.socket.close()
+                        return
+                    elif not self._receive(key.data):
+                        selector.unregister(key.fileobj)
+                        key.data.socket.close()
+                        connections.remove(key.data)
+
+    def _receive(self, connection: _Connection) -> bool:
+        """Take what has arrived on a connection; False if it has ended."""
+        try:
+            data = connection.socket.recv(1 << 20)
+        except OSError:
+            data = b""
+        with self.work:
+            if not data:
+                for request in connection.requests.values():
+                    self.batcher.drop(request)
+                connection.requests.clear()
+                return False
+            for frame in connection.frames.feed(data):
+                work = unpack_request(frame, self.predictor.encoder.columns)
+                if not work.encodings:
+                    self._give_up(connection, work.id)
+                    continue
+                request = _Request(
+                    connection, work, rows=[None] * len(work.encodings), missing=len(work.encodings)
+                )
+                connection.requests[work.id] = request
+                self.batcher.add(
+                    request,
+                    [len(encoding["input_ids"]) for encoding in work.encodings],
+                    now=work.submitted_s,
+                    deadline=work.deadline_s,
+                )
+            self.work.notify_all()
+        return True
+
+    def _give_up(self, connection: _Connection, id_: int) -> None:
+        request = connection.requests.pop(id_, None)
+        if request is not None:
+            self.batcher.drop(request)
+            self.metrics.abandoned.inc()
+
+    def _forward_loop(self) -> None:
+        while True:
+            with self.work:
+                self.idle += 1
+                while not self.batcher.tokens:
+                    self.work.wait()
+                selection = self.batcher.next(now=time.monotonic(), takers=self.idle)
+                self.idle -= 1
+            try:
+                self._finish(selection.expired, Status.EXPIRED)
+                if selection.rows:
+                    self._run(selection.rows)
+            except Exception:  # a fault of ours: the thread must live, or its share is lost
+                logger.exception("batch of %d texts lost", len(selection.rows))
+                self._finish({request for request, _ in selection.rows}, Status.FAILED)
+
+    def _run(self, rows: list[tuple[_Request, int]]) -> None:
+        encodings = [request.work.encodings[number] for request, number in rows]
+        started_s = time.monotonic()
+        logits_NC: list[Array | None]
+        try:
+            logits_NC = list(self._checked(encodings))
+        except Exception:
+            logger.exception("forward pass failed for a batch of %d texts", len(rows))
+            logits_NC = [self._alone(encoding) for encoding in encodings]
+        ended_s = time.monotonic()
+        self._measure(rows, encodings, started_s, ended_s)
+        done: set[_Request] = set()
+        failed: set[_Request] = set()
+        with self.work:
+            for (request, number), logits_C in zip(rows, logits_NC, strict=True):
+                if request.started_s is None:
+                    request.started_s = started_s
+                request.compute_s = max(request.compute_s, ended_s - started_s)
+                request.rows[number] = logits_C
+                request.missing -= 1
+                if logits_C is None:
+                    failed.add(request)
+                elif not request.missing:
+                    done.add(request)
+        self._finish(failed, Status.FAILED)
+        self._finish(done - failed, Status.OK)
+
+    def _checked(self, encodings: list[Any]) -> Array:
+        logits_NC = self.predictor.backend.forward(self.predictor.encoder.pad(encodings))
+        if not np.isfinite(logits_NC).all():
+            raise FloatingPointError("the model gave logits that are not finite")
+        return logits_NC
+
+    def _alone(self, encoding: Any) -> Array | None:
+        try:
+            logits_C: Array = self._checked([encoding])[0]
+            return logits_C
+        except Exception:
+            logger.exception("forward pass failed for one text")
+            self.metrics.failed.inc()
+            return None
+
+    def _finish(self, requests: Iterable[_Request], status: Status) -> None:
+        """Answer requests, each once, whatever else comes of its texts."""
+        now = time.monotonic()
+        frames: dict[_Connection, list[bytes]] = {}
+        for request in requests:
+            with self.work:
+                self.batcher.drop(request)
+                if request.connection.requests.pop(request.work.id, None) is None:
+                    continue  # answered, given up, or its connection is gone
+            started_s = now if request.started_s is None else request.started_s
+            rows = [row for row in request.rows if row is not None] if status is Status.OK else []
+            reply = WorkReply(
+                id=request.work.id,
+                status=status,
+                queue_s=started_s - request.work.submitted_s,
+                compute_s=request.compute_s,
+                logits_NC=np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32),
+            )
+            frames.setdefault(request.connection, []).append(pack_reply(reply))
+        for connection, replies in frames.items():
+            connection.send(b"".join(replies))
+
+    def _measure(
+        self,
+        rows: list[tuple[_Request, int]],
+        encodings: list[Any],
+        started_s: float,
+        ended_s: float,
+    ) -> None:
+        lengths = [len(encoding["input_ids"]) for encoding in encodings]
+        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.streams
+        with self.work:
+            self.batcher.tokens_per_s += 0.05 * (rate - self.batcher.tokens_per_s)
+        self.metrics.batch(
+            lengths,
+            seconds=ended_s - started_s,
+            waits_s=[started_s - request.work.submitted_s for request, _ in rows],
+        )

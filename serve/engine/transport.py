@@ -1,0 +1,140 @@
+"""Frames between HTTP processes and model processes, over Unix sockets.
+
+In place of LitServe's queues: those live in a manager process, so that one request costs at
+least four round trips to it, some of them on the event loop; `fast_queue=True`, which is
+meant to help, selects nothing (litserve 0.2.19 passes `TransportConfig(transport_config=...)`
+where the field is `transport_type`; Lightning-AI/LitServe#751, #752). A test holds the
+version and fails when the fault is mended.
+
+A model process listens on a socket of its own once its model has answered; a connection
+to it is thus the sign that it is ready, and the end of the connection the sign that it is not.
+
+Only token ids travel, as int32, and logits come back, as float32. Times are seconds of
+CLOCK_MONOTONIC, which all processes of a machine share.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from serve.inference.scores import Array
+from serve.inference.text import Encoding
+
+_LENGTH = struct.Struct("<I")
+_REQUEST = struct.Struct("<BIddIB")
+_REPLY = struct.Struct("<BIddII")
+
+
+class Status(IntEnum):
+    """What became of a request."""
+
+    OK = 0
+    FAILED = 1
+    EXPIRED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkRequest:
+    """Texts to classify; with none, the request of that id is given up."""
+
+    id: int
+    submitted_s: float
+    deadline_s: float
+    encodings: list[Encoding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkReply:
+    """Logits of shape (N, C), or none where the status is not OK."""
+
+    id: int
+    status: Status
+    queue_s: float
+    """Time from submission to the start of the first forward pass."""
+    compute_s: float
+    """Time of the longest forward pass that the request had a text in."""
+    logits_NC: Array
+
+
+def pack_request(request: WorkRequest, columns: Sequence[str]) -> bytes:
+    """One frame. columns: the names in each encoding, which both sides know."""
+    encodings = request.encodings
+    lengths = [len(encoding["input_ids"]) for encoding in encodings]
+    ids = [token for name in columns for encoding in encodings for token in encoding[name]]
+    return _frame(
+        _REQUEST.pack(
+            1, request.id, request.submitted_s, request.deadline_s, len(lengths), len(columns)
+        )
+        + np.array(lengths + ids, dtype="<i4").tobytes()
+    )
+
+
+def unpack_request(frame: bytes, columns: Sequence[str]) -> WorkRequest:
+    """The request in a frame from `pack_request`; encodings hold int32 arrays."""
+    _, id_, submitted_s, deadline_s, num_texts, num_columns = _REQUEST.unpack_from(frame)
+    assert num_columns == len(columns)
+    numbers = np.frombuffer(frame, dtype="<i4", offset=_REQUEST.size)
+    lengths = numbers[:num_texts].tolist()
+    total = sum(lengths)
+    encodings: list[Encoding] = [
+        {
+            name: numbers[num_texts + column * total + start : num_texts + column * total + end]
+            for column, name in enumerate(columns)
+        }
+        for start, end in pairwise(accumulate(lengths, initial=0))
+    ]
+    return WorkRequest(id=id_, submitted_s=submitted_s, deadline_s=deadline_s, encodings=encodings)
+
+
+def pack_reply(reply: WorkReply) -> bytes:
+    """One frame."""
+    num_texts, num_labels = reply.logits_NC.shape
+    return _frame(
+        _REPLY.pack(reply.status, reply.id, reply.queue_s, reply.compute_s, num_texts, num_labels)
+        + reply.logits_NC.astype("<f4", copy=False).tobytes()
+    )
+
+
+def unpack_reply(frame: bytes) -> WorkReply:
+    """The reply in a frame from `pack_reply`."""
+    status, id_, queue_s, compute_s, num_texts, num_labels = _REPLY.unpack_from(frame)
+    logits = np.frombuffer(frame, dtype="<f4", offset=_REPLY.size)
+    return WorkReply(
+        id=id_,
+        status=Status(status),
+        queue_s=queue_s,
+        compute_s=compute_s,
+        logits_NC=logits.reshape(num_texts, num_labels),
+    )
+
+
+class Frames:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield every frame that is whole now; the rest waits for more bytes."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            yield bytes(self._buffer[start + _LENGTH.size : end])
+            start = end
+        del self._buffer[:start]
+
+
+def _frame(payload: bytes) -> bytes:
+    return _LENGTH.pack(len(payload)) + payload

@@ -1,0 +1,1 @@
+"""The HTTP process: routes, wire formats, keys, limits."""

@@ -1,0 +1,1 @@
+"""One module per wire format, each a thin layer over `serve.http.service`."""

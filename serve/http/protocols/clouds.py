@@ -1,0 +1,180 @@
+"""SageMaker's `/ping` and `/invocations`, and the routes that Vertex AI asks for.
+
+Vertex AI names its routes in AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. A name that is taken,
+such as `/predict`, is Vertex AI's from then on: of two routes the later one counts, which is
+why this module stands last among the protocols.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from typing import Any
+
+import pydantic_core
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve.http.protocols.checks import check_count, checked_texts
+from serve.http.protocols.instances import (
+    InstancesRequest,
+    Predictions,
+    answer_instances,
+    read_instances,
+)
+from serve.http.protocols.predict import answer, timing
+from serve.http.schemas import RequestError, Score, Verdict
+from serve.http.service import Service
+from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
+from serve.inference.scores import ranked
+
+BODIES = (InstancesRequest,)
+
+VERTEX_PREDICT = "/vertex/predict"
+"""Where predictions for Vertex AI are had while AIP_PREDICT_ROUTE names no other route."""
+
+_LINES = {
+    "text/plain": "One text.",
+    "text/csv": "One text a row, without a header; two columns for a model of text pairs.",
+    "application/jsonlines": "One text, pair or object with `inputs` a line.",
+}
+
+
+def router(service: Service) -> APIRouter:
+    """`/ping`, `/invocations` and the routes of Vertex AI; ValueError for a bad AIP_*_ROUTE."""
+    routes = APIRouter(route_class=PlainRoute)
+    bodies = body_of("PredictRequest")
+    bodies["requestBody"]["content"] |= {
+        kind: {"schema": {"type": "string", "minLength": 1, "description": text}}
+        for kind, text in _LINES.items()
+    }
+    states: dict[int | str, dict[str, Any]] = {
+        code: {"model": dict[str, str]} for code in (200, 503)
+    }
+
+    @routes.get(
+        "/ping", summary="200 if the server is ready, else 503", responses=states, tags=PROBES
+    )
+    async def ping(request: Request) -> Response:
+        return await health(service)
+
+    @routes.post(
+        "/invocations",
+        summary="Classify what SageMaker sends: JSON as for /predict, text, CSV or JSON lines",
+        openapi_extra=bodies,
+        responses={200: {"model": list[Score] | list[list[Score]] | list[Verdict]}, **ERRORS},
+    )
+    async def invocations(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in _LINES:
+            return await answer(service, request)
+        return await answer_lines(service, request, kind)
+
+    @routes.post(
+        _path("AIP_PREDICT_ROUTE", VERTEX_PREDICT),
+        summary="Classify the instances that Vertex AI sends",
+        openapi_extra=body_of("InstancesRequest"),
+        responses={200: {"model": Predictions}, **ERRORS},
+    )
+    async def vertex(request: Request) -> Response:
+        return await answer_instances(service, request)
+
+    if "AIP_HEALTH_ROUTE" in os.environ:
+
+        @routes.get(
+            _path("AIP_HEALTH_ROUTE", ""),
+            summary="The same as /ping",
+            responses=states,
+            tags=PROBES,
+        )
+        async def vertex_health(request: Request) -> Response:
+            return await health(service)
+
+    return routes
+
+
+def _path(variable: str, default: str) -> str:
+    path = os.environ.get(variable, default)
+    if not path.startswith("/") or "{" in path:
+        raise ValueError(f"{variable} is `{path}`, expected a path such as `{VERTEX_PREDICT}`")
+    return path
+
+
+async def health(service: Service) -> Response:
+    """Readiness, said by the status."""
+    ready = await service.is_ready()
+    return json_response({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+
+
+async def answer_lines(service: Service, request: Request, kind: str) -> Response:
+    """Answer a body that is one text, or one text a line, as `/predict` answers it in JSON."""
+    body = await read_body(request, limit=service.config.max_body_bytes)
+    limit = service.config.max_texts_per_request
+    if kind == "application/jsonlines":
+        texts, field = read_instances(service, read_json_lines(body, limit=limit), name="lines")
+    elif kind == "text/csv":
+        columns = len(service.manifest.text_columns)
+        rows = read_csv(body, columns=columns, limit=limit)
+        texts, field = read_instances(service, rows, name="rows")
+    else:
+        field = _body
+        texts = checked_texts(service, [_decode(body)], field=field)
+    result = await classify(service, request, texts, field=field)
+    content: list[Any] = ranked(result.scores_NC, service.manifest.labels, None)
+    headers = timing(service, result)
+    return json_response(content[0] if kind == "text/plain" else content, headers=headers)
+
+
+def _body(*_: int) -> str:
+    return "body"
+
+
+def read_json_lines(body: bytes, *, limit: int) -> list[Any]:
+    """The value of each line; RequestError 400 if one is not JSON, 422 if there are too many."""
+    lines = body.removesuffix(b"\n").split(b"\n")
+    check_count(len(lines), "lines", limit=limit)
+    values = []
+    for number, line in enumerate(lines):
+        try:
+            values.append(pydantic_core.from_json(line))
+        except ValueError as error:
+            name = f"lines.{number}"
+            raise RequestError(400, f"`{name}` is not valid JSON: {error}", field=name) from None
+    return values
+
+
+def read_csv(body: bytes, *, columns: int, limit: int) -> list[Any]:
+    """The text of each row, or the list of its two texts.
+
+    Raises RequestError 400 if the body is not CSV, 422 if a row has other columns or if there
+    are more rows than `limit`.
+    """
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 131,072 characters
+    values: list[Any] = []
+    reader = csv.reader(io.StringIO(_decode(body), newline=""), strict=True)
+    try:
+        for row in reader:
+            name = f"rows.{len(values)}"
+            if len(row) != columns:
+                raise RequestError(
+                    422,
+                    f"field `{name}`: {len(row)} columns, expected {columns}; a text that holds "
+                    "a comma, a quote or a new line has to be quoted",
+                    field=name,
+                )
+            values.append(row if columns > 1 else row[0])
+            check_count(len(values), "rows", limit=limit)
+    except csv.Error as error:
+        name = f"rows.{len(values)}"
+        raise RequestError(400, f"`{name}` is not valid CSV: {error}", field=name) from None
+    return values
+
+
+def _decode(body: bytes) -> str:
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"the body is not UTF-8: {error}") from None

@@ -1,0 +1,137 @@
+"""Bodies and answers of KServe, for the most part those of V2, the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from serve.inference.scores import Activation
+
+INPUTS = ("text", "text_pair")
+"""Names of the tensors of a request; a model of single texts takes the first."""
+
+OUTPUTS = ("label", "scores")
+"""Names of the tensors of an answer."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
+_DATA = {"type": "array", "items": {"anyOf": [_TEXT, _ALONE]}, "minItems": 1}
+_InputName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(INPUTS)})]
+_OutputName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(OUTPUTS)})]
+_Size = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class InputParameters(_Strict):
+    """How an input tensor is sent."""
+
+    binary_data_size: _Size | None = Field(
+        default=None, description="Bytes of the tensor after the JSON, where it has no `data`."
+    )
+
+
+class InputTensor(_Strict):
+    """Texts: the input `text`, and for a model of text pairs also `text_pair`."""
+
+    name: _InputName
+    shape: list[_Size] = Field(
+        min_length=1, max_length=2, fail_fast=True, description="[N] or [N, 1]."
+    )
+    datatype: Literal["BYTES"]
+    data: Annotated[Any, WithJsonSchema(_DATA)] = None
+    parameters: InputParameters | None = None
+
+
+class OutputParameters(_Strict):
+    """How an output tensor is wanted."""
+
+    binary_data: bool | None = Field(default=None, description="In bytes after the JSON.")
+
+
+class RequestedOutput(_Strict):
+    """An output tensor that is wanted: `label` or `scores`."""
+
+    name: _OutputName
+    parameters: OutputParameters | None = None
+
+
+class InferParameters(_Strict):
+    """How to answer; the last two as for /predict."""
+
+    binary_data_output: bool | None = Field(
+        default=None, description="All outputs that do not say otherwise in bytes."
+    )
+    function_to_apply: Activation | None = None
+    truncation: bool | None = None
+
+
+class InferRequest(_Strict):
+    """The body of an inference, or the JSON at its start."""
+
+    id: str | None = Field(default=None, description="Comes back in the answer.")
+    parameters: InferParameters | None = None
+    inputs: list[InputTensor] = Field(min_length=1, fail_fast=True)
+    outputs: list[RequestedOutput] | None = Field(
+        default=None, fail_fast=True, description="The outputs that are wanted; all by default."
+    )
+
+
+class OutputTensor(BaseModel):
+    """`label` of shape [N], the best of each text, or `scores` of shape [N, C], row by row."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[str] | list[float] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class InferResponse(BaseModel):
+    """The answer to an inference, or the JSON at its start."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class Readiness(BaseModel):
+    """Whether a model is ready."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    """A tensor; -1 in its shape stands for the number of texts.
+
+    parameters: for `scores`, the labels in the order of their columns.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, list[str]] | None = None
+
+
+class ModelMetadata(BaseModel):
+    """A model and its tensors."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ServerMetadata(BaseModel):
+    """The server and the extensions of the protocol that it knows."""
+
+    name: str
+    version: str
+    extensions: list[str]

@@ -1,0 +1,184 @@
+"""`POST /predict` and `GET /info`, as Hugging Face and text-embeddings-inference clients know them.
+
+One text gets a flat list of labels, as from a pipeline and from text-embeddings-inference.
+A list gets one such list per text, and so does any request with `parameters`: Hugging Face
+clients always send them and expect it so. With `"parameters": {"abstain": true}` each of
+these lists stands in an object that says what is predicted and whether the model abstains.
+A flat list of strings is a batch for a model of single texts; for a model of pairs, two
+strings are one pair.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pydantic_core
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve.http.protocols.checks import check_abstain
+from serve.http.schemas import ErrorBody, PredictRequest, Score, Verdict, parse, to_texts
+from serve.http.service import Answer, Service
+from serve.http.wire import (
+    ERRORS,
+    PlainRoute,
+    body_of,
+    classify,
+    json_response,
+    read_body,
+)
+from serve.inference.scores import ranked_json
+
+BODIES = (PredictRequest,)
+
+
+def router(service: Service) -> APIRouter:
+    """`/predict`, the same at `/` (where Hugging Face clients post), and `/info`."""
+    routes = APIRouter(route_class=PlainRoute)
+
+    @routes.post(
+        "/predict",
+        summary="Classify one text, or a list",
+        openapi_extra=body_of("PredictRequest"),
+        responses={200: {"model": list[Score] | list[list[Score]] | list[Verdict]}, **ERRORS},
+    )
+    @routes.post("/", summary="The same as /predict", include_in_schema=False)
+    async def predict(request: Request) -> Response:
+        return await answer(service, request)
+
+    @routes.get(
+        "/info",
+        summary="The model and the limits of this server",
+        responses={200: {"model": dict[str, Any]}, 401: {"model": ErrorBody}},
+    )
+    async def info(request: Request) -> Response:
+        return json_response(describe(service))
+
+    return routes
+
+
+async def answer(service: Service, request: Request) -> Response:
+    """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores, or verdicts."""
+    asked = parse(PredictRequest, await read_body(request, limit=service.config.max_body_bytes))
+    texts, single = to_texts(
+        asked.inputs,
+        is_pair=service.manifest.is_pair,
+        limit=service.config.max_texts_per_request,
+    )
+    if asked.abstain:
+        check_abstain(service)
+    result = await classify(
+        service,
+        request,
+        texts,
+        field=lambda index: "inputs" if single else f"inputs.{index}",
+        activation=asked.activation,
+        truncation=asked.truncation,
+        side=asked.truncation_side,
+        decide=asked.abstain,
+    )
+    rows = ranked_json(result.scores_NC, service.json_heads, asked.top_k)
+    if asked.abstain:
+        rows = [
+            pydantic_core.to_json(verdict)[:-1] + b',"labels":' + row + b"}"
+            for verdict, row in zip(verdicts(service, result), rows, strict=True)
+        ]
+    flat = single and asked.parameters is None
+    content = rows[0] if flat else b"[" + b",".join(rows) + b"]"
+    headers = timing(service, result)
+    return Response(content, headers=headers, media_type="application/json")
+
+
+def verdicts(service: Service, result: Answer) -> list[dict[str, Any]]:
+    """For each text whether the model abstains, how sure it is, and what it predicts."""
+    decision = result.decision
+    assert decision is not None
+    assert decision.abstain_N is not None
+    labels = service.manifest.labels
+    return [
+        {
+            "abstain": abstain,
+            "confidence": confidence,
+            "predicted": [labels[c] for c in np.flatnonzero(predicted_C)],
+        }
+        for abstain, confidence, predicted_C in zip(
+            decision.abstain_N.tolist(),
+            decision.confidence_N.tolist(),
+            decision.predicted_NC,
+            strict=True,
+        )
+    ]
+
+
+def timing(service: Service, result: Answer) -> dict[str, str]:
+    """The headers in which text-embeddings-inference tells times, in whole milliseconds."""
+    total_s = result.tokenize_s + result.queue_s + result.compute_s
+    times = {
+        "x-compute-time": total_s,
+        "x-total-time": total_s,
+        "x-tokenization-time": result.tokenize_s,
+        "x-queue-time": result.queue_s,
+        "x-inference-time": result.compute_s,
+    }
+    return {
+        "x-compute-type": f"{service.device}+{service.backend}",
+        "x-compute-characters": str(result.characters),
+        "x-compute-tokens": str(result.tokens),
+        **{name: str(round(seconds * 1e3)) for name, seconds in times.items()},
+    }
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The model, what runs it and why, and the limits; the first part is Textloop's own."""
+    manifest, config = service.manifest, service.config
+    labels = manifest.labels
+    return {
+        "model_version": service.version,
+        "base_model": manifest.base_model,
+        "task": manifest.task,
+        "labels": labels,
+        "text_columns": manifest.text_columns,
+        "max_length": manifest.max_length,
+        "metrics": {
+            split: {name: metric.model_dump() for name, metric in metrics.items()}
+            for split, metrics in manifest.metrics.items()
+        },
+        "int8": manifest.int8.model_dump() if manifest.int8 else None,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "created": manifest.created,
+        "backend": service.backend,
+        "backend_reason": service.backend_reason,
+        "device": service.device,
+        "model_processes": len(service.pool.paths),
+        "limits": {
+            "max_body_bytes": config.max_body_bytes,
+            "max_texts_per_request": config.max_texts_per_request,
+            "max_queue_tokens": config.max_queue_tokens,
+            "timeout_s": config.timeout_s,
+        },
+        "textloop_version": version("textloop"),
+        # The names of text-embeddings-inference.
+        "model_id": config.model_name,
+        "model_sha": service.version,
+        "model_dtype": service.precision,
+        "served_model_name": config.model_name,
+        "model_type": {
+            "classifier": {
+                "id2label": {str(number): label for number, label in enumerate(labels)},
+                "label2id": {label: number for number, label in enumerate(labels)},
+            }
+        },
+        "max_concurrent_requests": config.max_queue_tokens,
+        "max_input_length": manifest.max_length,
+        "max_batch_tokens": config.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": config.max_texts_per_request,
+        "auto_truncate": True,
+        "tokenization_workers": config.api_processes,
+        "version": version("textloop"),
+        "sha": manifest.code_revision,
+        "docker_label": None,
+    }

@@ -1,0 +1,169 @@
+"""Tensors of the Open Inference Protocol (KServe V2), in JSON or in its binary extension.
+
+A body in the binary extension is a JSON object, whose length a header tells, and after it
+the bytes of the tensors that say so, one after the other. A BYTES tensor is, per element, its
+length as a little-endian uint32 and the element.
+
+All here is pure: bytes and arrays in, texts and bytes out. Whatever bytes come in, nothing
+but RequestError is raised, and no number in them is believed before it is compared with
+what is there.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from serve.http.protocols.checks import check_count
+from serve.http.protocols.kserve_schemas import OUTPUTS, InferRequest, InputTensor
+from serve.http.schemas import RequestError, parse
+from serve.inference.scores import Array
+
+
+def read_infer(
+    body: bytes, header_length: str | None, *, names: Sequence[str], limit: int
+) -> tuple[InferRequest, list[list[str]]]:
+    """The request in a body, and per text a list of its parts, in the order of `names`.
+
+    header_length: the header `Inference-Header-Content-Length`, None where there is none.
+    names: the inputs that the model takes. limit: texts a request may hold.
+    Raises RequestError: 400 for tensors that are not what they say or not what the model
+    takes, 422 for too many texts, and as `parse` does.
+    """
+    length = _header_length(header_length, len(body))
+    asked = parse(InferRequest, body[:length])
+    raw = memoryview(body)[length:]
+    columns: dict[str, list[str]] = {}
+    for tensor in asked.inputs:
+        if tensor.name not in names:
+            expected = " and ".join(f"`{name}`" for name in names)
+            raise _wrong(f"unknown input `{tensor.name}`; this model takes {expected}")
+        if tensor.name in columns:
+            raise _wrong(f"input `{tensor.name}` comes twice")
+        columns[tensor.name], raw = _read_tensor(tensor, raw, limit=limit)
+    if len(raw):
+        raise _wrong(f"{len(raw)} bytes are left after the last input")
+    if missing := [name for name in names if name not in columns]:
+        raise _wrong(f"input `{missing[0]}` is missing")
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise _wrong(f"the inputs differ in their number of texts: {counts}")
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return asked, [list(row) for row in rows]
+
+
+def _wrong(message: str) -> RequestError:
+    return RequestError(400, message, field="inputs")
+
+
+def _header_length(header: str | None, size: int) -> int:
+    if header is None:
+        return size
+    if not (header.isascii() and header.isdigit() and len(header) < 16 and int(header) <= size):
+        raise RequestError(
+            400,
+            f"Inference-Header-Content-Length is `{header[:32]}`, expected a number of bytes "
+            f"up to that of the body, {size}",
+        )
+    return int(header)
+
+
+def _read_tensor(
+    tensor: InputTensor, raw: memoryview, *, limit: int
+) -> tuple[list[str], memoryview]:
+    """The texts of one input, and what it leaves of the bytes after the JSON."""
+    name, count = tensor.name, tensor.shape[0]
+    if tensor.shape[1:] not in ([], [1]):
+        raise _wrong(f"input `{name}`: shape is {tensor.shape}, expected [N] or [N, 1]")
+    check_count(count, name, limit=limit)
+    size = tensor.parameters.binary_data_size if tensor.parameters else None
+    if size is None:
+        return _read_json(tensor, count), raw
+    if tensor.data is not None:
+        raise _wrong(f"input `{name}` has both `data` and `binary_data_size`")
+    if size > len(raw):
+        raise _wrong(f"input `{name}`: binary_data_size is {size}, but {len(raw)} bytes are left")
+    return read_elements(raw[:size], count, name), raw[size:]
+
+
+def _read_json(tensor: InputTensor, count: int) -> list[str]:
+    name, data = tensor.name, tensor.data
+    if not isinstance(data, list):
+        raise _wrong(f"input `{name}` has neither a list as `data` nor `binary_data_size`")
+    if len(data) != count:
+        raise _wrong(f"input `{name}`: shape is {tensor.shape}, but `data` holds {len(data)}")
+    if len(tensor.shape) == 2:  # rows may come as such, or flat
+        data = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
+    for number, text in enumerate(data):
+        if not isinstance(text, str):
+            raise _wrong(f"input `{name}`: element {number} is not a string")
+    return data
+
+
+def read_elements(raw: memoryview, count: int, name: str) -> list[str]:
+    """The `count` texts of a BYTES tensor; RequestError 400 unless the bytes are just that."""
+    texts: list[str] = []
+    start = 0
+    for number in range(count):
+        end = start + 4
+        if end <= len(raw):
+            start, end = end, end + int.from_bytes(raw[start:end], "little")
+        if end > len(raw):
+            raise _wrong(f"input `{name}`: the bytes end within element {number}")
+        try:
+            texts.append(str(raw[start:end], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise _wrong(f"input `{name}`: element {number} is not UTF-8: {error}") from None
+        start = end
+    if start != len(raw):
+        raise _wrong(f"input `{name}`: {len(raw) - start} bytes are left after {count} elements")
+    return texts
+
+
+def wanted_outputs(asked: InferRequest) -> dict[str, bool]:
+    """The outputs asked for, in order, and whether each is wanted in bytes.
+
+    Raises RequestError 400 for one that is not had.
+    """
+    binary = asked.parameters is not None and asked.parameters.binary_data_output is True
+    if not asked.outputs:
+        return dict.fromkeys(OUTPUTS, binary)
+    wanted = {}
+    for output in asked.outputs:
+        if output.name not in OUTPUTS:
+            message = f"unknown output `{output.name}`; this model has `label` and `scores`"
+            raise RequestError(400, message, field="outputs")
+        own = output.parameters.binary_data if output.parameters else None
+        wanted[output.name] = binary if own is None else own
+    return wanted
+
+
+def write_outputs(
+    wanted: dict[str, bool], scores_NC: Array, labels: Sequence[str]
+) -> tuple[list[dict[str, Any]], bytes]:
+    """The entries of the outputs wanted, and the bytes after the JSON."""
+    outputs, raw = [], []
+    best_N = [labels[number] for number in scores_NC.argmax(axis=1).tolist()]
+    for name, binary in wanted.items():
+        output: dict[str, Any] = {"name": name}
+        if name == "label":
+            output |= {"shape": [len(best_N)], "datatype": "BYTES"}
+        else:
+            output |= {"shape": list(scores_NC.shape), "datatype": "FP32"}
+        if binary:
+            content = pack(best_N) if name == "label" else scores_NC.astype("<f4").tobytes()
+            output["parameters"] = {"binary_data_size": len(content)}
+            raw.append(content)
+        else:
+            output["data"] = best_N if name == "label" else scores_NC.ravel().tolist()
+        outputs.append(output)
+    return outputs, b"".join(raw)
+
+
+def pack(texts: Sequence[str]) -> bytes:
+    """A BYTES tensor."""
+    contents = [text.encode() for text in texts]
+    return b"".join(struct.pack("<I", len(content)) + content for content in contents)

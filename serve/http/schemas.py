@@ -1,0 +1,235 @@
+"""The request and the answers of `POST /predict`, and the errors of a bad request.
+
+Decides what a valid request is. Every refusal is a `RequestError` with a status of 4xx, the
+path of the offending field and, where there is one, the limit.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serve.inference.scores import Activation
+from serve.inference.text import Text, text_problem
+
+
+class RequestError(Exception):
+    """A request that cannot be answered as it stands."""
+
+    def __init__(
+        self, status: int, message: str, *, field: str | None = None, kind: str = "Validation"
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.field = field
+        self.kind = kind
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: str = Field(description="What is wrong, with the value and the remedy.")
+    error_type: str = Field(
+        description="Validation, Tokenizer, Overloaded, Unhealthy, Backend or Unauthorized."
+    )
+    field: str | None = Field(default=None, description="Path of the offending field.")
+
+
+class Score(BaseModel):
+    """One label of one text."""
+
+    label: str
+    score: float
+
+
+class Verdict(BaseModel):
+    """One text's answer where `abstain` was asked for."""
+
+    abstain: bool = Field(description="Whether the model is too unsure to be believed.")
+    confidence: float = Field(description="How sure it is of `predicted`, in [0, 1].")
+    predicted: list[str] = Field(description="The label, or for multi-label models all of them.")
+    labels: list[Score] = Field(description="Labels and scores, best first.")
+
+
+class Parameters(BaseModel):
+    """How to answer. The names are those of the Hugging Face text-classification task."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Number of labels per text, best first; all by default."
+    )
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        default=None,
+        description="From logits to scores; sigmoid for multi-label models, else softmax.",
+    )
+    truncation: bool | None = Field(
+        default=None, description="Cut texts that are too long (the default) or refuse them."
+    )
+    abstain: bool | None = Field(
+        default=None,
+        description="Say for each text whether the model abstains, by the bundle's threshold.",
+    )
+
+
+_TEXT = {"type": "string", "pattern": r"\S"}
+_ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
+_PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+
+INPUTS: dict[bool, dict[str, Any]] = {
+    False: {
+        "anyOf": [
+            _TEXT,
+            {"type": "array", "items": _TEXT, "minItems": 1},
+            {"type": "array", "items": _ALONE, "minItems": 1},
+        ],
+        "description": "A text or a list of texts; each may stand in a list of its own.",
+    },
+    True: {
+        "anyOf": [{"type": "array", "items": _PAIR, "minItems": 1}, _PAIR],
+        "description": "A list of pairs of texts, or one pair as a flat list of two texts.",
+    },
+}
+"""Schema of `inputs`, by whether the model takes pairs."""
+
+MAX_ERRORS = 100
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class PredictRequest(BaseModel):
+    """The body of `POST /predict`.
+
+    `parameters` is what Hugging Face clients send, the three fields after it are those of
+    text-embeddings-inference.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # Checked by `to_texts`: a union's errors would not say which text is wrong.
+    inputs: Any
+    parameters: Parameters | None = None
+    truncate: bool | None = Field(
+        default=None, description="Cut texts that are too long (the default) or refuse them."
+    )
+    truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
+        default=None, description="Side that is cut; the tokenizer's own by default."
+    )
+    raw_scores: bool | None = Field(default=None, description="Give logits in place of scores.")
+
+    @property
+    def activation(self) -> Activation | None:
+        """The function asked for, None for the model's own."""
+        if self.raw_scores:
+            return "none"
+        return self.parameters.function_to_apply if self.parameters else None
+
+    @property
+    def top_k(self) -> int | None:
+        """The number of labels asked for, None for all."""
+        return self.parameters.top_k if self.parameters else None
+
+    @property
+    def abstain(self) -> bool:
+        """Whether to say where the model abstains."""
+        return bool(self.parameters and self.parameters.abstain)
+
+    @property
+    def truncation(self) -> bool:
+        """Whether long texts are cut."""
+        asked = self.parameters.truncation if self.parameters else None
+        return self.truncate is not False and asked is not False
+
+    @property
+    def truncation_side(self) -> str | None:
+        """The side that is cut: left or right, None for the tokenizer's own."""
+        return self.truncation_direction.lower() if self.truncation_direction else None
+
+
+def parse(model: type[Body], body: bytes) -> Body:
+    """Read a body; RequestError 400 if it is not JSON, 422 if it is not the schema."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        if (count := error.error_count()) > MAX_ERRORS:
+            # To list them all only to name the first takes as long as a whole model's answer.
+            raise RequestError(422, f"{count} fields are unknown or wrong") from None
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise RequestError(400, f"the body is not valid JSON: {first['msg']}") from None
+        field = ".".join(str(part) for part in first["loc"]) or None
+        if field is None:
+            message = 'the body must be a JSON object such as {"inputs": "a text"}'
+        elif first["type"] == "missing":
+            message = f"field `{field}` is required"
+        elif first["type"] == "extra_forbidden":
+            message = f"unknown field `{field}`"
+        else:
+            message = f"field `{field}`: {first['msg']}"
+        raise RequestError(422, message, field=field) from None
+
+
+def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], bool]:
+    """The texts of `inputs`, checked one by one, and whether it was one text and no list.
+
+    limit: texts a request may hold. Raises RequestError 422 that names the field, such as
+    `inputs.3` or `inputs.3.1`.
+    """
+    flat_pair = (
+        is_pair
+        and isinstance(inputs, list)
+        and len(inputs) == 2
+        and all(isinstance(part, str) for part in inputs)
+    )
+    if isinstance(inputs, str) or flat_pair:
+        return [_to_text(inputs, "inputs", is_pair=is_pair)], True
+    if not isinstance(inputs, list):
+        expected = "a list of pairs of texts" if is_pair else "a string or a list of strings"
+        raise RequestError(
+            422, f"field `inputs`: expected {expected}, got {_kind(inputs)}", field="inputs"
+        )
+    if not inputs:
+        raise RequestError(422, "field `inputs`: the list is empty", field="inputs")
+    if len(inputs) > limit:
+        raise RequestError(
+            422,
+            f"field `inputs`: {len(inputs)} texts, over the limit of {limit} texts a request",
+            field="inputs",
+        )
+    texts = [_to_text(value, f"inputs.{n}", is_pair=is_pair) for n, value in enumerate(inputs)]
+    return texts, False
+
+
+def _to_text(value: Any, field: str, *, is_pair: bool) -> Text:
+    if not is_pair:
+        if isinstance(value, list) and len(value) == 1:
+            value, field = value[0], f"{field}.0"
+        _check(value, field)
+        return str(value)
+    if not isinstance(value, list) or len(value) != 2:
+        raise RequestError(
+            422,
+            f"field `{field}`: this model classifies pairs, expected [text, text_pair], "
+            f"got {_kind(value)}",
+            field=field,
+        )
+    for part, text in enumerate(value):
+        _check(text, f"{field}.{part}")
+    return (value[0], value[1])
+
+
+def _check(value: Any, field: str) -> None:
+    if isinstance(value, str):
+        problem = text_problem(value)
+    else:
+        problem = f"expected a string, got {_kind(value)}"
+    if problem:
+        raise RequestError(422, f"field `{field}`: {problem}", field=field)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    names = {str: "a string", bool: "a boolean", dict: "an object", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,1 @@
+"""From texts to probabilities: the only inference path."""

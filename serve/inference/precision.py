@@ -1,0 +1,33 @@
+"""Precision of fp32 matrix products, which PyTorch keeps as state of the whole process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+
+@contextmanager
+def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
+    """Compute fp32 products in IEEE fp32 (`highest`) or in TF32 (`high`), then restore the state.
+
+    PyTorch has two interfaces to this state: `torch.set_float32_matmul_precision`, and
+    `fp32_precision`, which `transformers.TrainingArguments(tf32=True)` sets and never resets.
+    After the second the getter of the first raises RuntimeError.
+    """
+    root: Any = torch.backends  # partly typed
+    backends = (root, root.cuda.matmul, root.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = "highest"
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(older)
+        for backend, own in zip(backends, before, strict=True):
+            backend.fp32_precision = own

@@ -1,1 +1,0 @@
-"""One module per wire format, each a thin layer over `serve.service`."""

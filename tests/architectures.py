@@ -1,0 +1,71 @@
+"""Tiny random bases, one per architecture that must work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    DebertaConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 80,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 72,
+}
+DECODER: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: BertConfig(**SIZES),
+    "roberta": lambda: RobertaConfig(**SIZES),
+    "xlm-roberta": lambda: XLMRobertaConfig(**SIZES),
+    "distilbert": lambda: DistilBertConfig(
+        vocab_size=80, dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=72
+    ),
+    "mpnet": lambda: MPNetConfig(**SIZES),
+    "deberta": lambda: DebertaConfig(**SIZES, **RELATIVE),
+    "deberta-v2": lambda: DebertaV2Config(**SIZES, **RELATIVE, conv_kernel_size=3),
+    "deberta-v3": lambda: DebertaV2Config(
+        **SIZES, **RELATIVE, position_buckets=16, norm_rel_ebd="layer_norm", share_att_key=True
+    ),
+    "electra": lambda: ElectraConfig(**SIZES, embedding_size=16),
+    "modernbert": lambda: ModernBertConfig(
+        **SIZES, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+    ),
+    "qwen2": lambda: Qwen2Config(**DECODER),
+    "qwen3": lambda: Qwen3Config(**DECODER, head_dim=16),
+    "llama": lambda: LlamaConfig(**DECODER),
+}
+
+
+def base_of(name: str, tokenizer: Path, path: Path) -> Path:
+    """A tiny random base of an architecture, with the words of the tests' tokenizer."""
+    torch.manual_seed(0)
+    AutoModel.from_config(CONFIGS[name]()).save_pretrained(path)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    if name not in ("bert", "electra", "deberta", "deberta-v2", "deberta-v3"):
+        words.model_input_names = ["input_ids", "attention_mask"]
+    words.save_pretrained(path)
+    return path

@@ -1,0 +1,227 @@
+"""Whole files are classified: any format, row by row, restartable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from processes import ROOT, run
+from rows import make_rows, write_jsonl
+
+from serve.inference.predictor import Predictor
+from serve.predict_file import BLOCK_ROWS, predict_file
+from serve.tables import read_rows
+
+Bundles = Callable[[str], Path]
+
+ROWS = make_rows(30, seed=7)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        return write_jsonl(path, rows)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def predict(bundle: Path, source: Path, output: Path, *options: str) -> Any:
+    return run(
+        *("-m", "serve", "predict", "--bundle", bundle),
+        *("--input", source, "--output", output, *options),
+    )
+
+
+@pytest.mark.parametrize("source", [".jsonl", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("output", [".jsonl", ".csv", ".parquet"])
+def test_every_format_in_and_out(
+    bundles: Bundles, tmp_path: Path, source: str, output: str
+) -> None:
+    predictor = Predictor.load(bundles("single"), device="cpu")
+    expected_NC = predictor.predict([row["text"] for row in ROWS])
+    target = tmp_path / f"out{output}"
+
+    counts = predict_file(
+        predictor, write(tmp_path / f"in{source}", ROWS), target, text_columns=("text",)
+    )
+
+    written = list(read_rows(target))
+    assert counts == {"rows": 30, "resumed": 0, "failed": 0}
+    assert [row["text"] for row in written] == [row["text"] for row in ROWS]
+    assert [row["label"] for row in written] == [row["label"] for row in ROWS]
+    labels = predictor.bundle.manifest.labels
+    assert [row["predicted_label"] for row in written] == [
+        labels[c] for c in expected_NC.argmax(axis=1)
+    ]
+    assert [float(row["predicted_score"]) for row in written] == pytest.approx(
+        expected_NC.max(axis=1).tolist(), abs=1e-5
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{source}", target.name])
+
+
+def test_rows_that_cannot_be_classified_say_why(bundles: Bundles, tmp_path: Path) -> None:
+    rows = [{"id": 1, "text": "my parcel"}, {"id": 2, "text": " "}, {"id": 3, "text": None}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    counts = predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
+
+    written = list(read_rows(tmp_path / "out.jsonl"))
+    assert counts == {"rows": 3, "resumed": 0, "failed": 2}
+    assert written[0]["predicted_label"] is not None
+    assert "predicted_error" not in written[0]
+    assert [row["predicted_label"] for row in written[1:]] == [None, None]
+    assert written[1]["predicted_error"] == "the text is empty"
+    assert written[2]["predicted_error"] == "expected a string, got NoneType"
+
+
+def test_block_without_one_usable_row_is_no_failure(bundles: Bundles, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": ""}, {"text": "a \ud83d"}])
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        output = tmp_path / f"out{suffix}"
+        counts = predict_file(predictor, source, output, text_columns=("text",))
+        assert counts == {"rows": 2, "resumed": 0, "failed": 2}
+        assert "lone surrogate" in list(read_rows(output))[1]["predicted_error"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_that_come_late_are_kept(bundles: Bundles, tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": "a"}, {"text": "b", "id": 7}, {"text": " "}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    predictor = Predictor.load(bundles("single"), device="cpu")
+    output = tmp_path / f"out{suffix}"
+
+    predict_file(predictor, source, output, text_columns=("text",))
+
+    written = list(read_rows(output))
+    assert [str(row["id"] or "") for row in written] == ["", "7", ""]
+    assert [row["predicted_error"] or "" for row in written] == ["", "", "the text is empty"]
+
+
+def test_rows_that_parquet_cannot_hold_are_refused_before_the_work(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": "x"}])
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    with pytest.raises(ValueError, match=r"cannot hold these rows .* write .jsonl instead"):
+        predict_file(predictor, source, tmp_path / "out.parquet", text_columns=("text",))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
+    multi = write_jsonl(tmp_path / "multi.jsonl", [{"text": "parcel courier invoice charge"}])
+    pair = write_jsonl(tmp_path / "pair.jsonl", [{"left": "parcel", "right": "courier"}])
+
+    predictor = Predictor.load(bundles("multi"), device="cpu")
+    predict_file(predictor, multi, tmp_path / "a.jsonl", text_columns=("text",))
+    second = predict(bundles("pair"), pair, tmp_path / "b.csv", "--text-columns", "left,right")
+
+    assert second.returncode == 0, second.stderr
+    assert "1 rows to" in second.stdout
+    row = next(read_rows(tmp_path / "a.jsonl"))
+    assert len(row["predicted_labels"]) == len(row["predicted_scores"])
+    manifest = predictor.bundle.manifest
+    least = dict(zip(manifest.labels, manifest.calibration.thresholds, strict=True))
+    given = dict(zip(row["predicted_labels"], row["predicted_scores"], strict=True))
+    assert all(score >= least[label] for label, score in given.items())
+    assert next(read_rows(tmp_path / "b.csv"))["predicted_label"]
+
+
+def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", make_rows(8 * BLOCK_ROWS, seed=8))
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    journal = tmp_path / "out.jsonl.partial"
+    command = [sys.executable, "-m", "serve", "predict", "--bundle", str(bundles("single"))]
+    process = subprocess.Popen(
+        [*command, "--input", str(source), "--output", str(output)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if journal.exists() and journal.read_bytes().count(b"\n") > BLOCK_ROWS:
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not output.exists()
+    with journal.open("ab") as file:
+        file.write(b'{"predicted_label": "bill')  # a torn line
+
+    rerun = predict(bundles("single"), source, output)
+    undisturbed = predict(bundles("single"), source, whole)
+
+    assert rerun.returncode == undisturbed.returncode == 0
+    assert "(0 were done before" not in rerun.stdout
+    assert not journal.exists()
+    labels = [[row["predicted_label"] for row in read_rows(file)] for file in (output, whole)]
+    assert labels[0] == labels[1]
+    assert len(labels[0]) == 8 * BLOCK_ROWS
+
+
+def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "out.jsonl.partial").write_text(json.dumps({"model_version": "x"}) + "\n")
+
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    with pytest.raises(ValueError, match="belongs to another input, bundle or choice of columns"):
+        predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "no input file at"),
+        ("in.xlsx", "x", "unknown format"),
+        ("in.jsonl", "", "has no rows"),
+        ("in.jsonl", '{"text": "a"}\n{broken\n', "line 2: not valid JSON"),
+        ("in.jsonl", '{"body": "a"}\n', "has no column `text`, only body"),
+        ("in.jsonl", '{"text": "a", "predicted_label": 1}\n', "has a column `predicted_label`"),
+        ("in.csv", "text,n\na,1\nb\n", "line 3: 1 values for 2 columns"),
+    ],
+)
+def test_input_that_cannot_be_read_is_named(
+    bundles: Bundles, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    with pytest.raises(ValueError, match=message):
+        predict_file(predictor, tmp_path / name, tmp_path / "out.jsonl", text_columns=("text",))
+
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_csv_keeps_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('\ufefftext,n\n"NA",007\n"a ""b"", c",\n' + "x" * 200_000 + ",1\n")
+
+    rows = list(read_rows(path))
+
+    assert rows[0] == {"text": "NA", "n": "007"}
+    assert rows[1] == {"text": 'a "b", c', "n": ""}
+    assert len(rows[2]["text"]) == 200_000

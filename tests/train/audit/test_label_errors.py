@@ -1,0 +1,102 @@
+"""Wrong labels are ranked first, right ones get no suggestion, rare labels are not judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train.audit.label_errors import cross_fit, judge, usual
+from train.statistics.metrics import one_hot
+
+
+def clusters(rows: int, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of length 1 around a centre per label, and the true labels."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(labels, 24))
+    true_N = np.arange(rows) % labels
+    features = centres[true_N] + random.normal(scale=0.7, size=(rows, 24))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return features.astype(np.float32), true_N
+
+
+def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
+    features, true_N = clusters(600, 6, seed=0)
+    changed = np.random.default_rng(1).choice(600, 30, replace=False)
+    given_N = true_N.copy()
+    given_N[changed] = (given_N[changed] + 2) % 6
+    given = one_hot(given_N, 6)
+
+    cross = cross_fit(features, given, "single_label", folds=5, seed=0)
+    found = judge(
+        cross.probs_NC,
+        given,
+        "single_label",
+        usual_2C=usual(cross.probs_NC, given),
+        judged_C=np.ones(6, dtype=bool),
+    )
+
+    first = set(np.argsort(found.score_N)[:30].tolist())
+    assert len(first & set(changed.tolist())) >= 28
+    # Suspected is who beats the average of a label's own rows, so some wrong ones are not.
+    assert found.suspect_N[changed].mean() >= 0.5
+    assert (found.suggested_NC[changed].argmax(axis=1) == true_N[changed]).mean() >= 0.5
+    assert found.suspect_N.sum() <= 45
+    untouched = ~found.suspect_N
+    assert (found.suggested_NC[untouched] == given[untouched]).all()
+
+
+def test_every_row_is_judged_by_models_that_did_not_see_it() -> None:
+    """Labels at random: a model that saw the rows would know them."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 200)).astype(np.float32)
+    given = one_hot(random.integers(0, 2, 60), 2)
+
+    cross = cross_fit(features, given, "single_label", folds=5, seed=0)
+
+    assert (cross.probs_NC.argmax(axis=1) == given.argmax(axis=1)).mean() < 0.75
+    assert cross.of_others(features).shape == (60, 2)
+
+
+def test_rows_of_labels_that_are_too_rare_are_not_judged() -> None:
+    features, true_N = clusters(302, 3, seed=0)
+    true_N[-2:] = 3
+    given = one_hot(true_N, 4)
+
+    cross = cross_fit(features, given, "single_label", folds=5, seed=0)
+    found = judge(
+        cross.probs_NC,
+        given,
+        "single_label",
+        usual_2C=usual(cross.probs_NC, given),
+        judged_C=given.sum(axis=0) >= 5,
+    )
+
+    assert not found.suspect_N[-2:].any()
+    assert (found.score_N[-2:] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["missing", "needless"])
+def test_label_that_is_missing_or_needless_is_found_in_multi_label_data(kind: str) -> None:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(4, 24))
+    true_NC = random.random((800, 4)) < 0.4
+    features = true_NC @ centres + random.normal(scale=0.4, size=(800, 24))
+    features = features.astype(np.float32)
+    candidates = np.flatnonzero(true_NC[:, 1] if kind == "missing" else ~true_NC[:, 1])
+    changed = random.choice(candidates, 20, replace=False)
+    given = true_NC.copy()
+    given[changed, 1] = kind == "needless"
+
+    cross = cross_fit(features, given, "multi_label", folds=4, seed=0)
+    found = judge(
+        cross.probs_NC,
+        given,
+        "multi_label",
+        usual_2C=usual(cross.probs_NC, given),
+        judged_C=np.ones(4, dtype=bool),
+    )
+
+    assert len(set(np.argsort(found.score_N)[:30].tolist()) & set(changed.tolist())) >= 16
+    assert found.suspect_N[changed].mean() >= 0.5
+    right = (found.suggested_NC[changed] == true_NC[changed]).all(axis=1)
+    assert right.mean() >= 0.4

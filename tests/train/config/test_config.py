@@ -1,0 +1,183 @@
+"""YAML and overrides become validated configuration, and every shipped YAML loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+from processes import ROOT
+from pydantic import BaseModel
+
+from serve.config import ServeConfig, load_config, parse_yaml
+from serve.http.tracing import check_installed
+from train.config.run import RunConfig
+from train.fit.trainer import training_arguments
+
+MINIMAL = """
+output_dir: runs/x
+data: {train: train.jsonl}
+model: {base: some/dir}
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_scientific_notation_is_a_number_where_pyyaml_reads_a_string(minimal: Path) -> None:
+    assert yaml.safe_load("2e-5") == "2e-5"
+
+    config = load_config(RunConfig, minimal, ["trainer.learning_rate=2e-5"])
+
+    assert config.trainer["learning_rate"] == 2e-5
+
+
+def test_words_that_pyyaml_takes_for_booleans_stay_words() -> None:
+    assert yaml.safe_load("no") is False
+
+    assert parse_yaml("{no: negative, on: off, at: 12:30}") == {
+        "no": "negative",
+        "on": "off",
+        "at": "12:30",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("-3", -3), ("1_000", 1000), ("0.5", 0.5), ("1.", 1.0), (".5", 0.5),
+     ("null", None), ("~", None), ("1e3", 1000.0), ("007", "007"), ("", None)],
+)  # fmt: skip
+def test_scalars(text: str, value: object) -> None:
+    result = parse_yaml(text)
+
+    assert result == value
+    assert type(result) is type(value)
+
+
+def test_a_key_that_appears_twice_is_refused(minimal: Path) -> None:
+    minimal.write_text(MINIMAL + "seed: 1\nseed: 2\n")
+
+    with pytest.raises(ValueError, match=r"line 6: key `seed` appears twice"):
+        load_config(RunConfig, minimal)
+
+
+def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
+    config = load_config(
+        RunConfig, minimal, ["lora.r=4", "lora.r=8", "data.text_columns=[a, b]", "seed=3"]
+    )
+
+    assert config.lora.r == 8
+    assert config.data.text_columns == ("a", "b")
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.rank=8", r"unknown key `lora.rank`; known: r, alpha, dropout, target_modules"),
+        ("lora.r=0", r"`lora.r` = 0: Input should be greater than or equal to 1"),
+        ("lora.r=many", r"`lora.r` = 'many': Input should be a valid integer"),
+        ("lora", r"not of the form key.sub=value"),
+        ("seed.x=1", r"seed"),
+        ("trainer.output_dir=x", r"`trainer.output_dir` is not for the trainer section"),
+        ("trainer.label_smoothing_factor=0.1", r"set loss.label_smoothing"),
+        ("trainer.train_sampling_strategy=group_by_length", r"data.group_by_length"),
+        ("trainer.auto_find_batch_size=true", r"set trainer.per_device_train_batch_size"),
+        ("trainer.ignore_data_skip=true", r"is not for the trainer section"),
+        ("data.text_columns=[a, a]", r"names 'a' twice"),
+        ("data.train=[", r"not valid YAML"),
+    ],
+)
+def test_mistakes_are_named_with_their_path(minimal: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(RunConfig, minimal, [override])
+
+
+def test_labels_that_yaml_reads_as_numbers_are_names(minimal: Path) -> None:
+    config = load_config(
+        RunConfig, minimal, ["data.label_map={0: bad, 1: good}", "loss.class_weights={0: 2.5}"]
+    )
+
+    assert config.data.label_map == {"0": "bad", "1": "good"}
+    assert config.loss.class_weights == {"0": 2.5}
+
+
+def test_options_that_would_be_ignored_are_refused(minimal: Path) -> None:
+    with pytest.raises(ValueError, match="`lora` is set but `method` is full"):
+        load_config(RunConfig, minimal, ["method=full", "lora.r=4"])
+
+
+def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="key `data` is required"):
+        load_config(RunConfig, None, ["output_dir=x", "model.base=y"])
+    with pytest.raises(ValueError, match="no configuration file at"):
+        load_config(RunConfig, tmp_path / "none.yaml")
+
+
+def test_unknown_trainer_field_is_refused(minimal: Path) -> None:
+    config = load_config(RunConfig, minimal, ["trainer.learning_rat=1"])
+
+    with pytest.raises(ValueError, match=r"`trainer.learning_rat` is not a field"):
+        training_arguments(config)
+
+
+def test_configuration_is_frozen(minimal: Path) -> None:
+    config = load_config(RunConfig, minimal)
+
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 5
+
+
+def test_every_shipped_yaml_loads() -> None:
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert len(files) >= 9
+    for file in files:
+        if file.parent.name == "accelerate":
+            ClusterConfig.from_yaml_file(yaml_file=str(file))
+        elif file.name == "serve.yaml":
+            load_config(ServeConfig, file)
+        else:
+            training_arguments(load_config(RunConfig, file))
+
+
+def test_every_shipped_yaml_says_how_it_is_launched() -> None:
+    for file in (ROOT / "configs").rglob("*.yaml"):
+        header = [line for line in file.read_text().splitlines() if line.startswith("#")]
+        commands = ("accelerate launch", "python -m train run", "python -m serve run")
+        assert any(command in line for line in header for command in commands), file
+
+
+def test_every_key_is_documented() -> None:
+    def check(schema: type[BaseModel]) -> None:
+        for name, field in schema.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                check(inner)
+            else:
+                assert field.description, f"{schema.__name__}.{name}"
+
+    check(RunConfig)
+    check(ServeConfig)
+
+
+def test_origin_that_no_browser_sends_is_refused() -> None:
+    for origin in ("https://a.example/", "a.example", "https://a.example/path"):
+        with pytest.raises(ValueError, match="cors_origins"):
+            load_config(ServeConfig, None, [f"cors_origins=[{origin}]"])
+    allowed = load_config(ServeConfig, None, ['cors_origins=["https://a.example:8443"]'])
+    assert allowed.cors_origins == ("https://a.example:8443",)
+
+
+def test_tracing_variables_that_are_not_heeded_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_installed()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_PROTOCOL is `grpc`"):
+        check_installed()

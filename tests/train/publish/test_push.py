@@ -1,0 +1,66 @@
+"""Pushing while training: models go up, pickles and this machine's paths do not."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hub_standin import running_hub
+from processes import run
+
+TWICE = """
+import os, sys
+from train.__main__ import main
+token = os.environ.pop("HF_TOKEN")
+code = main(sys.argv[1:])
+print("without a token:", code, flush=True)
+os.environ["HF_TOKEN"] = token
+sys.exit(main(sys.argv[1:]))
+"""
+"""One process for two trainings: most of the time of one is its imports."""
+
+
+def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    trainer = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "push_to_hub": True,
+        "hub_model_id": "me/pushed",
+        "hub_strategy": "all_checkpoints",
+        "hub_always_push": True,
+    }
+    values = make_config(tmp_path / "run", trainer=trainer, model={"head_init": "random"})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    with running_hub() as hub:
+        hub.lfs = False
+        # The default way of the client, which needs no Xet server for files of this kind.
+        environment = hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_XET": "0"}
+        hub.fail("POST", "/commit/main", 403)
+
+        done = run("-c", TWICE, "fit", "--config", tmp_path / "run.yaml", **environment)
+
+    assert done.returncode == 0, done.stderr
+    assert "without a token: 2" in done.stdout
+    assert "set HF_TOKEN" in done.stderr
+    assert len(re.findall("note: a push to hub:me/pushed failed", done.stdout)) == 1
+    repository = hub.repositories["me/pushed"]
+    assert repository.private
+    pushed = {name for _, _, files in repository.commits for name in files}
+    assert {"checkpoint-4/adapter_model.safetensors", "checkpoint-6/tokenizer.json"} <= pushed
+    assert {name.rpartition(".")[2] for name in pushed} == {
+        "gitattributes", "json", "md", "safetensors",
+    }  # fmt: skip
+    texts = {n: d.decode() for n, d in repository.files.items() if n.endswith((".json", ".md"))}
+    assert not [name for name, text in texts.items() if tempfile.gettempdir() + "/" in text]
+    trained = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert repository.files["adapter_model.safetensors"] == trained
+    assert not (tmp_path / "run" / "checkpoints" / ".push").exists()

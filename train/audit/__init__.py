@@ -1,0 +1,1 @@
+"""Audit the data: duplicates, leakage between splits, suspected label errors."""

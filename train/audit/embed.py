@@ -1,0 +1,78 @@
+"""What a frozen base makes of texts: the mean of its last hidden states, of length 1.
+
+For the audit alone. The head starts from other features (`train.model.head`): those that reach it.
+
+Shape suffixes: N texts, L tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from serve.inference.precision import matmul_precision
+from serve.inference.text import Text, shortest_first
+from train.model.base import Base
+
+BLOCK_TEXTS = 2048
+BATCH_TEXTS = 64
+
+
+@torch.no_grad()
+@matmul_precision("highest")
+def embed(
+    base: Base,
+    texts: Sequence[Text],
+    *,
+    device: str,
+    progress: Callable[[int], object] = lambda texts: None,
+) -> NDArray[np.float32]:
+    """Features of each text, (N, D) in fp32, in the order given.
+
+    progress: told the number of texts after each batch. Leaves the model on `device`.
+    """
+    model = base.model.to(device).eval()
+    body = getattr(model, model.base_model_prefix)
+    parts = []
+    for block in _blocks(texts):
+        encodings = base.encoder.encode(block)
+        order = shortest_first(encodings)
+        features_ND: torch.Tensor | None = None
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            batch = base.encoder.pad([encodings[row] for row in rows])
+            inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+            states_NLD = body(**inputs).last_hidden_state.float()
+            mask_NL1 = inputs["attention_mask"].unsqueeze(-1)
+            mean_ND = (states_NLD * mask_NL1).sum(dim=1) / mask_NL1.sum(dim=1)
+            if features_ND is None:
+                features_ND = torch.empty(len(block), mean_ND.shape[1])
+            features_ND[rows] = functional.normalize(mean_ND).cpu()
+            progress(len(rows))
+        assert features_ND is not None
+        parts.append(features_ND.numpy())
+    return np.concatenate(parts)
+
+
+def token_counts(base: Base, texts: Sequence[Text]) -> NDArray[np.int64]:
+    """Tokens of each text before it is cut, special tokens included, (N,)."""
+    tokenizer = base.encoder.tokenizer
+    assert tokenizer is not None
+    counts: list[int] = []
+    for block in _blocks(texts):
+        firsts = [text if isinstance(text, str) else text[0] for text in block]
+        seconds = [text[1] for text in block if not isinstance(text, str)] or None
+        ids = tokenizer(firsts, seconds, truncation=False, padding=False, verbose=False)
+        counts += map(len, ids["input_ids"])
+    return np.array(counts, dtype=np.int64)
+
+
+def _blocks(texts: Sequence[Text]) -> Iterator[list[Text]]:
+    iterator = iter(texts)
+    while block := list(islice(iterator, BLOCK_TEXTS)):
+        yield block

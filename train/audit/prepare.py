@@ -1,0 +1,164 @@
+"""Look at the data before anything is trained on it; what `python -m train prepare` runs.
+
+Writes `output_dir/prepare/`: `report.html` for people, `report.json` for programs, and
+`fixes.jsonl` with suggestions for a person to review (see `train.data.fixes`). Changes no data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from serve.files import write_atomic
+from serve.inference.predictor import pick_device
+from train.audit.audit import Audit, audit
+from train.audit.embed import embed, token_counts
+from train.audit.label_errors import Judgement, cross_fit, judge, usual
+from train.audit.report import report_html
+from train.config.run import RunConfig
+from train.data.fixes import write_fixes
+from train.data.rows import SplitName
+from train.data.splits import InvalidRow, LabelledData, Split, load_data
+from train.evaluation.evaluate import reference
+from train.model.base import Base, load_base
+
+MIN_ROWS_JUDGED = 5
+"""A label with fewer rows in train is not judged: the models hardly know it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What `prepare` found, and where it wrote it."""
+
+    data: LabelledData
+    audit: Audit
+    directory: Path
+
+
+def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
+    """Read, validate and audit the data of a run, and write the report.
+
+    Unusable rows are reported, not refused. Raises ValueError where there are no data to
+    speak of: a source that cannot be read, a split without rows, a label that train lacks.
+    """
+    directory = config.output_dir / "prepare"
+    fixes_file = directory / "fixes.jsonl"
+    if config.data.fixes and Path(config.data.fixes).resolve() == fixes_file.resolve():
+        raise ValueError(
+            f"data.fixes is `{fixes_file}`, which prepare writes anew; keep the reviewed file "
+            "elsewhere"
+        )
+    if config.cpu_threads:
+        torch.set_num_threads(config.cpu_threads)
+    invalid: list[InvalidRow] = []
+    data = load_data(config, invalid=invalid)
+    # The audit takes a mean of its own.
+    native = config.model.model_copy(update={"pooling": "native"})
+    base = load_base(config.model_copy(update={"model": native}), data.labels)
+    found = audit(
+        config,
+        data,
+        invalid=invalid,
+        num_invalid=data.num_dropped,
+        tokens={name: token_counts(base, split.texts) for name, split in data.splits.items()},
+        judgements=_judge(config, data, base, device) if config.audit.label_errors else None,
+    )
+    _write(directory, found, data)
+    return Prepared(data=data, audit=found, directory=directory)
+
+
+def _judge(
+    config: RunConfig, data: LabelledData, base: Base, device: str
+) -> dict[SplitName, Judgement]:
+    """Judge the labels of train by models of the other folds, those of the others by them all."""
+    where = pick_device(device)
+    total = sum(map(len, data.splits.values()))
+    with tqdm(total=total, unit="texts", desc="embed", disable=None) as bar:
+
+        def features(split: Split) -> Any:
+            return embed(base, split.texts, device=where, progress=bar.update)
+
+        given_NC = reference(data.train, data.labels)
+        cross = cross_fit(
+            features(data.train), given_NC, config.task, folds=config.audit.folds, seed=config.seed
+        )
+        usual_2C = usual(cross.probs_NC, given_NC)
+        judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
+        judgements: dict[SplitName, Judgement] = {}
+        for name, split in data.splits.items():
+            train = name == "train"
+            judgements[name] = judge(
+                cross.probs_NC if train else cross.of_others(features(split)),
+                given_NC if train else reference(split, data.labels),
+                config.task,
+                usual_2C=usual_2C,
+                judged_C=judged_C,
+            )
+    return judgements
+
+
+def _write(directory: Path, found: Audit, data: LabelledData) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    _keep_reviewed(directory)
+    fixes_file = directory / "fixes.jsonl"
+    write_fixes(fixes_file, found.fixes)
+    actions = [fix.action for fix in found.fixes]
+    summary: dict[str, Any] = {
+        "splits": {name: split.fingerprint for name, split in data.splits.items()},
+        "fixes_applied": data.fixes,
+        "notes": list(data.notes),
+        "counts": found.counts,
+        "suggestions": {name: actions.count(name) for name in ("drop", "relabel")},
+        "suggestions_sha256": hashlib.sha256(fixes_file.read_bytes()).hexdigest(),
+        "labels": found.label_counts,
+        "imbalance": found.imbalance,
+        "tokens": found.tokens,
+    }
+    page = report_html(found, summary)
+    write_atomic(directory / "report.html", page.encode("utf-8"))
+    summary["findings"] = [asdict(finding) for finding in found.findings]
+    write_atomic(directory / "report.json", json.dumps(summary, indent=2).encode())
+
+
+def _keep_reviewed(directory: Path) -> None:
+    """Move a file of suggestions that somebody has edited out of the way of the new one."""
+    fixes_file, report = directory / "fixes.jsonl", directory / "report.json"
+    if not fixes_file.is_file() or not report.is_file():
+        return
+    now = hashlib.sha256(fixes_file.read_bytes()).hexdigest()
+    if now != json.loads(report.read_text(encoding="utf-8"))["suggestions_sha256"]:
+        kept = directory / f"fixes-edited-{now[:8]}.jsonl"
+        os.replace(fixes_file, kept)
+        print(f"note: `{fixes_file}` was edited; it is now `{kept}`")
+
+
+def summary_lines(prepared: Prepared) -> list[str]:
+    """What a person wants to know first."""
+    data, found = prepared.data, prepared.audit
+    lines = [
+        f"{name:<10} {len(split):>8} rows  sha256 {split.fingerprint['sha256']}"
+        for name, split in data.splits.items()
+    ]
+    lines += [f"note: {note}" for note in data.notes]
+    rarest = list(found.label_counts)[-1]
+    lines.append(
+        f"{len(data.labels)} labels, the most frequent {found.imbalance:.1f} times as frequent "
+        f"as the rarest ({rarest}, {found.label_counts[rarest]['train']} rows of train)"
+    )
+    for each in found.findings:
+        parts = ", ".join(f"{count} in {name}" for name, count in each.parts.items())
+        title = each.title[0].lower() + each.title[1:]
+        lines.append(f"{each.count:>8}  {title}{f' ({parts})' if parts else ''}")
+    actions = [fix.action for fix in found.fixes]
+    lines.append(
+        f"suggested: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"
+    )
+    return lines

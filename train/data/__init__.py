@@ -1,0 +1,1 @@
+"""From files, databases and the Hub to validated, split rows."""

@@ -1,0 +1,1 @@
+"""Score a bundle on the test split, with intervals and a report."""

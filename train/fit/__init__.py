@@ -1,0 +1,1 @@
+"""Fine-tune with the Hugging Face Trainer."""

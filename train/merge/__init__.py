@@ -1,0 +1,1 @@
+"""From adapter to sealed bundle: merge, calibrate, export to int8."""

@@ -1,0 +1,122 @@
+"""Does the int8 export for CPUs ship?
+
+It is held against the full-precision model on the validation split: it ships if it loses at
+most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts keep their labels.
+Otherwise the bundle goes without it, and its manifest says why. How it is made is
+`train.merge.export`'s matter.
+
+Shape suffixes: N texts, C labels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serve.bundle.manifest import Calibration, Int8Export, Measured
+from serve.inference.backends.onnx import FILE as ONNX_FILE
+from serve.inference.backends.onnx import OnnxBackend
+from serve.inference.decision import Rules
+from serve.inference.predictor import batched_logits, usable_cores
+from serve.inference.scores import Array, activate, default_activation
+from serve.inference.text import TextEncoder
+from serve.stats import paired_difference
+from train.config.run import RunConfig
+from train.data.splits import LabelledData
+from train.statistics.metrics import Choice
+
+CALIBRATION_TEXTS = 512
+"""Training texts on which the export measures the range of each channel."""
+
+MAX_LOSS = 0.003
+"""Largest loss of accuracy with which the int8 export ships."""
+
+MIN_AGREEMENT = 0.99
+"""Least share of validation texts that the int8 export must label as full precision does."""
+
+
+def export_into(
+    staging: Path,
+    encoder: TextEncoder,
+    config: RunConfig,
+    data: LabelledData,
+    full_NC: Array,
+    reference_NC: Choice,
+    calibration: Calibration | None,
+) -> tuple[Int8Export, Array]:
+    """Write the int8 export into `staging` if it passes its gate; what was found either way.
+
+    full_NC, reference_NC: full precision's logits and the true labels of the validation rows.
+    Also its logits on the validation rows, empty if there are none.
+    """
+    from train.merge.export import export_int8
+
+    encodings = encoder.encode(data.validation.texts)
+    file = staging / ONNX_FILE
+    try:
+        typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
+        batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
+        export_int8(staging, batches, file)
+        backend = OnnxBackend.load(staging, streams=usable_cores())
+    except Exception as error:  # what an architecture can raise here is open
+        file.unlink(missing_ok=True)
+        failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
+        return failed, np.zeros((0, 0), dtype=np.float32)
+    int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
+    result = judge_int8(
+        full_NC,
+        int8_NC,
+        reference_NC,
+        task=config.task,
+        thresholds=calibration.thresholds if calibration else None,
+    )
+    if not result.shipped:
+        shutil.rmtree(file.parent)
+    return result, int8_NC
+
+
+def judge_int8(
+    full_NC: Array,
+    int8_NC: Array,
+    reference_NC: Choice,
+    *,
+    task: str,
+    thresholds: Sequence[float] | None = None,
+) -> Int8Export:
+    """Hold the export's logits against full precision's, both of shape (N, C).
+
+    thresholds: those of a multi-label bundle's labels, None for 0.5.
+    """
+    thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
+    rules = Rules(task=task, thresholds_C=thresholds_C, abstention=None)
+    first_NC, second_NC = (
+        rules.decide(activate(logits_NC, default_activation(task))).predicted_NC
+        for logits_NC in (full_NC, int8_NC)
+    )
+    agreement = float((first_NC == second_NC).all(axis=1).mean())
+    first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
+    value, low, high = paired_difference(first_N, second_N)
+    figures = (
+        f"accuracy {first_N.mean():.4f} becomes {second_N.mean():.4f}, difference {value:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}], {agreement:.2%} of {len(full_NC)} labels agree"
+    )
+    problems = []
+    if not agreement >= MIN_AGREEMENT:
+        problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
+    if not value >= -MAX_LOSS:
+        problems.append(f"the loss of accuracy is over {MAX_LOSS}")
+    if not np.isfinite(int8_NC).all():
+        problems.append("logits are not finite")
+    return Int8Export(
+        shipped=not problems,
+        reason="; ".join([*problems, figures]),
+        texts=len(full_NC),
+        agreement=agreement,
+        accuracy_fp32=float(first_N.mean()),
+        accuracy_int8=float(second_N.mean()),
+        difference=Measured(value=value, low=low, high=high),
+        max_logit_difference=float(np.abs(full_NC - int8_NC).max()),
+    )

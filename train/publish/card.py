@@ -1,0 +1,271 @@
+"""The model card: what a published model is, in the Hub's format, from recorded facts alone.
+
+Every figure comes from the manifest or from the evaluation of the same version; what is not
+known is left out or said to be unknown. The commands and snippets run as they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from serve.bundle.manifest import Manifest, Measured
+from train.config.sections import PublishSection
+from train.publish.card_usage import adapter_usage, location, usage
+
+_HUB_DATA = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)")
+_METRIC_TYPES = ("accuracy", "f1", "precision", "recall", "roc_auc", "brier", "ece")
+_SHOWN_LABELS = 200
+_WEAK_LABELS = 10
+
+
+def model_card(
+    manifest: Manifest,
+    section: PublishSection,
+    *,
+    target: str,
+    tag: str,
+    report: Mapping[str, Any] | None,
+    plots: Sequence[str],
+    pooled: bool = False,
+) -> str:
+    """The README.md of a published bundle.
+
+    target, tag: where it goes, for the snippets. report: `evaluation/metrics.json` of this
+    version, if there is one. plots: paths in the bundle of the images to show. pooled: the head
+    sees the mean of all tokens, see `serve.inference.pooling`.
+    """
+    name = target.rstrip("/").rpartition("/")[2].removeprefix("dir:") or tag
+    kind = {"single_label": "one label", "multi_label": "any number of labels"}[manifest.task]
+    what = "pair of texts" if manifest.is_pair else "text"
+    labels = [f"`{label}`" for label in manifest.labels]
+    more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
+    parts = [
+        _front_matter(manifest, section, name),
+        f"# {name}",
+        section.description or "",
+        f"Gives each {what} {kind} of {len(manifest.labels)}. Model version "
+        f"`{manifest.version}`, sealed {manifest.created}.",
+        "## Labels",
+        ", ".join(labels[:_SHOWN_LABELS]) + more,
+        "## Use",
+        usage(manifest, target, tag, pooled=pooled),
+        "## Data",
+        _data(manifest),
+        "## Training",
+        _training(manifest, section),
+        "## Metrics",
+        _metrics(manifest),
+        "\n\n".join(f"![{_title(plot)}]({plot})" for plot in plots),
+        "## Limits",
+        _limits(manifest, report),
+        "## Verify",
+        "`manifest.json` holds the SHA-256 of every file of the model, and of itself. "
+        "`serve.bundle.seal.open_bundle(directory)` checks them all and refuses an altered file by "
+        "name; loading through `serve` does so by itself. This card and its plots are not part "
+        "of what is sealed.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def adapter_card(
+    manifest: Manifest,
+    section: PublishSection,
+    *,
+    base: str,
+    target: str,
+    place: str,
+    tag: str,
+    pooled: bool = False,
+) -> str:
+    """The README.md of an adapter published at `place`.
+
+    target: where the merged bundle is. pooled: see `model_card`.
+    """
+    facts = ModelCardData(
+        license=section.license,
+        language=list(section.language) or None,
+        base_model=_base_id(manifest, section),
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=["textloop", "lora"],
+    )
+    return "\n\n".join(
+        [
+            f"---\n{facts.to_yaml()}\n---",
+            "# LoRA adapter",
+            f"The adapter and head from which the model version `{manifest.version}` was merged; "
+            f"that model, with its figures, is at {location(target)}. Base: `{base}`"
+            + (f", weights SHA-256 `{digest}`." if (digest := _base_digest(manifest)) else "."),
+            adapter_usage(manifest, place, tag, pooled=pooled),
+            "`BASE` is the base named above. Logits are in the order of the labels: "
+            + ", ".join(f"`{label}`" for label in manifest.labels[:_SHOWN_LABELS])
+            + ".\n",
+        ]
+    )
+
+
+def _front_matter(manifest: Manifest, section: PublishSection, name: str) -> str:
+    sources = _sources(manifest)
+    hub_data = sorted({m["name"] for s in sources.values() if (m := _HUB_DATA.match(str(s)))})
+    facts = ModelCardData(
+        license=section.license,
+        language=list(section.language) or None,
+        base_model=_base_id(manifest, section),
+        datasets=hub_data or None,
+        pipeline_tag="text-classification",
+        library_name="transformers",
+        tags=["textloop", "text-classification", manifest.task.replace("_", "-")],
+        model_name=name,
+        eval_results=list(_results(manifest, sources)) or None,
+    )
+    return f"---\n{facts.to_yaml()}\n---"
+
+
+def _results(manifest: Manifest, sources: Mapping[str, Any]) -> Iterable[EvalResult]:
+    """The figures on test rows for the model index: the Hub lists models by them."""
+    source = str(sources.get("test") or sources.get("train"))
+    match = _HUB_DATA.match(source)
+    data = match["name"] if match else source.rpartition("/")[2]
+    for split, note in (("test", ""), ("test_int8", ", int8 export")):
+        for metric, measured in manifest.metrics.get(split, {}).items():
+            kind = next((kind for kind in _METRIC_TYPES if metric.startswith(kind)), metric)
+            yield EvalResult(
+                task_type="text-classification",
+                dataset_type=data,
+                dataset_name=data,
+                dataset_split="test",
+                metric_type=kind,
+                metric_name=metric + note,
+                metric_value=round(measured.value, 6),
+            )
+
+
+def _data(manifest: Manifest) -> str:
+    sources = _sources(manifest)
+    lines = ["| split | source | rows | SHA-256 of the rows |", "| --- | --- | ---: | --- |"]
+    for split, facts in manifest.data.items():
+        source = sources.get(split)
+        shown = f"`{_cell(source)}`" if source else "split off train by the hash of the text"
+        lines.append(
+            f"| {split} | {shown} | {facts.get('rows', '')} | `{facts.get('sha256', '')}` |"
+        )
+    columns = ", ".join(f"`{column}`" for column in manifest.text_columns)
+    return "\n".join(lines) + f"\n\nInput columns: {columns}."
+
+
+def _training(manifest: Manifest, section: PublishSection) -> str:
+    base = manifest.base_model
+    config = manifest.config
+    facts = [
+        ("base", f"`{base.get('base')}`"),
+        ("base on the Hub, as stated by the publisher", f"`{section.base_model}`"),
+        ("revision", f"`{base.get('revision')}`"),
+        ("SHA-256 of the base's weights", f"`{base.get('weights_sha256')}`"),
+        ("method", f"`{config.get('method')}`"),
+        ("seed", f"`{config.get('seed')}`"),
+        ("maximum length", f"{manifest.max_length} tokens, special ones included"),
+        ("code revision", f"`{manifest.code_revision}`"),
+        ("versions", ", ".join(f"{name} {text}" for name, text in manifest.versions.items())),
+    ]
+    shown = [f"- {name}: {text}" for name, text in facts if text != "`None`"]
+    if difference := manifest.parity.get("adapter_reloaded"):
+        shown.append(
+            f"- largest difference of a logit between the trained model and this one, on "
+            f"{manifest.parity.get('texts', 0):.0f} validation texts: {difference:.1e}"
+        )
+    return (
+        "\n".join(shown)
+        + "\n\nThe resolved configuration; what it does not name has its library's default:"
+        + f"\n\n```json\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```"
+    )
+
+
+def _metrics(manifest: Manifest) -> str:
+    """One table for each split that was measured, full precision beside int8."""
+    parts = []
+    for split in ("test", "validation"):
+        full, int8 = (manifest.metrics.get(split + end, {}) for end in ("", "_int8"))
+        if not full:
+            continue
+        rows = manifest.data.get(split, {}).get("rows")
+        head = "| metric | full precision |" + (" int8 export, for CPUs |" if int8 else "")
+        lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
+        for name, measured in full.items():
+            line = f"| {name} | {_interval(measured)} |"
+            lines.append(line + (f" {_interval(int8[name])} |" if name in int8 else ""))
+        note = ", which chose the checkpoint" if split == "validation" else ""
+        parts.append(
+            f"On the {rows} rows of the {split} split{note}, with 95 % intervals:\n\n"
+            + "\n".join(lines)
+        )
+    if manifest.int8:
+        ships = "ships" if manifest.int8.shipped else "does not ship"
+        parts.append(f"The int8 export {ships}: {manifest.int8.reason}.")
+    return "\n\n".join(parts) or "None were recorded."
+
+
+def _limits(manifest: Manifest, report: Mapping[str, Any] | None) -> str:
+    lines = []
+    if accuracy := manifest.metrics.get("test", {}).get("accuracy"):
+        rows = manifest.data.get("test", {}).get("rows")
+        lines.append(f"Tested on the {rows} test rows above, and on nothing else.")
+        if accuracy.low is not None and accuracy.high is not None:
+            lines.append(
+                f"The 95 % interval of the accuracy is {accuracy.high - accuracy.low:.4f} wide; "
+                "it holds for texts drawn as the test rows were."
+            )
+    else:
+        lines.append("Not scored on test rows.")
+    if manifest.task == "single_label":
+        lines.append("It gives one of its labels to any text, also to one that fits none of them.")
+    lines.append(f"A text of more than {manifest.max_length} tokens is cut there.")
+    if weak := weak_labels(report or {}):
+        shown = ", ".join(f"`{label}` {value:.4f}" for label, value in weak)
+        lines.append(f"Labels with the lowest F1 on the test rows: {shown}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def weak_labels(report: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The labels with the lowest F1 in a report's `per_label`, worst first; ten at most."""
+    found = [
+        (str(values["label"]), float(values["f1"]["value"]))
+        for values in report.get("per_label", [])
+    ]
+    return sorted(found, key=lambda item: (item[1], item[0]))[:_WEAK_LABELS]
+
+
+def _sources(manifest: Manifest) -> dict[str, Any]:
+    data = manifest.config.get("data", {})
+    return {split: data.get(split) for split in ("train", "validation", "test")}
+
+
+def _base_id(manifest: Manifest, section: PublishSection) -> str | None:
+    """Hub id of the base: as stated, or model.base where a revision makes it one."""
+    base = manifest.base_model
+    found: str | None = section.base_model or (base.get("base") if base.get("revision") else None)
+    return found
+
+
+def _base_digest(manifest: Manifest) -> str | None:
+    digest: str | None = manifest.base_model.get("weights_sha256")
+    return digest
+
+
+def _interval(measured: Measured) -> str:
+    if measured.low is None or measured.high is None:
+        return f"{measured.value:.4f}"
+    return f"{measured.value:.4f} [{measured.low:.4f}, {measured.high:.4f}]"
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _title(plot: str) -> str:
+    return plot.rpartition("/")[2].removesuffix(".png").replace("_", " ")

@@ -1,0 +1,82 @@
+"""How a published model is loaded: the snippets of its card, which run as they stand."""
+
+from __future__ import annotations
+
+from serve.bundle.manifest import Manifest
+
+
+def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
+    """How to load what is published at `target` under `tag`; commands run as they stand.
+
+    pooled: the head sees the mean of all tokens, so the stock classes are no way to load it.
+    """
+    texts = '{"text": "first", "text_pair": "second"}' if manifest.is_pair else '"a text"'
+    given = '("first", "second")' if manifest.is_pair else '"a text"'
+    body = '{"inputs": [["first", "second"]]}' if manifest.is_pair else '{"inputs": "a text"}'
+    multi = ", top_k=None" if manifest.task == "multi_label" else ""
+    if target.startswith("hub:"):
+        repo = target.removeprefix("hub:")
+        directory = "model"
+        fetch = f"hf download {repo} --revision {tag} --local-dir {directory}\n"
+        source = f'"{repo}", revision="{tag}"'
+    else:
+        in_s3 = target.startswith("s3:")
+        directory = "model" if in_s3 else tag
+        copy = f"aws s3 cp --recursive {location(target)}/{tag} {directory}\n"
+        fetch = copy if in_s3 else f"cd {location(target)}\n"
+        source = f'"{directory}"'
+    int8 = (
+        " On the CPU it runs the int8 export with ONNX Runtime, `onnx/model_int8.onnx`, whose "
+        'inputs are named as the tokenizer names them; `backend="torch"` runs full precision.'
+        if manifest.int8 and manifest.int8.shipped
+        else ""
+    )
+    stock = (
+        "With transformers:\n\n```python\n"
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("text-classification", {source})\n'
+        f"print(classify({texts}{multi}))\n```\n\n"
+    )
+    if pooled:
+        stock = (
+            "The head of this model sees the mean of all tokens. The stock classes of "
+            "transformers have no such head: they, and servers built on them, refuse the model. "
+            "Textloop loads it.\n\n"
+        )
+    return (
+        f"{stock}Over HTTP, with Textloop:\n\n```\n"
+        f"{fetch}python -m serve run --bundle {directory}\n"
+        f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
+        f"In Python, with the code that the server runs and that measured the figures below.{int8}"
+        "\n\n```python\n"
+        "from serve.inference.predictor import Predictor\n\n"
+        f'predictor = Predictor.load("{directory}")\n'
+        f"print(predictor.predict([{given}]))  # probabilities, in the order of the labels\n```"
+    )
+
+
+def adapter_usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
+    """How peft loads the adapter that is published at `target` under `tag`."""
+    on_hub = target.startswith("hub:")
+    source = f'"{location(target)}", revision="{tag}"' if on_hub else f'"{tag}"'
+    temperature = manifest.calibration.temperature if manifest.calibration else 1.0
+    return (
+        "```python\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForSequenceClassification\n"
+        + ("from serve.inference.pooling import MeanPooling  # of Textloop\n" if pooled else "")
+        + "\nbase = AutoModelForSequenceClassification.from_pretrained("
+        f"BASE, num_labels={len(manifest.labels)})\n"
+        + ("MeanPooling(base)\n" if pooled else "")
+        + f"model = PeftModel.from_pretrained(base, {source})\n"
+        f"```\n\nThe merged model is calibrated: its logits are these divided by {temperature:.4f}."
+    )
+
+
+def location(target: str) -> str:
+    """A target as a reader elsewhere can use it; a directory of this machine by its name."""
+    if target.startswith("hub:"):
+        return target.removeprefix("hub:")
+    if target.startswith("s3:"):
+        return target.rstrip("/")
+    return target.rstrip("/").removeprefix("dir:").rpartition("/")[2] or "."

@@ -1,0 +1,165 @@
+"""Publish to the Hugging Face Hub: one commit and one tag for a version.
+
+Decides how a repository is brought to hold a package, and what each answer of the Hub means.
+Every try starts by looking at what is there. So a commit whose answer was lost is not made
+twice, and a rerun goes on where the last one was cut; large files that arrived before a cut
+are kept by the Hub and not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+
+from serve.files import sha256_of
+from train.publish.delivery import Delivery, Package, PublishRefused, refuse_other_content
+
+Result = TypeVar("Result")
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0)
+"""Seconds to wait before each further try."""
+
+_PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
+"""Answers that may be another one later; 409 and 412: someone else writes at the same time."""
+
+
+_FAILURES = (
+    httpx2.TransportError,
+    HfHubHTTPError,
+    json.JSONDecodeError,
+    RuntimeError,  # of hf_xet, and around the failed upload of a file
+    ConnectionError,
+    TimeoutError,
+)
+"""What the client raises where the Hub or the way to it fails."""
+
+
+def push(repo: str, package: Package, *, private: bool) -> Delivery:
+    """Bring the repository's main branch to hold the package, and tag it.
+
+    Raises ValueError for what the caller can mend, such as a missing token, and
+    PublishRefused if the tag or the repository holds something else or the Hub fails.
+    """
+    return persist(lambda: _converge(HfApi(), repo, package, private), f"hub:{repo}")
+
+
+def persist(attempt: Callable[[], Result], place: str) -> Result:
+    """The result of `attempt`, tried again with growing waits where the failure may pass.
+
+    Raises ValueError for an answer that stays the same, saying what to do, and
+    PublishRefused when the last try fails too.
+    """
+    if constants.is_offline_mode():
+        raise ValueError(f"cannot reach {place}: HF_HUB_OFFLINE is set; unset it")
+    for wait_s in (*WAITS_S, None):
+        try:
+            return attempt()
+        except _FAILURES as error:
+            cause = _cause(error)
+            if isinstance(cause, HfHubHTTPError) and cause.response.status_code not in _PASSING:
+                raise ValueError(explain(cause, place)) from error
+            if wait_s is None:
+                raise PublishRefused(
+                    f"{place} did not take it after {len(WAITS_S) + 1} tries "
+                    f"({explain(cause, place)}); run the command again, it goes on from there"
+                ) from error
+        print(f"note: {explain(cause, place)}; trying again in {wait_s:.0f} s")
+        time.sleep(wait_s)
+    raise AssertionError("the last try returns or raises")
+
+
+def explain(error: Exception, place: str) -> str:
+    """What an error of the Hub's client means, and the remedy, in one line."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{place} answered something that is not the Hub's: {error}"
+    if not isinstance(error, HfHubHTTPError):
+        return f"the connection to {place} failed: {type(error).__name__}: {error}"
+    status = error.response.status_code
+    said = f"{place} answered {status}"
+    if message := (error.server_message or "").strip():
+        said += f" ({message:.200})"
+    remedies = {
+        401: "no valid token: set HF_TOKEN to one that may write, or run `hf auth login`",
+        402: "the account's plan does not cover this",
+        403: "the token may not write there: use one with write access to the owner's models",
+        404: "there is no such repository, or the token does not see it",
+        413: "it is more than the Hub takes at once",
+    }
+    return f"{said}: {remedies[status]}" if status in remedies else said
+
+
+def _cause(error: Exception) -> Exception:
+    """The failed request behind an error; the client wraps those of uploads in RuntimeError."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, httpx2.TransportError | HfHubHTTPError | json.JSONDecodeError):
+            return seen
+        seen = seen.__cause__
+    return error
+
+
+def _converge(api: HfApi, repo: str, package: Package, private: bool) -> Delivery:
+    api.create_repo(repo, private=private, exist_ok=True)
+    refs = api.list_repo_refs(repo)
+    place = f"hub:{repo}"
+    tagged = any(tag.name == package.tag for tag in refs.tags)
+    if tagged:
+        under = _listing(api, repo, package.tag)
+        there = {
+            name: digest if _same(under.get(name), package.files[name], digest) else None
+            for name, digest in package.sealed.items()
+        }
+        refuse_other_content(place, package, there)
+    now = _listing(api, repo, constants.DEFAULT_REVISION)
+    strange = sorted(name for name in now if not name.startswith(".") and name != "README.md")
+    if strange and package.marker not in now:
+        raise PublishRefused(
+            f"{place} holds other files (`{strange[0]}`) and no `{package.marker}`, so it was not "
+            "made by `publish`, which would delete them; name another repository"
+        )
+    operations = list(_operations(now, package))
+    head = next((b.target_commit for b in refs.branches if b.name == "main"), None)
+    if operations:
+        commit = api.create_commit(
+            repo, operations, commit_message=f"Version {package.tag}", parent_commit=head
+        )
+        head = commit.oid
+    if not tagged:
+        api.create_tag(repo, tag=package.tag, revision=head)
+    return Delivery(
+        place=f"{place}, tag {package.tag}, commit {head}", changed=len(operations) + (not tagged)
+    )
+
+
+def _listing(api: HfApi, repo: str, revision: str) -> dict[str, RepoFile]:
+    tree = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _operations(now: dict[str, RepoFile], package: Package) -> Iterator[Any]:
+    for name, path in package.files.items():
+        if not _same(now.get(name), path, package.sealed.get(name)):
+            yield CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+    for name in now.keys() - package.files.keys():
+        if not name.startswith("."):  # .gitattributes is the Hub's own
+            yield CommitOperationDelete(path_in_repo=name)
+
+
+def _same(there: RepoFile | None, path: Path, digest: str | None) -> bool:
+    """Whether the Hub's file has the bytes of the local one, by Git's object name or LFS's."""
+    if there is None or there.size != path.stat().st_size:
+        return False
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == (digest or sha256_of(path)))
+    data = path.read_bytes()
+    name = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+    return bool(there.blob_id == name.hexdigest())

@@ -1,0 +1,190 @@
+"""Publish a sealed bundle, with its model card, to a directory, S3 or the Hub.
+
+Decides what is published and under which name. The bundle goes as it is: its version and its
+sealed files stay the same, and `open_bundle` verifies them wherever they are downloaded. The
+card and the plots of the evaluation are added beside them. The adapter, if asked for, goes to
+a place of its own, the target's name with `-adapter`, where peft loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.bundle.manifest import CARD, MANIFEST, PLOTS
+from serve.bundle.seal import Bundle, open_bundle
+from serve.files import sha256_of
+from serve.inference.pooling import is_pooled
+from train.config.run import RunConfig
+from train.portable import check_portable, portable
+from train.publish.card import adapter_card, model_card
+from train.publish.delivery import Delivery, Package
+from train.publish.targets import beside, check_target, deliver
+
+ADAPTER_CONFIG = "adapter_config.json"
+_OWN = {"fit.json", "validation_logits.npy", CARD}
+"""Files of the adapter's directory that are for `merge` or written anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One model at one place."""
+
+    what: str
+    tag: str
+    delivery: Delivery
+
+
+def publish(
+    config: RunConfig, *, bundle: Path | None = None, to: str | None = None
+) -> list[Published]:
+    """Publish `bundle` (the run's own by default) to `to` (`publish.to` by default).
+
+    Raises ValueError for a bundle, a target or a token that cannot be used, and
+    PublishRefused if the target holds other content under the tag or does not answer.
+    """
+    target = to or config.publish.to
+    if target is None:
+        raise ValueError("nowhere to publish to: set publish.to, or give --to TARGET")
+    check_target(target)
+    if config.publish.adapter and config.method != "lora":
+        raise ValueError(f"publish.adapter is set, but method: {config.method} trains no adapter")
+    opened = open_bundle(bundle or config.output_dir / "bundle")
+    tag = config.publish.tag or opened.manifest.version
+    private = config.publish.private
+    with tempfile.TemporaryDirectory(prefix="textloop-") as directory:
+        scratch = Path(directory)
+        packages = {target: _bundle_package(config, opened, target, tag, scratch)}
+        if config.publish.adapter:
+            place = beside(target, "-adapter")
+            packages[place] = _adapter_package(config, opened, target, place, tag, scratch)
+        machine = {
+            "home directory": Path.home(),
+            "working directory": Path.cwd(),
+            "output_dir": config.output_dir,
+            "temporary directory": Path(tempfile.gettempdir()),
+        }
+        for package in packages.values():
+            check_portable(package.files, private=machine)
+        return [
+            Published(
+                what="bundle" if package.marker == MANIFEST else "adapter",
+                tag=tag,
+                delivery=deliver(place, package, private=private),
+            )
+            for place, package in packages.items()
+        ]
+
+
+def describe(published: Published) -> str:
+    """One line that says what was done."""
+    done = "published" if published.delivery.changed else "already published"
+    return f"{done}: {published.what} {published.tag} at {published.delivery.place}"
+
+
+def _bundle_package(
+    config: RunConfig, bundle: Bundle, target: str, tag: str, scratch: Path
+) -> Package:
+    manifest = bundle.manifest
+    report = _report_of(config, manifest.version)
+    plots = sorted(report[1].glob("*.png")) if report else []
+    card = scratch / "bundle.md"
+    card.write_text(
+        model_card(
+            manifest,
+            config.publish,
+            target=target,
+            tag=tag,
+            report=report[0] if report else None,
+            plots=[f"{PLOTS}/{plot.name}" for plot in plots],
+            pooled=is_pooled(bundle.path),
+        ),
+        encoding="utf-8",
+    )
+    files = {name: bundle.path / name for name in manifest.files}
+    files |= {f"{PLOTS}/{plot.name}": plot for plot in plots}
+    files |= {CARD: card, MANIFEST: bundle.path / MANIFEST}
+    return Package(tag=tag, files=files, sealed=manifest.files, marker=MANIFEST)
+
+
+def _report_of(config: RunConfig, version: str) -> tuple[dict[str, Any], Path] | None:
+    """What `evaluate` wrote of this version, if it did, and where."""
+    for name in (PLOTS, f"{PLOTS}-{version}"):
+        directory = config.output_dir / name
+        file = directory / "metrics.json"
+        if file.is_file():
+            report = json.loads(file.read_text(encoding="utf-8"))
+            if report.get("model_version") == version:
+                return report, directory
+    return None
+
+
+def _adapter_package(
+    config: RunConfig, bundle: Bundle, target: str, place: str, tag: str, scratch: Path
+) -> Package:
+    source = config.output_dir / "adapter"
+    if not (source / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"publish.adapter is set, but `{source}` has no {ADAPTER_CONFIG}")
+    check_merged(source, bundle)
+    base = config.publish.base_model or portable(config.model.base)
+    settings = scratch / ADAPTER_CONFIG
+    settings.write_text(json.dumps(adapter_settings(source, base, config.model.revision), indent=2))
+    card = scratch / "adapter.md"
+    card.write_text(
+        adapter_card(
+            bundle.manifest,
+            config.publish,
+            base=base,
+            target=target,
+            place=place,
+            tag=tag,
+            pooled=is_pooled(bundle.path),
+        ),
+        encoding="utf-8",
+    )
+    files = {file.name: file for file in source.iterdir() if file.name not in _OWN}
+    files |= {ADAPTER_CONFIG: settings}
+    # Its settings name the base, which may get another name, such as its id on the Hub.
+    sealed = {name: sha256_of(path) for name, path in files.items() if name != ADAPTER_CONFIG}
+    return Package(tag=tag, files=files | {CARD: card}, sealed=sealed, marker=ADAPTER_CONFIG)
+
+
+def adapter_settings(adapter: Path, base: str, revision: str | None) -> dict[str, Any]:
+    """peft's settings of an adapter, with the base by name: peft writes this machine's path."""
+    settings: dict[str, Any] = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return settings | {"base_model_name_or_path": base, "revision": revision}
+
+
+def check_merged(adapter: Path, bundle: Bundle) -> None:
+    """Raise ValueError unless the bundle was merged from this adapter.
+
+    The head is trained, saved with the adapter and merged as it is, but for the temperature
+    in its last layer; so it is the same in both, and differs between any two trainings.
+    """
+    import numpy as np
+    from safetensors import safe_open
+
+    calibration = bundle.manifest.calibration
+    temperature = calibration.temperature if calibration else 1.0
+    merged: dict[str, Any] = {}
+    for file in bundle.path.glob("*.safetensors"):
+        with safe_open(file, framework="np") as weights:
+            merged |= {name: file for name in weights.keys()}  # noqa: SIM118
+    with safe_open(adapter / "adapter_model.safetensors", framework="np") as weights:
+        for key in weights.keys():  # noqa: SIM118
+            name = key.removeprefix("base_model.model.")
+            if name not in merged:
+                continue  # a low-rank factor, which the merge has used up
+            with safe_open(merged[name], framework="np") as other:
+                trained, found = weights.get_tensor(key), other.get_tensor(name)
+                if not (
+                    np.array_equal(trained, found)
+                    or np.allclose(trained / temperature, found, rtol=1e-6, atol=0)
+                ):
+                    raise ValueError(
+                        f"`{adapter}` is not what `{bundle.path}` was merged from (`{name}` "
+                        "differs); run `python -m train merge`, or set publish.adapter=false"
+                    )

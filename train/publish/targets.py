@@ -1,0 +1,89 @@
+"""Where a published model goes, and the plain directory among the targets.
+
+Every target keeps two promises. A tag names the same sealed files for ever: other content
+under it is refused. And publishing converges: it looks at what is there and adds what is
+missing, so that a rerun after a cut goes on, and one after a success does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from serve.files import replace_directory, sha256_of, write_atomic
+from train.publish.delivery import LATEST, Delivery, Package, refuse_other_content
+
+_HUB = re.compile(r"hub:[\w.-]+/[\w.-]+")
+_S3 = re.compile(r"s3://[^/\s]+(/\S*)?")
+
+
+def deliver(target: str, package: Package, *, private: bool) -> Delivery:
+    """Publish to hub:OWNER/NAME, s3://BUCKET/PREFIX, dir:PATH or PATH.
+
+    private: whether a new Hub repository is private; the other targets have their own rules.
+    Raises ValueError for a target that is not one of these or cannot be used, and
+    PublishRefused for one that holds something else or does not answer.
+    """
+    check_target(target)
+    if target.startswith("hub:"):
+        from train.publish.hub import push
+
+        return push(target.removeprefix("hub:"), package, private=private)
+    if target.startswith("s3:"):
+        from train.publish.object_store import upload
+
+        return upload(target.rstrip("/"), package)
+    return copy(Path(target.removeprefix("dir:")), package)
+
+
+def check_target(target: str) -> None:
+    """Raise ValueError unless the target is of a known form."""
+    form = _HUB if target.startswith("hub:") else _S3 if target.startswith("s3:") else None
+    if form is None and not re.match(r"\w+://", target) and target not in ("", "dir:"):
+        return
+    if form is None or not form.fullmatch(target):
+        raise ValueError(
+            f"publish.to `{target}`: expected hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory"
+        )
+
+
+def beside(target: str, suffix: str) -> str:
+    """The target with a suffix on its name."""
+    return target.rstrip("/") + suffix
+
+
+def copy(root: Path, package: Package) -> Delivery:
+    """Publish to the directory `root`/TAG and write the tag into `root`/latest.
+
+    A reader sees the old content of a directory or the new one, never a mixture.
+    """
+    destination = root / package.tag
+    there = {
+        str(file.relative_to(destination)): sha256_of(file)
+        for file in destination.rglob("*")
+        if file.is_file()
+    }
+    if there:
+        refuse_other_content(
+            f"`{destination}`", package, {name: there.get(name) for name in package.sealed}
+        )
+    wanted = {name: sha256_of(path) for name, path in package.files.items()}
+    changed = {name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)}
+    if changed:
+        root.mkdir(parents=True, exist_ok=True)
+        staging = root / f".{package.tag}.staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            for name, path in package.files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, staging / name)
+            replace_directory(staging, destination)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    pointer = f"{package.tag}\n".encode()
+    latest = root / LATEST
+    moved = not latest.is_file() or latest.read_bytes() != pointer
+    if moved:
+        write_atomic(latest, pointer)
+    return Delivery(place=str(destination), changed=len(changed) + moved)

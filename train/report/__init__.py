@@ -1,0 +1,1 @@
+"""Plots for training's pages; the markup is in `serve.html`."""

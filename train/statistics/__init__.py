@@ -1,0 +1,1 @@
+"""Pure statistics: metrics, intervals, tests, each formula with its source."""

@@ -1,0 +1,48 @@
+"""Accuracy and F1 of predictions. Pure.
+
+Shape suffixes: N examples, C labels. References and predictions are boolean (N, C) for both
+tasks, one True per row for a single-label one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.inference.scores import chosen as chosen
+
+Choice = NDArray[np.bool_]
+Floats = NDArray[Any]
+
+
+def one_hot(classes_N: NDArray[np.int64], num_labels: int) -> Choice:
+    """Class numbers as boolean rows."""
+    return np.asarray(np.arange(num_labels) == np.asarray(classes_N)[:, None])
+
+
+def f1_macro(hit: Floats, predicted: Floats, support: Floats) -> Floats:
+    """Mean F1 over the labels that occur in either, from counts per label on the last axis."""
+    total = predicted + support
+    f1 = 2 * hit / np.maximum(total, 1)
+    return np.asarray(f1.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1))
+
+
+def scores(reference_NC: Choice, predicted_NC: Choice) -> dict[str, float]:
+    """Accuracy and F1 of predictions.
+
+    accuracy: share of rows whose labels are all right. f1_macro: mean over labels that occur
+    in either; f1_micro: over all decisions; f1_weighted: mean by the labels' frequency.
+    """
+    hit_C = (reference_NC & predicted_NC).sum(axis=0)
+    support_C = reference_NC.sum(axis=0)
+    predicted_C = predicted_NC.sum(axis=0)
+    total_C = support_C + predicted_C
+    f1_C = 2 * hit_C / np.maximum(total_C, 1)
+    return {
+        "accuracy": float((reference_NC == predicted_NC).all(axis=1).mean()),
+        "f1_macro": float(f1_macro(hit_C, predicted_C, support_C)),
+        "f1_micro": float(2 * hit_C.sum() / max(total_C.sum(), 1)),
+        "f1_weighted": float((f1_C * support_C).sum() / max(support_C.sum(), 1)),
+    }

@@ -1,0 +1,184 @@
+"""What a search found: `best.yaml`, `trials.csv` and a summary.
+
+The figure of the best of many trials on the rows that chose it is too good on average; the
+summary says so and gives the number of trials. Only `evaluate` on test rows gives a fair one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from serve.config import load_config, parse_yaml
+from serve.files import write_atomic
+from serve.stats import wilson
+from train.config.run import RunConfig
+from train.config.search_space import Dimension, decoded, with_values
+from train.tune.study import best_of, ended
+
+MIN_FOR_IMPORTANCE = 8
+"""Complete trials from which on the importance of a key is more than noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """How a search stands."""
+
+    study: str
+    metric: str
+    num_validation: int
+    counts: dict[str, int]
+    """Number of trials by how they ended: complete, pruned, fail."""
+
+    best: FrozenTrial | None
+    interval: tuple[float, float] | None
+    """95 % Wilson interval of the best trial's accuracy; None for other metrics."""
+
+    importances: dict[str, float]
+    """Share of each key in the variance of the metric (fANOVA); empty for too few trials."""
+
+    reasons: dict[str, int]
+    """Why trials failed, and how many each."""
+
+    best_file: Path
+    table_file: Path
+
+    @property
+    def summary(self) -> str:
+        """Some lines to print."""
+        total = sum(self.counts.values())
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
+        lines = [f"study `{self.study}`: {total} trials ({counts or 'none has ended'})"]
+        lines += [f"  {number} failed: {reason}" for reason, number in self.reasons.items()]
+        if self.best is None:
+            return "\n".join([*lines, "no trial is complete, so there is no best one"])
+        value = f"{self.metric} {self.best.value:.4f}"
+        if self.interval:
+            value += f"  [{self.interval[0]:.4f}, {self.interval[1]:.4f}]"
+        lines.append(f"best on {self.num_validation} validation rows: {value}")
+        lines += [f"  {key}: {decoded(value)}" for key, value in self.best.params.items()]
+        if self.importances:
+            lines.append("importance, as share of the metric's variance (fANOVA):")
+            lines += [f"  {key:<40} {share:.2f}" for key, share in self.importances.items()]
+        lines += [
+            f"The best of {total} on the rows that chose it is optimistic; train it, then "
+            "measure it on the test rows:",
+            f"  accelerate launch -m train fit --config {self.best_file}",
+        ]
+        return "\n".join(lines)
+
+
+def write_results(
+    study: Study,
+    directory: Path,
+    *,
+    config: RunConfig,
+    space: dict[str, Dimension],
+    metric: str,
+    num_validation: int,
+) -> TuneResult:
+    """Write `trials.csv`, and `best.yaml` once a trial is complete; how the search stands."""
+    trials = ended(study)
+    best = best_of(trials, study.direction)
+    table_file, best_file = directory / "trials.csv", directory / "best.yaml"
+    write_atomic(table_file, trial_table(trials, list(space)).encode())
+    interval = None
+    if best is not None and best.value is not None:
+        if metric == "accuracy":
+            interval = wilson(round(best.value * num_validation), num_validation)
+        values = {key: decoded(value) for key, value in best.params.items()}
+        winner = with_values(config, values)
+        header = (
+            f"# Chosen by `python -m train tune` on the validation split, not on test:\n"
+            f"# study {study.study_name}, trial {best.number}, best of {len(trials)} trials,\n"
+            f"# validation {metric} {best.value:.6f} on {num_validation} rows (optimistic).\n"
+            f"#   accelerate launch -m train fit --config {best_file}\n"
+        )
+        text = header + to_yaml(winner.model_dump(mode="json"))
+        temporary = best_file.with_name(".best.yaml")
+        write_atomic(temporary, text.encode())
+        assert load_config(RunConfig, temporary).model_dump() == winner.model_dump()
+        temporary.replace(best_file)
+    reasons = Counter(reason_of(trial) for trial in trials if trial.state == TrialState.FAIL)
+    return TuneResult(
+        study=study.study_name,
+        metric=metric,
+        num_validation=num_validation,
+        counts=dict(Counter(trial.state.name.lower() for trial in trials)),
+        best=best,
+        interval=interval,
+        importances=importances(study, seed=config.seed),
+        reasons=dict(reasons),
+        best_file=best_file,
+        table_file=table_file,
+    )
+
+
+def trial_table(trials: list[FrozenTrial], keys: list[str]) -> str:
+    """One CSV line per trial that is over: how it ended, its metric, its values."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["trial", "state", "value", "evaluations", "seconds", "reason", *keys])
+    for trial in trials:
+        duration = trial.duration
+        failed = trial.state == TrialState.FAIL
+        writer.writerow(
+            [
+                trial.number,
+                trial.state.name.lower(),
+                "" if trial.value is None else repr(trial.value),
+                len(trial.intermediate_values),
+                "" if duration is None else f"{duration.total_seconds():.1f}",
+                reason_of(trial) if failed else "",
+                *(trial.params.get(key, "") for key in keys),
+            ]
+        )
+    return file.getvalue()
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return str(trial.user_attrs.get("reason", "its process died; its values were tried again"))
+
+
+def importances(study: Study, *, seed: int) -> dict[str, float]:
+    """Importance of each key, largest first; empty where the trials cannot tell.
+
+    Source: F. Hutter, H. Hoos, K. Leyton-Brown (2014), An efficient approach for assessing
+    hyperparameter importance, ICML; the implementation is Optuna's.
+    """
+    values = [trial.value for trial in ended(study) if trial.state == TrialState.COMPLETE]
+    if len(values) < MIN_FOR_IMPORTANCE or len(set(values)) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that this project's reader would take for something else."""
+
+
+def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    try:
+        is_plain = parse_yaml(value) == value
+    except (ValueError, yaml.YAMLError):
+        is_plain = False
+    style = None if is_plain else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _string)
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """YAML that `serve.config` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
