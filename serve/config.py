@@ -21,10 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Schema = TypeVar("Schema", bound="Config")
 
 
-class Config(BaseModel):
-    """Base of every configuration section: frozen, unknown keys refused."""
+class FrozenModel(BaseModel):
+    """An immutable record that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Config(FrozenModel):
+    """A section of a configuration file."""
 
 
 class ServeConfig(Config):

@@ -34,7 +34,7 @@ from litserve.loops import inference_worker
 
 from serve.bundle.seal import Bundle
 from serve.config import ServeConfig
-from serve.engine.gc_tuning import spare_garbage_collection
+from serve.engine.gc_tuning import tune_gc
 from serve.http.keys import ApiKeys
 from serve.inference.predictor import pick_device
 
@@ -147,7 +147,7 @@ class ClassifierServer(litserve.LitServer):
         parent = multiprocessing.parent_process()
         assert parent is not None
         asyncio.get_running_loop().add_reader(parent.sentinel, self._end_with_parent)
-        spare_garbage_collection()
+        tune_gc()
         service = self.service
         service.metrics.info.set(1)
         service.metrics.workers_ready.set(0)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serve.config import Config
+from serve.config import FrozenModel
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 3
@@ -30,7 +30,7 @@ class BundleError(ValueError):
     """A directory that is not a whole, unaltered bundle; the message names the file."""
 
 
-class Measured(Config):
+class Measured(FrozenModel):
     """A metric's value with its two-sided 95 % interval."""
 
     value: float
@@ -43,7 +43,7 @@ class Measured(Config):
     """Upper end of the interval; None where no interval is known."""
 
 
-class Int8Export(Config):
+class Int8Export(FrozenModel):
     """How the int8 export compares with full precision on the validation split."""
 
     shipped: bool
@@ -71,7 +71,7 @@ class Int8Export(Config):
     """Largest absolute difference of a logit."""
 
 
-class Abstention(Config):
+class Abstention(FrozenModel):
     """When to give no answer, so that few of the answers that are given are wrong."""
 
     max_risk: float
@@ -96,7 +96,7 @@ class Abstention(Config):
     """Those answered wrong."""
 
 
-class Calibration(Config):
+class Calibration(FrozenModel):
     """What was fitted on the validation split after training."""
 
     temperature: float = 1.0
@@ -127,7 +127,7 @@ class Calibration(Config):
     """What was done and what to bear in mind, in sentences."""
 
 
-class TokenizerRules(Config):
+class TokenizerRules(FrozenModel):
     """What a text encoder needs to know beside `tokenizer.json`."""
 
     fast: bool
@@ -143,7 +143,7 @@ class TokenizerRules(Config):
     """The side at which long texts are cut."""
 
 
-class Manifest(Config):
+class Manifest(FrozenModel):
     """What a bundle says of itself."""
 
     schema_version: Literal[3] = 3

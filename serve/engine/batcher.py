@@ -56,16 +56,16 @@ class Batcher(Generic[Request]):
     """The pool of pending texts of one model process.
 
     max_tokens: rows times longest row of one batch; a longer text goes alone.
-    pass_tokens: what a pass costs whatever its size, in tokens that take as long.
+    overhead_tokens: what a pass costs whatever its size, in tokens that take as long.
     tokens_per_s: the device's measured rate; may be set anew at any time.
     window: number of texts, in order of due time, that a batch is chosen from.
     """
 
     def __init__(
-        self, *, max_tokens: int, pass_tokens: float, tokens_per_s: float, window: int = 512
+        self, *, max_tokens: int, overhead_tokens: float, tokens_per_s: float, window: int = 512
     ) -> None:
         self.max_tokens = max_tokens
-        self.pass_tokens = pass_tokens
+        self.overhead_tokens = overhead_tokens
         self.tokens_per_s = tokens_per_s
         self.window = window
         self.tokens = 0
@@ -134,7 +134,7 @@ class Batcher(Generic[Request]):
             self._lengths,
             anchor,
             max_tokens=min(self.max_tokens, share),
-            max_padding=self.pass_tokens,
+            max_padding=self.overhead_tokens,
         )
         chosen = [self._texts[arrival] for _, arrival in self._lengths[low:high]]
         late = {each.request for each in chosen if self._left[each.request][0] < now}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 
-def spare_garbage_collection() -> None:
+def tune_gc() -> None:
     """Let the collector pass over what is there now, and look at the rest less often.
 
     To be called when a process has loaded all that it keeps. An answer with many labels

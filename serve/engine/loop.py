@@ -33,7 +33,7 @@ from litserve.loops.base import LitLoop
 
 from serve.config import ServeConfig
 from serve.engine.batcher import Batcher
-from serve.engine.gc_tuning import spare_garbage_collection
+from serve.engine.gc_tuning import tune_gc
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     Frames,
@@ -43,7 +43,7 @@ from serve.engine.transport import (
     pack_reply,
     unpack_request,
 )
-from serve.inference.predictor import Pace, Predictor
+from serve.inference.predictor import Predictor, Throughput
 from serve.inference.scores import Array
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ClassifierAPI(litserve.LitAPI):
     """What a model process loads."""
 
     predictor: Predictor
-    pace: Pace
+    pace: Throughput
 
     def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
         super().__init__(loop=ClassifierLoop())
@@ -120,7 +120,7 @@ class ClassifierLoop(LitLoop):
     ) -> None:
         """Serve until the parent is gone. `request_queue` is the socket's path."""
         worker = Worker(lit_api.predictor, lit_api.pace, metrics=WorkerMetrics(device=device))
-        spare_garbage_collection()
+        tune_gc()
         parent = multiprocessing.parent_process()
         assert parent is not None
         worker.serve(request_queue, until=parent.sentinel)
@@ -131,12 +131,12 @@ class ClassifierLoop(LitLoop):
 class Worker:
     """The pool of pending texts, its reader and its forward threads."""
 
-    def __init__(self, predictor: Predictor, pace: Pace, *, metrics: WorkerMetrics) -> None:
+    def __init__(self, predictor: Predictor, pace: Throughput, *, metrics: WorkerMetrics) -> None:
         self.predictor = predictor
         self.metrics = metrics
         self.batcher: Batcher[_Request] = Batcher(
             max_tokens=pace.max_batch_tokens,
-            pass_tokens=pace.pass_tokens,
+            overhead_tokens=pace.overhead_tokens,
             tokens_per_s=pace.tokens_per_s,
         )
         logger.info("batches: %s", pace)

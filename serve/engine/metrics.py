@@ -32,21 +32,21 @@ class HttpMetrics:
     def __init__(self, labels: Sequence[str], *, model: str, version: str, backend: str) -> None:
         registry = CollectorRegistry()
         self.request_seconds = Histogram(
-            "textloop_request_seconds",
+            "textloop_request_duration_seconds",
             "Time from the request's first byte to the answer's last, by route and status",
             ["route", "status"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.refused = Counter(
-            "textloop_refused",
+            "textloop_request_errors",
             "Requests that got no answer, by reason",
             ["reason"],
             registry=registry,
         )
         self.texts = Counter("textloop_texts", "Texts classified", registry=registry)
         self.tokenize_seconds = Histogram(
-            "textloop_tokenize_seconds",
+            "textloop_tokenize_duration_seconds",
             "Time to tokenize a request's texts",
             buckets=_SECONDS,
             registry=registry,
@@ -56,7 +56,7 @@ class HttpMetrics:
         )
         self.labels = [counts.labels(label) for label in labels]
         self.waiting_tokens = Gauge(
-            "textloop_waiting_tokens",
+            "textloop_inflight_tokens",
             "Tokens admitted and not yet answered",
             registry=registry,
             multiprocess_mode="livesum",
@@ -86,14 +86,14 @@ class WorkerMetrics:
     def __init__(self, *, device: str) -> None:
         registry = CollectorRegistry()
         self.forward_seconds = Histogram(
-            "textloop_forward_seconds",
+            "textloop_forward_duration_seconds",
             "Time of one forward pass",
             ["device"],
             buckets=_SECONDS,
             registry=registry,
         ).labels(device)
         self.queue_seconds = Histogram(
-            "textloop_queue_seconds",
+            "textloop_queue_duration_seconds",
             "Time a text waited for its forward pass",
             buckets=_SECONDS,
             registry=registry,
@@ -116,7 +116,7 @@ class WorkerMetrics:
             registry=registry,
         )
         self.abandoned = Counter(
-            "textloop_abandoned",
+            "textloop_requests_cancelled",
             "Requests taken out of the queue because their client had gone or given up",
             registry=registry,
         )

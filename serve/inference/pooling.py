@@ -52,7 +52,7 @@ class MeanPooling:
         self.is_off = False
         self._mask_NL: torch.Tensor | None = None
         self._last = layers_of(model)[-1]
-        self._prove(model)
+        self._check_equivalence(model)
         self._last.register_forward_hook(self._pool)
         model.register_forward_pre_hook(self._look, with_kwargs=True)
         model.config.textloop_pooling = "mean"
@@ -74,7 +74,7 @@ class MeanPooling:
         return (pooled_NLE, *output[1:]) if isinstance(output, tuple) else pooled_NLE
 
     @torch.no_grad()
-    def _prove(self, model: Any) -> None:
+    def _check_equivalence(self, model: Any) -> None:
         """Change the last states of all tokens but the first; the logits must stay."""
         ids_NL = torch.arange(4, 12).remainder(model.config.vocab_size).unsqueeze(0)
         ids_NL = ids_NL.to(next(model.parameters()).device)
@@ -117,7 +117,7 @@ def is_pooled(directory: Path) -> bool:
     return bool(values["model_type"] == MODEL_TYPE)
 
 
-def mark(directory: Path) -> None:
+def set_custom_model_type(directory: Path) -> None:
     """Make transformers refuse the model in `directory` if it is mean-pooled.
 
     An adapter, which has no config.json, is left as it is.

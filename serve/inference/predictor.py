@@ -60,12 +60,12 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class Throughput:
     """How fast a model runs on its device."""
 
     max_batch_tokens: int
     """Size of a batch in tokens from which on larger ones are hardly faster."""
-    pass_tokens: float
+    overhead_tokens: float
     """What a forward pass costs whatever its size, in tokens that take as long."""
     tokens_per_s: float
     """Rate of full batches, over all streams."""
@@ -131,7 +131,7 @@ class Predictor:
         """
         return batched_logits(self.backend, self.encoder, encodings, batch_size=self.batch_size)
 
-    def warm_up(self, max_batch_tokens: int | None = None) -> Pace:
+    def warm_up(self, max_batch_tokens: int | None = None) -> Throughput:
         """Run the model, and time it.
 
         max_batch_tokens: a size of batch to use in place of the best one, which is the
@@ -165,9 +165,9 @@ class Predictor:
             if (larger := rate(size)) < 1.03 * best_rate:
                 break
             best, best_rate = size, larger
-        return Pace(
+        return Throughput(
             max_batch_tokens=best,
-            pass_tokens=max(1.0, one_s * best_rate - length),
+            overhead_tokens=max(1.0, one_s * best_rate - length),
             tokens_per_s=best_rate * self.backend.streams,
         )
 

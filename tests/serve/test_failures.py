@@ -110,7 +110,7 @@ def test_full_queue_is_429_with_a_time_to_come_back_whatever_the_request(
         answers: list[httpx.Response] = []
 
         async def flood() -> None:
-            await until(lambda: metric(server, "textloop_refused_total") > 10)
+            await until(lambda: metric(server, "textloop_request_errors_total") > 10)
             many = await asyncio.to_thread(server.post, {"inputs": TEXTS[:40]})
             answers.append(many)
             await asyncio.sleep(0.2)
@@ -160,15 +160,15 @@ def test_clients_that_leave_cost_no_pass(bundles: Bundles) -> None:
                 head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + body)
                 connections.append(connection)
-            wait_for(lambda: metric(server, "textloop_waiting_tokens") > 8 * 512)
+            wait_for(lambda: metric(server, "textloop_inflight_tokens") > 8 * 512)
             for connection in connections:
                 connection.close()
-            wait_for(lambda: metric(server, "textloop_waiting_tokens") == 0)
+            wait_for(lambda: metric(server, "textloop_inflight_tokens") == 0)
 
         assert server.post({"inputs": "parcel"}).status_code == 200
-        wait_for(lambda: metric(server, "textloop_abandoned_total") == 8)
+        wait_for(lambda: metric(server, "textloop_requests_cancelled_total") == 8)
         assert metric(server, "textloop_batch_texts_sum") - before < 600  # of 4096
-        assert metric(server, "textloop_refused_total") == 8
+        assert metric(server, "textloop_request_errors_total") == 8
 
 
 def test_a_killed_model_process_fails_its_requests_at_once_and_comes_back(
@@ -179,7 +179,7 @@ def test_a_killed_model_process_fails_its_requests_at_once_and_comes_back(
         died: list[float] = []
 
         async def kill() -> None:
-            await until(lambda: metric(server, "textloop_waiting_tokens") > 0)
+            await until(lambda: metric(server, "textloop_inflight_tokens") > 0)
             os.kill(before, signal.SIGKILL)
             died.append(time.monotonic())
 
@@ -265,7 +265,7 @@ def test_grace_period_ends_with_503_and_exit_code_0(bundles: Bundles) -> None:
         group = server.process.pid
 
         async def terminate() -> None:
-            await until(lambda: metric(server, "textloop_waiting_tokens") > 0)
+            await until(lambda: metric(server, "textloop_inflight_tokens") > 0)
             server.process.terminate()
 
         for pid in workers_of(group):

@@ -23,7 +23,7 @@ from train.audit.findings import (
     of_labels,
     of_lengths,
 )
-from train.audit.label_errors import Judgement
+from train.audit.label_errors import LabelIssues
 from train.config.run import RunConfig
 from train.data.fixes import Fix, Label, row_hash
 from train.data.rows import Labels, SplitName
@@ -68,7 +68,7 @@ def audit(
     invalid: Sequence[InvalidRow],
     num_invalid: int,
     tokens: dict[SplitName, NDArray[np.int64]],
-    judgements: dict[SplitName, Judgement] | None,
+    judgements: dict[SplitName, LabelIssues] | None,
 ) -> Audit:
     """Look for everything.
 
@@ -78,7 +78,7 @@ def audit(
     section = config.audit
     view = View(data=data, limit=section.rows_shown)
     copies = find_copies(
-        data, steps=section.normalize, near=section.near_duplicates, seed=config.seed
+        data, steps=section.normalize, near=section.near_duplicate_threshold, seed=config.seed
     )
     counts = count_labels(data)
     findings = [of_invalid(invalid, num_invalid, view), *of_copies(copies, view)]
@@ -99,7 +99,7 @@ def audit(
                 (each.place.split for each in suspects),
             ),
         )
-    findings += of_labels(counts, section.rare_label, view)
+    findings += of_labels(counts, section.rare_label_threshold, view)
     findings += of_lengths(tokens, config.model.max_length, view)
     findings += of_characters(data, view)
     count_N = np.concatenate(list(tokens.values()))
@@ -115,7 +115,7 @@ def audit(
     )
 
 
-def rank_suspects(judgements: dict[SplitName, Judgement], data: LabelledData) -> list[Advice]:
+def rank_suspects(judgements: dict[SplitName, LabelIssues], data: LabelledData) -> list[Advice]:
     """Rows whose labels are suspected, the most suspect first."""
     ranked: list[tuple[float, Advice]] = []
     for name, judged in judgements.items():

@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class LabelIssues:
     """What a model that did not see the rows makes of their labels."""
 
     score_N: Floats
@@ -35,7 +35,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class CrossFittedProbes:
     """Linear models of the folds, and how sure they are of each label's rows."""
 
     probs_NC: Floats
@@ -51,7 +51,9 @@ class Judge:
         return np.asarray(mean.mean(dim=0).numpy())
 
 
-def cross_fit(features_ND: Floats, given_NC: Choice, task: str, *, folds: int, seed: int) -> Judge:
+def cross_fit(
+    features_ND: Floats, given_NC: Choice, task: str, *, folds: int, seed: int
+) -> CrossFittedProbes:
     """Fit a model per fold on the rows of the other folds.
 
     Folds are drawn label by label, so that each has its share of every label.
@@ -72,60 +74,65 @@ def cross_fit(features_ND: Floats, given_NC: Choice, task: str, *, folds: int, s
         logits = features[~seen] @ weight.T + bias
         probs_NC[~seen.numpy()] = _activate(logits, task).numpy()
         weights.append((weight, bias))
-    return Judge(probs_NC=probs_NC, weights=tuple(weights), task=task)
+    return CrossFittedProbes(probs_NC=probs_NC, weights=tuple(weights), task=task)
 
 
-def judge(
-    probs_NC: Floats, given_NC: Choice, task: str, *, usual_2C: Floats, judged_C: NDArray[np.bool_]
-) -> Judgement:
-    """Hold given labels against probabilities of models that did not see the rows.
+def find_label_issues(
+    probs_NC: Floats,
+    given_NC: Choice,
+    task: str,
+    *,
+    thresholds_2C: Floats,
+    judged_C: NDArray[np.bool_],
+) -> LabelIssues:
+    """Compare given labels with the probabilities of models that did not see the rows.
 
-    usual_2C: from `usual`. judged_C: labels with enough rows to be judged; rows that have
-    another label are not.
+    thresholds_2C: from `class_thresholds`. judged_C: labels with enough rows to be judged; rows
+    with another label are skipped.
     """
     if task == "multi_label":
-        return _judge_multi(probs_NC, given_NC, usual_2C, judged_C)
+        return _judge_multi(probs_NC, given_NC, thresholds_2C, judged_C)
     given_N = given_NC.argmax(axis=1)
     rows_N = np.arange(len(given_N))
     own_N = probs_NC[rows_N, given_N]
     others_NC = np.where(given_NC, -1.0, probs_NC)
     # Of the labels that the model is as sure of as usual, the likeliest (eq. 1 there).
-    sure_NC = np.where((probs_NC >= usual_2C[1]) & judged_C, probs_NC, -1.0)
+    sure_NC = np.where((probs_NC >= thresholds_2C[1]) & judged_C, probs_NC, -1.0)
     best_N = sure_NC.argmax(axis=1)
     judged_N = judged_C[given_N]
     suspect_N = judged_N & (sure_NC[rows_N, best_N] >= 0) & (best_N != given_N)
     suggested_NC = given_NC.copy()
     suggested_NC[suspect_N] = np.arange(given_NC.shape[1]) == best_N[suspect_N, None]
     margin_N = np.where(judged_N, own_N - others_NC.max(axis=1), 1.0)
-    return Judgement(
+    return LabelIssues(
         score_N=margin_N.astype(np.float32), suspect_N=suspect_N, suggested_NC=suggested_NC
     )
 
 
 def _judge_multi(
-    probs_NC: Floats, given_NC: Choice, usual_2C: Floats, judged_C: NDArray[np.bool_]
-) -> Judgement:
+    probs_NC: Floats, given_NC: Choice, thresholds_2C: Floats, judged_C: NDArray[np.bool_]
+) -> LabelIssues:
     """Each label for itself, has it or not; the worst one is the row's score."""
-    missing_NC = ~given_NC & (probs_NC >= usual_2C[1])
-    needless_NC = given_NC & (1 - probs_NC >= usual_2C[0])
+    missing_NC = ~given_NC & (probs_NC >= thresholds_2C[1])
+    needless_NC = given_NC & (1 - probs_NC >= thresholds_2C[0])
     wrong_NC = (missing_NC | needless_NC) & judged_C
     own_NC = np.where(given_NC, probs_NC, 1 - probs_NC)
     margin_NC = np.where(judged_C, 2 * own_NC - 1, 1.0)
-    return Judgement(
+    return LabelIssues(
         score_N=margin_NC.min(axis=1).astype(np.float32),
         suspect_N=wrong_NC.any(axis=1),
         suggested_NC=given_NC ^ wrong_NC,
     )
 
 
-def usual(probs_NC: Floats, given_NC: Choice) -> Floats:
+def class_thresholds(probs_NC: Floats, given_NC: Choice) -> Floats:
     """How sure the models are on average that a label is absent (row 0) or present (row 1)
     where it is so given, (2, C); 2, which nothing reaches, for a label without such rows."""
     present_C, absent_C = given_NC.sum(axis=0), (~given_NC).sum(axis=0)
     sure_C = (probs_NC * given_NC).sum(axis=0) / np.maximum(present_C, 1)
     not_C = ((1 - probs_NC) * ~given_NC).sum(axis=0) / np.maximum(absent_C, 1)
-    usual_2C = np.where([absent_C > 0, present_C > 0], [not_C, sure_C], 2.0)
-    return np.asarray(usual_2C, dtype=np.float32)
+    thresholds_2C = np.where([absent_C > 0, present_C > 0], [not_C, sure_C], 2.0)
+    return np.asarray(thresholds_2C, dtype=np.float32)
 
 
 def _folds(given_NC: Choice, folds: int, seed: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from serve.files import write_atomic
 from serve.inference.predictor import pick_device
 from train.audit.audit import Audit, audit
 from train.audit.embed import embed, token_counts
-from train.audit.label_errors import Judgement, cross_fit, judge, usual
+from train.audit.label_errors import LabelIssues, class_thresholds, cross_fit, find_label_issues
 from train.audit.report import report_html
 from train.config.run import RunConfig
 from train.data.fixes import write_fixes
@@ -77,7 +77,7 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
 
 def _judge(
     config: RunConfig, data: LabelledData, base: Base, device: str
-) -> dict[SplitName, Judgement]:
+) -> dict[SplitName, LabelIssues]:
     """Judge the labels of train by models of the other folds, those of the others by them all."""
     where = pick_device(device)
     total = sum(map(len, data.splits.values()))
@@ -90,16 +90,16 @@ def _judge(
         cross = cross_fit(
             features(data.train), given_NC, config.task, folds=config.audit.folds, seed=config.seed
         )
-        usual_2C = usual(cross.probs_NC, given_NC)
+        thresholds_2C = class_thresholds(cross.probs_NC, given_NC)
         judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
-        judgements: dict[SplitName, Judgement] = {}
+        judgements: dict[SplitName, LabelIssues] = {}
         for name, split in data.splits.items():
             train = name == "train"
-            judgements[name] = judge(
+            judgements[name] = find_label_issues(
                 cross.probs_NC if train else cross.of_others(features(split)),
                 given_NC if train else reference(split, data.labels),
                 config.task,
-                usual_2C=usual_2C,
+                thresholds_2C=thresholds_2C,
                 judged_C=judged_C,
             )
     return judgements

@@ -160,7 +160,7 @@ def with_values(config: Run, values: dict[str, Any]) -> Run:
         raise ValueError(f"tune.space: {'; '.join(lines)} (with {_shown(values)})") from None
 
 
-def corners(config: Run, space: dict[str, Dimension]) -> Iterator[Run]:
+def boundary_configs(config: Run, space: dict[str, Dimension]) -> Iterator[Run]:
     """The configuration with each key at each end, then with all keys at their first or last.
 
     Raises ValueError, by the path of the key, at the first that is no valid configuration.

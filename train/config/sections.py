@@ -25,10 +25,10 @@ class GateSection(Config):
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
     """Loss of accuracy, a fraction, from which on a candidate counts as worse."""
 
-    metric_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    f1_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Loss of macro-F1, a fraction, that must be ruled out with error alpha."""
 
-    class_floor_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_recall_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Loss of one label's recall, a fraction, over which a candidate is refused once shown."""
 
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -40,7 +40,7 @@ class GateSection(Config):
     max_latency_ratio: Annotated[float, Field(gt=0)] | None = 1.25
     """Median time of one text over the champion's; None does not measure it."""
 
-    latency_passes: Annotated[int, Field(ge=10)] = 200
+    latency_samples: Annotated[int, Field(ge=10)] = 200
     """Texts that each of the two is timed on, one by one and in turns."""
 
     min_test_rows: Annotated[int, Field(ge=1)] = 200
@@ -93,10 +93,10 @@ class AuditSection(Config):
     )
     """What does not tell copies apart: unicode, html, case, punctuation, whitespace."""
 
-    near_duplicates: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.8
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.8
     """Share of common five-character pieces from which texts are near copies; None: not sought."""
 
-    rare_label: Annotated[int, Field(ge=2)] = 10
+    rare_label_threshold: Annotated[int, Field(ge=2)] = 10
     """A label with fewer training rows than this is reported as rare."""
 
     label_errors: bool = True

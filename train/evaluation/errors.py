@@ -101,7 +101,7 @@ def confident_errors(
     ]
 
 
-def judge_abstention(
+def evaluate_abstention(
     asked: Abstention | None,
     abstain_N: NDArray[np.bool_] | None,
     right_N: NDArray[np.bool_],

@@ -25,7 +25,7 @@ from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data
-from train.evaluation.errors import judge_abstention
+from train.evaluation.errors import evaluate_abstention
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
 from train.statistics.intervals import LabelMetrics, measure_all
@@ -169,7 +169,7 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
         decision=decision,
         reference_NC=reference_NC,
         metrics=metrics,
-        abstention=judge_abstention(predictor.rules.abstention, decision.abstain_N, right_N),
+        abstention=evaluate_abstention(predictor.rules.abstention, decision.abstain_N, right_N),
     )
 
 

@@ -18,7 +18,11 @@ from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import LENGTH_BINS, MIN_ROWS
 from train.report import plots
 from train.report.cells import interval
-from train.statistics.probability_metrics import NUM_BINS, calibration_bins, claims
+from train.statistics.probability_metrics import (
+    NUM_BINS,
+    calibration_bins,
+    predictions_and_outcomes,
+)
 from train.statistics.selective import risk_curve
 
 NAMES = {
@@ -59,7 +63,9 @@ def write_report(
     """
     full, labels = result.full, manifest.labels
     matrix_CC = confusion_matrix(full.reference_NC, full.predicted_NC)
-    bins = calibration_bins(*claims(full.reference_NC, full.probabilities_NC, manifest.task))
+    bins = calibration_bins(
+        *predictions_and_outcomes(full.reference_NC, full.probabilities_NC, manifest.task)
+    )
     curve = risk_curve(full.decision.confidence_N, ~full.right_N)
     abstained = full.abstention
     point = None

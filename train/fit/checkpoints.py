@@ -20,7 +20,7 @@ MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def mark_whole(checkpoint: Path) -> None:
+def mark_complete(checkpoint: Path) -> None:
     """Sync every file of a checkpoint and write its marker."""
     sizes = {}
     for file in sorted(checkpoint.rglob("*")):
@@ -52,7 +52,7 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def latest_whole(directory: Path) -> Path | None:
+def latest_complete(directory: Path) -> Path | None:
     """The whole checkpoint with the highest step, or None."""
     return next((path for path in reversed(checkpoints(directory)) if is_whole(path)), None)
 

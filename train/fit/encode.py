@@ -14,8 +14,8 @@ from serve.inference.text import Encoding, TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import Split
 from train.fit.tokens import write_tokens
+from train.model.frozen_layers import CACHED_HIDDEN_STATES, CachedHiddenStates
 from train.model.packing import PackedTraining
-from train.model.prefix import KEY, PrefixStates
 
 TRAINED_LOGITS = "validation_logits.npy"
 """Logits of the trained model on the validation rows, sorted by length, for `merge`."""
@@ -49,7 +49,7 @@ class Collator:
 
     encoder: TextEncoder
     task: str
-    states: PrefixStates | None = None
+    states: CachedHiddenStates | None = None
     """What frozen layers made of the texts, by their `row`."""
     packing: PackedTraining | None = None
     """Puts the texts behind one another in place of padding them."""
@@ -67,6 +67,8 @@ class Collator:
         if self.states is not None:
             numbers = [row["row"] for row in rows]
             packed = self.packing is not None
-            batch[KEY] = self.states.flat(numbers) if packed else self.states.padded(numbers)
+            batch[CACHED_HIDDEN_STATES] = (
+                self.states.flat(numbers) if packed else self.states.padded(numbers)
+            )
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
         return batch

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from serve.files import replace_directory, write_atomic
-from serve.inference.pooling import layers_of, mark
+from serve.inference.pooling import layers_of, set_custom_model_type
 from serve.inference.precision import matmul_precision
 from serve.inference.predictor import batched_logits
 from serve.inference.scores import Array
@@ -39,23 +39,23 @@ from train.fit.tracking import RunRecord, check_trackers
 from train.fit.trainer import (
     ClassifierTrainer,
     RunCallback,
+    compute_precision,
     global_batch,
     head_learning_rate,
-    number_format,
-    runs_layers_again,
     set_threads,
     settle_bf16,
     stopped_early,
     training_arguments,
+    uses_activation_checkpointing,
 )
 from train.fit.training_metrics import ClassificationMetrics, classification_metrics
 from train.model.adapters import add_lora, freeze_below
 from train.model.base import Base, load_base, weights_sha256
+from train.model.frozen_layers import CachedHiddenStates, FrozenLayers, store_states
 from train.model.head import init_head
 from train.model.last_layer import shorten_last_layer
 from train.model.loss import Loss, make_loss
-from train.model.packing import pays, without_padding
-from train.model.prefix import FrozenPrefix, PrefixStates, store_states
+from train.model.packing import packing_is_faster, without_padding
 
 
 @matmul_precision("highest")
@@ -114,9 +114,9 @@ def fit(
     if frozen_layers(config, base.model):
         states = stored_states(config, base, [train, validation], state, arguments.device)
     packing = None
-    if pays(arguments.device, bf16=arguments.bf16):
+    if packing_is_faster(arguments.device, bf16=arguments.bf16):
         reason = "activation checkpointing runs layers outside the forward pass"
-        if not runs_layers_again(arguments):
+        if not uses_activation_checkpointing(arguments):
             packing, reason = without_padding(base.model, base.encoder, some(), arguments.device)
         say("batches: without padding" if packing else f"batches: padded, since {reason}")
     if packing is None and shorten_last_layer(base.model, base.encoder, some(), arguments.device):
@@ -192,7 +192,7 @@ def fit(
         best = trainer.evaluate()
     record = {
         "trained_modules": base.trained_modules,
-        "precision": config.lora.quantize or number_format(arguments),
+        "precision": config.lora.quantize or compute_precision(arguments),
         "global_step": trainer.state.global_step,
         "log_history": trainer.state.log_history,
     }
@@ -244,13 +244,13 @@ def frozen_layers(config: RunConfig, model: nn.Module) -> int:
 
 def stored_states(
     config: RunConfig, base: Base, datasets: list[Any], state: PartialState, device: torch.device
-) -> PrefixStates:
+) -> CachedHiddenStates:
     """What the frozen layers make of all rows, of one data set after the other.
 
     Raises PrefixError for an architecture whose frozen layers cannot be left out.
     """
     assert config.model.trained_layers is not None
-    prefix = FrozenPrefix(base.model, num_trained=config.model.trained_layers)
+    prefix = FrozenLayers(base.model, num_trained=config.model.trained_layers)
     encodings = Tokens(concatenate_datasets(datasets), base.encoder.columns)
     with state.main_process_first():
         total = len(encodings)
@@ -264,7 +264,7 @@ def stored_states(
                 device=device,
                 progress=bar.update,
             )
-    prefix.prove(base.encoder, encodings[-8:], device)
+    prefix.check_equivalence(base.encoder, encodings[-8:], device)
     return states
 
 
@@ -288,7 +288,7 @@ def save_trained(
     state.wait_for_everyone()
     write(str(staging))
     if state.is_main_process:
-        mark(staging)
+        set_custom_model_type(staging)
         # A pickle with this machine's paths, and peft's empty model card.
         for leftover in ("training_args.bin", "README.md"):
             (staging / leftover).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
-from train.fit.checkpoints import latest_whole, remove_partial
+from train.fit.checkpoints import latest_complete, remove_partial
 from train.model.base import weights_sha256
 
 
@@ -42,7 +42,7 @@ def prepare_run(
             shutil.rmtree(directory, ignore_errors=True)
         for path in remove_partial(directory):
             print(f"removed {path}: the process that wrote it was stopped half-way")
-        if latest_whole(directory):
+        if latest_complete(directory):
             before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
             if different := sorted(differences(before, run)):
                 refusal = (
@@ -54,7 +54,7 @@ def prepare_run(
     state.wait_for_everyone()
     if refusal:
         raise ValueError(refusal)
-    return latest_whole(directory)
+    return latest_complete(directory)
 
 
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:

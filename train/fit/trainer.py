@@ -21,10 +21,10 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from serve.files import write_atomic
-from serve.inference.pooling import mark
+from serve.inference.pooling import set_custom_model_type
 from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
-from train.fit.checkpoints import mark_whole
+from train.fit.checkpoints import mark_complete
 from train.fit.precision import bf16_pays
 from train.fit.sampler import TrainingSampler
 from train.publish.push import PushingTrainer
@@ -101,13 +101,13 @@ def settle_bf16(
         arguments.mixed_precision = "bf16" if chosen[0] else "no"
 
 
-def number_format(arguments: TrainingArguments) -> str:
+def compute_precision(arguments: TrainingArguments) -> str:
     """What the products of a forward pass are computed in."""
     formats = {"bf16": arguments.bf16, "fp16": arguments.fp16, "tf32": arguments.tf32}
     return next((name for name, is_on in formats.items() if is_on), "fp32")
 
 
-def runs_layers_again(arguments: TrainingArguments) -> bool:
+def uses_activation_checkpointing(arguments: TrainingArguments) -> bool:
     """Whether the backward pass runs layers again, by the Trainer's or FSDP's checkpointing."""
     by_fsdp = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() in ("true", "1")
     names = ("activation_checkpointing", "gradient_checkpointing")  # the newer name and the older
@@ -204,8 +204,8 @@ class ClassifierTrainer(PushingTrainer):
         if self.args.should_save:
             directory = Path(self._get_output_dir(trial=trial))
             checkpoint = directory / f"checkpoint-{self.state.global_step}"
-            mark(checkpoint)
-            mark_whole(checkpoint)
+            set_custom_model_type(checkpoint)
+            mark_complete(checkpoint)
             rotate_checkpoints(
                 output_dir=str(directory),
                 save_total_limit=limit,

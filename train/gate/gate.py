@@ -27,8 +27,8 @@ from train.config.run import RunConfig
 from train.data.splits import Split, load_data
 from train.evaluation.evaluate import reference
 from train.gate.guards import finite_check
-from train.gate.judge import judge
-from train.gate.report import GateReport, Judged
+from train.gate.judge import build_gate_report
+from train.gate.report import BundleInfo, GateReport
 from train.statistics.resampling import Answers
 
 BLOCK_TEXTS = 1024
@@ -65,13 +65,13 @@ def gate(
 
     predictors: dict[str, Predictor] = {}
     answers: dict[str, list[Answers]] = {"candidate": [], "champion": []}
-    judged: dict[str, list[Judged]] = {"candidate": [], "champion": []}
+    judged: dict[str, list[BundleInfo]] = {"candidate": [], "champion": []}
     for side, bundle in opened:
         predictor = Predictor.load(bundle.path, device=device, backend=backend)
         predictors.setdefault(side, predictor)
         answers[side].append(_answers(predictor, test, labels, side))
         judged[side].append(
-            Judged(
+            BundleInfo(
                 path=str(bundle.path),
                 version=bundle.manifest.version,
                 backend=predictor.backend.name,
@@ -85,9 +85,9 @@ def gate(
     times = None
     if section.max_latency_ratio is not None:
         times = latencies(
-            predictors["champion"], predictors["candidate"], test.texts, section.latency_passes
+            predictors["champion"], predictors["candidate"], test.texts, section.latency_samples
         )
-    report = judge(
+    report = build_gate_report(
         section,
         answers["champion"],
         answers["candidate"],

@@ -4,8 +4,8 @@ Every guard can only refuse, so none of them adds to the rate of false promotion
 `train.statistics.comparison` bounds. There are three kinds of rule, each as strict as its
 figure is certain:
 
-- macro-F1 must be shown not to fall by `metric_margin` (the lower end of an interval);
-- a label's recall must not be shown to fall by more than `class_floor_drop` (rows of one
+- macro-F1 must be shown not to fall by `f1_margin` (the lower end of an interval);
+- a label's recall must not be shown to fall by more than `max_recall_drop` (rows of one
   label are few, so a fall is refused once it is proved, over all labels together);
 - calibration and latency are budgets, held against what was measured.
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.config import Config
+from serve.config import FrozenModel
 from train.statistics.paired import exact_p_value
 from train.statistics.resampling import (
     Answers,
@@ -32,7 +32,7 @@ from train.statistics.resampling import (
 )
 
 
-class Check(Config):
+class Check(FrozenModel):
     """What one guard found."""
 
     name: str

@@ -35,7 +35,7 @@ GAINS = (0.01, 0.02, 0.05)
 """True gains of accuracy for which the report says how likely they are found."""
 
 
-def judge(
+def build_gate_report(
     section: GateSection,
     champion: Sequence[Answers],
     candidate: Sequence[Answers],
@@ -70,10 +70,8 @@ def judge(
     checks: list[Check] = [
         rows_check(decision.rows, section.min_test_rows),
         finite,
-        f1_check(champion, candidate, bootstrap, margin=section.metric_margin),
-        floor_check(
-            champion, candidate, labels, drop=section.class_floor_drop, alpha=section.alpha
-        ),
+        f1_check(champion, candidate, bootstrap, margin=section.f1_margin),
+        floor_check(champion, candidate, labels, drop=section.max_recall_drop, alpha=section.alpha),
         *calibration_checks(
             champion,
             candidate,

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import Field
 
-from serve.config import Config
+from serve.config import FrozenModel
 from train.config.sections import GateSection
 from train.gate.guards import Check
 from train.statistics.comparison import Verdict
 
 
-class Judged(Config):
+class BundleInfo(FrozenModel):
     """A bundle that was scored, and what ran it."""
 
     path: str
@@ -31,7 +31,7 @@ class Judged(Config):
     """Where it ran: cpu or cuda."""
 
 
-class Accuracy(Config):
+class Accuracy(FrozenModel):
     """Accuracy of both, and what is known of the difference."""
 
     champion: float
@@ -65,7 +65,7 @@ class Accuracy(Config):
     """Which variation the error rate covers."""
 
 
-class Power(Config):
+class Power(FrozenModel):
     """How likely one bundle's true gain over one other is seen, on rows like these."""
 
     gain: float
@@ -78,7 +78,7 @@ class Power(Config):
     """Rows at which it is reached with probability 0.8, about; None if never."""
 
 
-class GateReport(Config):
+class GateReport(FrozenModel):
     """May the candidate take the champion's place, and why."""
 
     passed: bool
@@ -108,10 +108,10 @@ class GateReport(Config):
     settings: GateSection
     """The `gate` section that was applied."""
 
-    candidates: tuple[Judged, ...] = ()
+    candidates: tuple[BundleInfo, ...] = ()
     """The candidate, or its seeds."""
 
-    champions: tuple[Judged, ...] = ()
+    champions: tuple[BundleInfo, ...] = ()
     """The champion, or its seeds."""
 
     test: dict[str, Any] = Field(default_factory=dict)

@@ -27,7 +27,11 @@ from serve.inference.scores import Array, activate, default_activation
 from train.config.sections import CalibrationSection
 from train.model.base import last_linear
 from train.statistics.metrics import Choice
-from train.statistics.probability_metrics import calibration_bins, claims, log_loss_rows
+from train.statistics.probability_metrics import (
+    calibration_bins,
+    log_loss_rows,
+    predictions_and_outcomes,
+)
 from train.statistics.selective import choose_threshold
 
 TEMPERATURES = (0.05, 20.0)
@@ -159,8 +163,8 @@ def calibrate(
         rows=n,
         log_loss_before=float(log_loss_rows(reference_NC, before_NC, task).mean()),
         log_loss_after=float(log_loss_rows(reference_NC, after_NC, task).mean()),
-        ece_before=calibration_bins(*claims(reference_NC, before_NC, task)).ece,
-        ece_after=calibration_bins(*claims(reference_NC, after_NC, task)).ece,
+        ece_before=calibration_bins(*predictions_and_outcomes(reference_NC, before_NC, task)).ece,
+        ece_after=calibration_bins(*predictions_and_outcomes(reference_NC, after_NC, task)).ece,
         notes=tuple(notes),
     )
     if section.max_risk is None:

@@ -66,7 +66,7 @@ def export_into(
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
         return failed, np.zeros((0, 0), dtype=np.float32)
     int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
-    result = judge_int8(
+    result = compare_int8(
         full_NC,
         int8_NC,
         reference_NC,
@@ -78,7 +78,7 @@ def export_into(
     return result, int8_NC
 
 
-def judge_int8(
+def compare_int8(
     full_NC: Array,
     int8_NC: Array,
     reference_NC: Choice,

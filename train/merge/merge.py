@@ -27,7 +27,7 @@ import numpy as np
 from serve.bundle.manifest import TokenizerRules
 from serve.bundle.seal import Bundle, record_metrics, seal
 from serve.inference.backends.torch import TorchBackend
-from serve.inference.pooling import mark
+from serve.inference.pooling import set_custom_model_type
 from serve.inference.predictor import Predictor, batched_logits, pick_device
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, Text, TextEncoder, shortest_first
@@ -226,7 +226,7 @@ def _merge_into(
         temperature = fit_temperature(all_NC, reference_NC, config.task)
         scale_head(model, temperature)
     model.save_pretrained(staging)
-    mark(staging)
+    set_custom_model_type(staging)
     # The length that the model was trained with, for pipelines that truncate by it.
     assert encoder.tokenizer is not None
     encoder.tokenizer.model_max_length = config.model.max_length

@@ -17,8 +17,13 @@ from torch import Tensor
 
 from serve.inference.text import Encoding, TextEncoder
 from train.model.base import last_linear
+from train.model.frozen_layers import (
+    BATCH_TOKENS,
+    CACHED_HIDDEN_STATES,
+    CachedHiddenStates,
+    batches_by_length,
+)
 from train.model.loss import Loss
-from train.model.prefix import BATCH_TOKENS, KEY, PrefixStates, batches_by_length
 
 L2 = 10.0
 """Weight of the squared weights beside the loss summed over all rows, on standardised
@@ -33,7 +38,7 @@ def init_head(
     loss: Loss,
     *,
     device: torch.device,
-    states: PrefixStates | None = None,
+    states: CachedHiddenStates | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> float:
     """Fit the last layer of `model` on its own features, in place; its accuracy on them.
@@ -96,7 +101,7 @@ def features(
     encodings: Sequence[Encoding],
     *,
     device: torch.device,
-    states: PrefixStates | None = None,
+    states: CachedHiddenStates | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Tensor:
     """What reaches the last layer, (N, D) in fp32 on the CPU, rows in the order given."""
@@ -111,7 +116,7 @@ def features(
             batch = encoder.pad([encodings[row] for row in rows])
             inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
             if states is not None:
-                inputs[KEY] = states.padded(rows).to(device)
+                inputs[CACHED_HIDDEN_STATES] = states.padded(rows).to(device)
             model(**inputs)
             caught_ND = caught.pop()
             if caught_ND.dim() == 3:  # decoders score every position and keep the last token's

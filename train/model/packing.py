@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve.inference.backends.packed import ENDS, PackedModel
+from serve.inference.backends.packed import CU_SEQLENS, PackedModel
 from serve.inference.text import Batch, Encoding, TextEncoder
 
-LONGEST = "packed_longest"
+MAX_SEQLEN = "max_seqlen"
 """Name of the number of tokens of the longest text among a batch's entries."""
 
 TOLERANCE = 2e-2
 """Largest difference of bf16 logits, as a share of the largest logit, to the padded pass."""
 
 
-def pays(device: torch.device, *, bf16: bool) -> bool:
+def packing_is_faster(device: torch.device, *, bf16: bool) -> bool:
     """Whether there is a kernel that is faster than padding; on CPUs there is none."""
     return device.type == "cuda" and bf16
 
@@ -48,15 +48,15 @@ class PackedTraining:
         model.register_forward_hook(self._leave, always_call=True)
 
     def flat(self, batch_NL: Batch) -> dict[str, Any]:
-        """A padded batch as flat tensors on the CPU, with its `ENDS` and `LONGEST`."""
+        """A padded batch as flat tensors on the CPU, with its `CU_SEQLENS` and `MAX_SEQLEN`."""
         flat: dict[str, Any] = {
             name: torch.from_numpy(ids) for name, ids in self.packed.flat(batch_NL).items()
         }
-        return flat | {LONGEST: batch_NL["attention_mask"].shape[1]}
+        return flat | {MAX_SEQLEN: batch_NL["attention_mask"].shape[1]}
 
     def _enter(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ends: Tensor | None = kwargs.pop(ENDS, None)
-        longest = kwargs.pop(LONGEST, 0)
+        ends: Tensor | None = kwargs.pop(CU_SEQLENS, None)
+        longest = kwargs.pop(MAX_SEQLEN, 0)
         if ends is not None:
             self._open.enter_context(self.packed.without_padding(ends, longest))
         return args, kwargs
@@ -65,7 +65,7 @@ class PackedTraining:
         self._open.close()
 
     @torch.no_grad()
-    def prove(
+    def check_equivalence(
         self, encoder: TextEncoder, encodings: Sequence[Encoding], device: torch.device
     ) -> float:
         """Largest difference of logits to the padded pass, as a share of the largest logit.
@@ -98,7 +98,7 @@ def without_padding(
     """The model made ready for flat batches, or None and why it is not."""
     try:
         packing = PackedTraining(model)
-        packing.prove(encoder, encodings, device)
+        packing.check_equivalence(encoder, encodings, device)
     except Exception as error:  # what a kernel or an architecture can raise here is open
         return None, str(error)
     return packing, ""

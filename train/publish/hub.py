@@ -49,10 +49,10 @@ def push(repo: str, package: Package, *, private: bool) -> Delivery:
     Raises ValueError for what the caller can mend, such as a missing token, and
     PublishRefused if the tag or the repository holds something else or the Hub fails.
     """
-    return persist(lambda: _converge(HfApi(), repo, package, private), f"hub:{repo}")
+    return with_retries(lambda: _converge(HfApi(), repo, package, private), f"hub:{repo}")
 
 
-def persist(attempt: Callable[[], Result], place: str) -> Result:
+def with_retries(attempt: Callable[[], Result], place: str) -> Result:
     """The result of `attempt`, tried again with growing waits where the failure may pass.
 
     Raises ValueError for an answer that stays the same, saying what to do, and

@@ -22,7 +22,7 @@ from train.config.run import RunConfig
 from train.portable import check_portable, portable
 from train.publish.card import adapter_card, model_card
 from train.publish.delivery import Delivery, Package
-from train.publish.targets import beside, check_target, deliver
+from train.publish.targets import append_suffix, check_target, deliver
 
 ADAPTER_CONFIG = "adapter_config.json"
 _OWN = {"fit.json", "validation_logits.npy", CARD}
@@ -59,7 +59,7 @@ def publish(
         scratch = Path(directory)
         packages = {target: _bundle_package(config, opened, target, tag, scratch)}
         if config.publish.adapter:
-            place = beside(target, "-adapter")
+            place = append_suffix(target, "-adapter")
             packages[place] = _adapter_package(config, opened, target, place, tag, scratch)
         machine = {
             "home directory": Path.home(),

@@ -22,10 +22,10 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from serve.inference.pooling import mark
+from serve.inference.pooling import set_custom_model_type
 from train.portable import PICKLES, portable
 from train.publish.delivery import PublishRefused
-from train.publish.hub import persist
+from train.publish.hub import with_retries
 
 _KEPT = {".json", ".safetensors", ".txt", ".model"}
 _OWN = {"trainer_state.json", "complete.json", "fit.json"}
@@ -43,7 +43,7 @@ class PushingTrainer(Trainer):
         self.args.hub_model_id = self.args.hub_model_id or Path(self._out).parent.name
         chosen = private if private is not None else self.args.hub_private_repo
         try:
-            persist(
+            with_retries(
                 lambda: super(PushingTrainer, self).init_hf_repo(
                     token=token, private=chosen is not False
                 ),
@@ -67,7 +67,7 @@ class PushingTrainer(Trainer):
         self._finish_current_push()
         staged = self._stage(directory, "trained", "The best checkpoint of a finished training.")
         try:
-            persist(lambda: self._upload(staged, "Trained model", wait=True), self._place)
+            with_retries(lambda: self._upload(staged, "Trained model", wait=True), self._place)
         except PublishRefused as refusal:
             raise ValueError(f"{refusal}; the trained model is in `{directory}`") from refusal
         finally:
@@ -158,7 +158,7 @@ def _copy(folder: Path, destination: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.suffix in _KEPT - PICKLES and file.name not in _OWN:
             shutil.copyfile(file, destination / file.name)
-    mark(destination)
+    set_custom_model_type(destination)
     settings = destination / "adapter_config.json"
     if settings.is_file():  # peft writes the path of the base on this machine
         values = portable(json.loads(settings.read_text(encoding="utf-8")))

@@ -48,7 +48,7 @@ def check_target(target: str) -> None:
         )
 
 
-def beside(target: str, suffix: str) -> str:
+def append_suffix(target: str, suffix: str) -> str:
     """The target with a suffix on its name."""
     return target.rstrip("/") + suffix
 

@@ -41,15 +41,23 @@ MAX_NAMED = 40
 def reliability(bins: Bins, what: str) -> bytes:
     """Claimed against observed probability, with Wilson's interval of each bin."""
     figure, axes = _figure(4.6, 4.2)
-    hits_B = np.rint(bins.observed_B * bins.count_B).astype(int)
+    hits_B = np.rint(bins.observed_frequency_B * bins.count_B).astype(int)
     ends = [wilson(int(h), int(n)) for h, n in zip(hits_B, bins.count_B, strict=True)]
     low_B, high_B = (np.array(each) for each in zip(*ends, strict=True))
-    spread = np.clip([bins.observed_B - low_B, high_B - bins.observed_B], 0, None)
+    spread = np.clip(
+        [bins.observed_frequency_B - low_B, high_B - bins.observed_frequency_B], 0, None
+    )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     axes.errorbar(
-        bins.claimed_B, bins.observed_B, yerr=spread, color=BLUE, marker="o", markersize=4,
-        linewidth=1, capsize=2,
-    )  # fmt: skip
+        bins.mean_predicted_B,
+        bins.observed_frequency_B,
+        yerr=spread,
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        linewidth=1,
+        capsize=2,
+    )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel=f"{what}, mean of a bin", ylabel="came true")
     axes.set_aspect("equal")
     return _png(figure)

@@ -62,7 +62,7 @@ def score(gained: Any, lost: Any, n: int, difference: Any) -> Any:
     return np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def least_gained(n: int, difference: float, critical: float) -> NDArray[np.int64]:
+def rejection_boundary(n: int, difference: float, critical: float) -> NDArray[np.int64]:
     """For 0 to n lost rows, how many gained ones bring the score to `critical`; shape (n + 1,).
 
     A number that cannot be reached, since gained + lost <= n, is given as n - lost + 1.
@@ -78,7 +78,9 @@ def least_gained(n: int, difference: float, critical: float) -> NDArray[np.int64
     return low_K
 
 
-def reach(n: int, p_gained: float, p_lost: float, least_K: NDArray[np.int64]) -> float:
+def rejection_probability(
+    n: int, p_gained: float, p_lost: float, least_K: NDArray[np.int64]
+) -> float:
     """Probability that at least `least_K[lost]` rows are gained, whatever is lost."""
     lost_K = _likely(n, p_lost)
     share = min(p_gained / (1 - p_lost), 1.0) if p_lost < 1 else 0.0
@@ -105,7 +107,7 @@ def _at_least(k_K: NDArray[np.int64], n_K: NDArray[np.int64], p: float) -> Any:
     return np.where(inside_K, betainc(a_K, b_K, p), (k_K < 1).astype(float))
 
 
-def level(n: int, difference: float, critical: float) -> float:
+def max_rejection_probability(n: int, difference: float, critical: float) -> float:
     """Largest probability, over the nuisance, that the score reaches `critical` by chance.
 
     Where the true difference is lower than `difference` it is smaller still, since the region
@@ -113,31 +115,31 @@ def level(n: int, difference: float, critical: float) -> float:
     Source: H.-M. Hsueh, J.-P. Liu and J. J. Chen (2001), Unconditional exact tests for
     equivalence or noninferiority for paired binary endpoints, Biometrics 57, 478-483.
     """
-    least_K = least_gained(n, difference, critical)
+    least_K = rejection_boundary(n, difference, critical)
     low, high = max(0.0, -difference), (1 - difference) / 2
     angles = np.linspace(math.asin(math.sqrt(low)), math.asin(math.sqrt(high)), NUISANCE_POINTS)
     return max(
-        reach(n, max(p_lost + difference, 0.0), p_lost, least_K)
+        rejection_probability(n, max(p_lost + difference, 0.0), p_lost, least_K)
         for p_lost in (float(each) for each in np.sin(angles) ** 2)
     )
 
 
 @lru_cache(maxsize=256)
 def exact_critical(n: int, difference: float, alpha: float) -> float:
-    """The least critical value, from the normal one upwards, whose `level` is at most alpha.
+    """The smallest critical value at which `max_rejection_probability` is at most alpha.
 
     The normal value alone lets the level of the score test go over alpha where few rows
     disagree: at N = 540 and a margin of 0.005 it would be 6.7 % for alpha 5 %.
     """
     low = NormalDist().inv_cdf(1 - alpha)
-    if level(n, difference, low) <= alpha:
+    if max_rejection_probability(n, difference, low) <= alpha:
         return low
     high = low + 0.25
-    while level(n, difference, high) > alpha:
+    while max_rejection_probability(n, difference, high) > alpha:
         low, high = high, high + 0.25
     while high - low > 1e-3:
         middle = (low + high) / 2
-        if level(n, difference, middle) <= alpha:
+        if max_rejection_probability(n, difference, middle) <= alpha:
             high = middle
         else:
             low = middle
@@ -146,8 +148,11 @@ def exact_critical(n: int, difference: float, alpha: float) -> float:
 
 @lru_cache(maxsize=4096)
 def exact_p_value(gained: int, lost: int, n: int, difference: float) -> float:
-    """Exact p-value that the true difference is at most `difference`; see `level`."""
-    return min(level(n, difference, float(score(gained, lost, n, difference)) - 1e-9), 1.0)
+    """Exact p-value for the hypothesis that the true difference is at most `difference`."""
+    return min(
+        max_rejection_probability(n, difference, float(score(gained, lost, n, difference)) - 1e-9),
+        1.0,
+    )
 
 
 def score_interval(gained: int, lost: int, n: int, critical: float) -> tuple[float, float]:
@@ -193,7 +198,9 @@ def non_inferiority_power(
 ) -> float:
     """Probability that the score at -margin reaches its exact critical value."""
     critical = exact_critical(n, -margin, alpha)
-    return reach(n, *split_discordance(discordance, gain), least_gained(n, -margin, critical))
+    return rejection_probability(
+        n, *split_discordance(discordance, gain), rejection_boundary(n, -margin, critical)
+    )
 
 
 def rows_needed(discordance: float, gain: float, alpha: float, margin: float = 0.0) -> int | None:

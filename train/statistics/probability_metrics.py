@@ -49,7 +49,7 @@ def brier_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floa
     return np.asarray(squared_NC.mean(axis=1) if task == "multi_label" else squared_NC.sum(axis=1))
 
 
-def claims(
+def predictions_and_outcomes(
     reference_NC: Choice, probabilities_NC: Array, task: str
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """What the model claims and whether it is so, each of shape (M,), row by row.
@@ -68,9 +68,9 @@ def claims(
 class Bins:
     """Claims in bins of equal mass; equal claims stand in the same bin."""
 
-    claimed_B: Floats
+    mean_predicted_B: Floats
     """Mean probability."""
-    observed_B: Floats
+    observed_frequency_B: Floats
     """Share that came true."""
     count_B: NDArray[np.int64]
 
@@ -81,26 +81,27 @@ class Bins:
         Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger (2017), On calibration of modern
         neural networks, ICML, eq. 3. It is biased upwards: noise within a bin counts as error.
         """
-        gap_B = np.abs(self.observed_B - self.claimed_B)
+        gap_B = np.abs(self.observed_frequency_B - self.mean_predicted_B)
         return float((gap_B * self.count_B).sum() / self.count_B.sum())
 
 
-def bin_numbers(claims_M: Floats, num_bins: int = NUM_BINS) -> NDArray[np.int64]:
+def bin_numbers(predicted_M: Floats, num_bins: int = NUM_BINS) -> NDArray[np.int64]:
     """The bin of each claim, from 0, without gaps."""
-    edges = np.unique(np.quantile(claims_M, np.linspace(0, 1, num_bins + 1)[1:-1]))
-    numbers_M = np.searchsorted(edges, claims_M, side="right")
+    edges = np.unique(np.quantile(predicted_M, np.linspace(0, 1, num_bins + 1)[1:-1]))
+    numbers_M = np.searchsorted(edges, predicted_M, side="right")
     return np.unique(numbers_M, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
 def calibration_bins(
-    claims_M: Floats, came_true_M: NDArray[np.bool_], num_bins: int = NUM_BINS
+    predicted_M: Floats, outcomes_M: NDArray[np.bool_], num_bins: int = NUM_BINS
 ) -> Bins:
-    """Sort claims into bins; see `claims`."""
-    numbers_M = bin_numbers(claims_M, num_bins)
+    """Sort claims into bins; see `predictions_and_outcomes`."""
+    numbers_M = bin_numbers(predicted_M, num_bins)
     count_B = np.bincount(numbers_M)
     return Bins(
-        claimed_B=np.bincount(numbers_M, weights=claims_M) / count_B,
-        observed_B=np.bincount(numbers_M, weights=came_true_M.astype(np.float64)) / count_B,
+        mean_predicted_B=np.bincount(numbers_M, weights=predicted_M) / count_B,
+        observed_frequency_B=np.bincount(numbers_M, weights=outcomes_M.astype(np.float64))
+        / count_B,
         count_B=count_B,
     )
 
@@ -110,13 +111,13 @@ def gap_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats
 
     Of its column sums, `ece` makes the calibration error.
     """
-    claims_M, came_true_M = claims(reference_NC, probabilities_NC, task)
-    numbers_M = bin_numbers(claims_M)
+    predicted_M, outcomes_M = predictions_and_outcomes(reference_NC, probabilities_NC, task)
+    numbers_M = bin_numbers(predicted_M)
     num_rows, num_bins = len(reference_NC), int(numbers_M.max()) + 1
-    rows_M = np.repeat(np.arange(num_rows), len(claims_M) // num_rows)
+    rows_M = np.repeat(np.arange(num_rows), len(predicted_M) // num_rows)
     flat = np.bincount(
         rows_M * num_bins + numbers_M,
-        weights=came_true_M - claims_M,
+        weights=outcomes_M - predicted_M,
         minlength=num_rows * num_bins,
     )
     return np.asarray(flat.reshape(num_rows, num_bins), dtype=np.float64)
@@ -136,11 +137,11 @@ def chance_ece(
     diagrams, Weather and Forecasting 22: outcomes are drawn by the claims themselves. Of a
     bin's sum of outcomes only mean and variance are used, as of a normal variable.
     """
-    claims_M, _ = claims(reference_NC, probabilities_NC, task)
-    variance_B = np.bincount(bin_numbers(claims_M), weights=claims_M * (1 - claims_M))
+    predicted_M, _ = predictions_and_outcomes(reference_NC, probabilities_NC, task)
+    variance_B = np.bincount(bin_numbers(predicted_M), weights=predicted_M * (1 - predicted_M))
     generator = np.random.default_rng(seed)
     gap_DB = generator.normal(0.0, np.sqrt(variance_B), (draws, len(variance_B)))
-    return float(np.quantile(ece(gap_DB, len(claims_M)), 0.95))
+    return float(np.quantile(ece(gap_DB, len(predicted_M)), 0.95))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,7 +159,7 @@ def running(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def bury(study: Study) -> None:
+def fail_stale_trials(study: Study) -> None:
     """Fail trials that give no more sign of life, and queue their values anew."""
     with experiments_allowed():
         optuna.storages.fail_stale_trials(study)
@@ -168,10 +168,10 @@ def bury(study: Study) -> None:
         age = datetime.now() - (trial.datetime_start or datetime.now())
         if not trial.params and age.total_seconds() > GRACE_S:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            put_back(study, trial.number)
+            requeue_trial(study, trial.number)
 
 
-def put_back(study: Study, number: int) -> None:
+def requeue_trial(study: Study, number: int) -> None:
     """Queue the values of a trial that is given up, as those of a dead one."""
     with experiments_allowed():
         _retry()(study, study.get_trials(deepcopy=True)[number])

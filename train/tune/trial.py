@@ -81,7 +81,7 @@ def _rows(split: Split, config: RunConfig) -> Iterator[dict[str, Any]]:
         yield row | {config.data.label_column: label}
 
 
-class Judge(TrainerCallback):
+class PruningCallback(TrainerCallback):
     """Reports each evaluation to the study, and ends a trial that the study gives up."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -123,7 +123,7 @@ def run_trial(
     shutil.rmtree(directory, ignore_errors=True)  # of an earlier study
     directory.mkdir(parents=True)
     with (directory / "fit.log").open("w", buffering=1) as log, redirect_stdout(log):
-        fit(config, callbacks=[Judge(trial, metric)])
+        fit(config, callbacks=[PruningCallback(trial, metric)])
     shutil.rmtree(directory / "cache", ignore_errors=True)
     record = json.loads((directory / "adapter" / "fit.json").read_text(encoding="utf-8"))
     value = float(record["validation"][metric])

@@ -28,19 +28,19 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import TrainingArguments
 
 from train.config.run import RunConfig
-from train.config.search_space import TuneSection, corners, decoded, with_values
+from train.config.search_space import TuneSection, boundary_configs, decoded, with_values
 from train.fit.trainer import training_arguments
 from train.model.base import locate_base, weights_sha256
 from train.statistics.metrics import scores
 from train.tune.report import TuneResult, reason_of, write_results
 from train.tune.study import (
     best_of,
-    bury,
     ended,
     experiments_allowed,
+    fail_stale_trials,
     locked,
     open_study,
-    put_back,
+    requeue_trial,
     running,
     trials_left,
 )
@@ -90,7 +90,7 @@ def tune(config: RunConfig) -> TuneResult:
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     waits = False
     while time.monotonic() < deadline:
-        bury(study)
+        fail_stale_trials(study)
         if trials_left(study, search.settings.trials):
             _run_next(study, search)
         elif others := running(study):
@@ -101,7 +101,7 @@ def tune(config: RunConfig) -> TuneResult:
             time.sleep(1)
         else:
             break
-    sweep(study, search.directory)
+    remove_finished_trial_dirs(study, search.directory)
     return _write(study, search)
 
 
@@ -130,7 +130,7 @@ def prepare(config: RunConfig) -> Search:
     measured = ["loss", *scores(np.eye(2, dtype=bool), np.eye(2, dtype=bool))]
     if metric not in measured:
         raise ValueError(f"tune.metric `{metric}` is not measured; known: {', '.join(measured)}")
-    for corner in corners(config, settings.space):
+    for corner in boundary_configs(config, settings.space):
         _check_trainer(corner)
         locate_base(corner.model)
     directory = config.output_dir / "tune"
@@ -195,7 +195,7 @@ def _run_next(study: Study, search: Search) -> None:
             raise
         except KeyboardInterrupt:
             trial.set_user_attr("reason", "interrupted; its values are tried again")
-            put_back(study, trial.number)
+            requeue_trial(study, trial.number)
             raise
         except Exception as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
@@ -211,7 +211,7 @@ def _run_next(study: Study, search: Search) -> None:
     gc.collect()  # only now has the trial's exception let go of its tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    sweep(study, search.directory)
+    remove_finished_trial_dirs(study, search.directory)
     _write(study, search)
 
 
@@ -234,7 +234,7 @@ def _name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def sweep(study: Study, directory: Path) -> None:
+def remove_finished_trial_dirs(study: Study, directory: Path) -> None:
     """Delete the directories of trials that are over, but for the best one's."""
     trials = ended(study)
     best = best_of(trials, study.direction)

@@ -4,7 +4,7 @@ Attention is kept within each text by `torch.nn.attention.varlen`, positions beg
 each text, and after the last layer the first token of every text is taken, which is what
 the stock heads look at, or the mean of its tokens for a mean-pooled model. Whatever an
 architecture does otherwise shows in its logits, so a model is only run this way if they
-equal those of the padded pass (`PackedModel.proved`).
+equal those of the padded pass (`PackedModel.check_equivalence`).
 
 On the CPU, where there is no such kernel, attention runs text by text; that is for tests.
 
@@ -30,7 +30,7 @@ from serve.inference.text import Batch
 
 NAME = "textloop_packed"
 
-ENDS = "packed_ends"
+CU_SEQLENS = "cu_seqlens"
 """Name of the texts' ends among flat inputs."""
 
 _segments = threading.local()
@@ -91,7 +91,7 @@ class PackedModel:
     def flat(self, batch_NL: Batch) -> dict[str, NDArray[Any]]:
         """Padded ids and their mask, each (N, L), without the padding: each (1, T).
 
-        With the position of each token in its text, and in `ENDS` where each text starts and
+        With the position of each token in its text, and in `CU_SEQLENS` where each text starts and
         the last one ends, int32 of shape (N + 1,).
         """
         mask_NL = batch_NL["attention_mask"].astype(bool)
@@ -100,7 +100,7 @@ class PackedModel:
         flat: dict[str, NDArray[Any]] = {
             name: ids_NL[mask_NL][None] for name, ids_NL in rows.items()
         }
-        flat[ENDS] = np.append(0, mask_NL.sum(axis=1).cumsum()).astype(np.int32)
+        flat[CU_SEQLENS] = np.append(0, mask_NL.sum(axis=1).cumsum()).astype(np.int32)
         return flat
 
     @contextmanager
@@ -143,11 +143,11 @@ class PackedModel:
             name: torch.from_numpy(ids).to(device, non_blocking=True)
             for name, ids in self.flat(batch_NL).items()
         }
-        with self.without_padding(inputs.pop(ENDS), batch_NL["attention_mask"].shape[1]):
+        with self.without_padding(inputs.pop(CU_SEQLENS), batch_NL["attention_mask"].shape[1]):
             logits_NC: torch.Tensor = self.model(**inputs).logits
         return logits_NC
 
-    def proved(self, *, tolerance: float, seed: int = 0) -> float:
+    def check_equivalence(self, *, tolerance: float, seed: int = 0) -> float:
         """Largest difference to the padded pass on texts of random tokens and lengths.
 
         Raises ValueError if it is over the tolerance.

@@ -40,7 +40,7 @@ class TorchBackend:
         try:
             with torch.inference_mode():
                 packed = PackedModel(self.model)
-                packed.proved(tolerance=self.tolerance)
+                packed.check_equivalence(tolerance=self.tolerance)
         except Exception as error:  # what a kernel or an architecture can raise here is open
             logger.warning("batches are padded, this model cannot go without: %s", error)
             return None

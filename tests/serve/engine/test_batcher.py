@@ -11,7 +11,7 @@ from serve.engine.batcher import Batcher, choose
 
 
 def make(**settings: float) -> Batcher[str]:
-    values = {"max_tokens": 256, "pass_tokens": 5.0, "tokens_per_s": 1000.0} | settings
+    values = {"max_tokens": 256, "overhead_tokens": 5.0, "tokens_per_s": 1000.0} | settings
     return Batcher(**values)  # type: ignore[arg-type]
 
 

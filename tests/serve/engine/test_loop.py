@@ -30,7 +30,7 @@ from serve.engine.transport import (
     unpack_reply,
     unpack_request,
 )
-from serve.inference.predictor import Pace, Predictor
+from serve.inference.predictor import Predictor, Throughput
 from serve.inference.text import Encoding
 
 TEXTS = [row["text"] for row in make_rows(40, seed=8)]
@@ -73,7 +73,7 @@ Running = tuple[Worker, Callable[[], Client]]
 @pytest.fixture
 def worker(predictor: Predictor, tmp_path: Path) -> Iterator[Running]:
     """A running worker, and a way to connect to it."""
-    pace = Pace(max_batch_tokens=256, pass_tokens=5.0, tokens_per_s=10_000.0)
+    pace = Throughput(max_batch_tokens=256, overhead_tokens=5.0, tokens_per_s=10_000.0)
     worker = Worker(predictor, pace, metrics=WorkerMetrics(device="cpu"))
     read, write = os.pipe()
     path = tmp_path / "model.sock"

@@ -511,8 +511,8 @@ def test_client_that_leaves_in_the_middle_of_its_body_is_no_failure(guarded: Gua
 
     assert line["status"] == 499
     after = scrape(guarded.server)
-    assert gained(before, after, "textloop_refused_total", reason="client_gone") == 1
-    assert gained(before, after, "textloop_refused_total") == 1
+    assert gained(before, after, "textloop_request_errors_total", reason="client_gone") == 1
+    assert gained(before, after, "textloop_request_errors_total") == 1
     assert "Traceback" not in guarded.server.log.read_text()
 
 
@@ -590,30 +590,30 @@ def test_metrics_are_exact_whichever_process_answers(guarded: Guarded) -> None:
     for pid in (first, second, first):
         with only(server, pid):
             grown = partial(gained, before, scrape(server))
-        seconds = "textloop_request_seconds_count"
+        seconds = "textloop_request_duration_seconds_count"
         assert grown(seconds, route="/predict", status="200") == 100
         assert grown(seconds, route="/predict", status="401") == 6
         assert grown(seconds, route="/predict", status="422") == 8
         assert grown(seconds, route="other", status="404") == 2
         assert grown(seconds) == 116
-        assert grown("textloop_refused_total", reason="unauthorized") == 6
-        assert grown("textloop_refused_total", reason="invalid") == 8
-        assert grown("textloop_refused_total") == 14
+        assert grown("textloop_request_errors_total", reason="unauthorized") == 6
+        assert grown("textloop_request_errors_total", reason="invalid") == 8
+        assert grown("textloop_request_errors_total") == 14
         assert grown("textloop_texts_total") == texts
         assert {each: grown("textloop_labels_total", label=each) for each in labels} == labels
         assert grown("textloop_labels_total") == texts
-        assert grown("textloop_tokenize_seconds_count") == 100
+        assert grown("textloop_tokenize_duration_seconds_count") == 100
         # No health check was asked for, whose test inference would be in these.
         assert grown("textloop_batch_texts_sum") == texts
-        assert grown("textloop_queue_seconds_count") == texts
+        assert grown("textloop_queue_duration_seconds_count") == texts
         assert grown("textloop_tokens_total") == tokens
         padding = grown("textloop_padding_tokens_total")
         assert grown("textloop_batch_tokens_sum") == tokens + padding
         passes = grown("textloop_batch_texts_count")
         assert 0 < passes <= texts
         assert grown("textloop_batch_tokens_count") == passes
-        assert grown("textloop_forward_seconds_count", device="cpu") == passes
-        assert grown("textloop_forward_seconds_bucket", le="+Inf") == passes
+        assert grown("textloop_forward_duration_seconds_count", device="cpu") == passes
+        assert grown("textloop_forward_duration_seconds_bucket", le="+Inf") == passes
         assert grown("textloop_failed_texts_total") == 0
 
 
@@ -623,7 +623,7 @@ def test_gauges_tell_the_state_of_now(guarded: Guarded) -> None:
     about = {"model": "textloop", "version": version, "backend": "onnx"}
 
     assert values["textloop_model_processes_ready", frozenset()] == 2
-    assert values["textloop_waiting_tokens", frozenset()] == 0
+    assert values["textloop_inflight_tokens", frozenset()] == 0
     assert values["textloop_model_info", frozenset(about.items())] == 1
 
 

@@ -27,7 +27,7 @@ def test_packed_logits_are_those_of_padded_batches(name: str, mean: bool) -> Non
         MeanPooling(model)
     packed = PackedModel(model)
 
-    assert packed.proved(tolerance=1e-5) <= 1e-5
+    assert packed.check_equivalence(tolerance=1e-5) <= 1e-5
 
 
 @torch.inference_mode()
@@ -57,7 +57,7 @@ def test_segments_of_pairs_are_kept() -> None:
 @torch.inference_mode()
 def test_architecture_that_cannot_be_packed_is_refused(config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PackedModel(model_of(config)).proved(tolerance=1e-5)
+        PackedModel(model_of(config)).check_equivalence(tolerance=1e-5)
 
 
 @torch.inference_mode()

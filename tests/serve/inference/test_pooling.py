@@ -14,7 +14,13 @@ from architectures import CONFIGS, base_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from serve.inference.backends.torch import TorchBackend
-from serve.inference.pooling import MeanPooling, is_pooled, layers_of, load_classifier, mark
+from serve.inference.pooling import (
+    MeanPooling,
+    is_pooled,
+    layers_of,
+    load_classifier,
+    set_custom_model_type,
+)
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.evaluation.evaluate import evaluate
@@ -101,7 +107,7 @@ def test_modernbert_has_its_own_mean_and_stays_a_stock_model(
 
     model = load_base(config, ("a", "b")).model
     model.save_pretrained(tmp_path / "saved")
-    mark(tmp_path / "saved")
+    set_custom_model_type(tmp_path / "saved")
 
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     assert stock.config.classifier_pooling == "mean"
@@ -165,7 +171,7 @@ def test_a_mean_pooled_model_is_no_base(tmp_path: Path, make_config: MakeConfig)
     model = classifier("bert")
     MeanPooling(model)
     model.save_pretrained(tmp_path / "base")
-    mark(tmp_path / "base")
+    set_custom_model_type(tmp_path / "base")
 
     with pytest.raises(ValueError, match="start from the base that it was made of"):
         fit(RunConfig(**make_config(tmp_path / "run", model={"base": str(tmp_path / "base")})))
@@ -177,7 +183,7 @@ def test_stock_classes_refuse_a_mean_pooled_model(tmp_path: Path, tiny_base: Pat
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path)
 
-    mark(tmp_path)
+    set_custom_model_type(tmp_path)
 
     for load in (
         lambda: AutoModelForSequenceClassification.from_pretrained(tmp_path),

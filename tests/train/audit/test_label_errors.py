@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.audit.label_errors import cross_fit, judge, usual
+from train.audit.label_errors import class_thresholds, cross_fit, find_label_issues
 from train.statistics.metrics import one_hot
 
 
@@ -27,11 +27,11 @@ def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
     given = one_hot(given_N, 6)
 
     cross = cross_fit(features, given, "single_label", folds=5, seed=0)
-    found = judge(
+    found = find_label_issues(
         cross.probs_NC,
         given,
         "single_label",
-        usual_2C=usual(cross.probs_NC, given),
+        thresholds_2C=class_thresholds(cross.probs_NC, given),
         judged_C=np.ones(6, dtype=bool),
     )
 
@@ -63,11 +63,11 @@ def test_rows_of_labels_that_are_too_rare_are_not_judged() -> None:
     given = one_hot(true_N, 4)
 
     cross = cross_fit(features, given, "single_label", folds=5, seed=0)
-    found = judge(
+    found = find_label_issues(
         cross.probs_NC,
         given,
         "single_label",
-        usual_2C=usual(cross.probs_NC, given),
+        thresholds_2C=class_thresholds(cross.probs_NC, given),
         judged_C=given.sum(axis=0) >= 5,
     )
 
@@ -88,11 +88,11 @@ def test_label_that_is_missing_or_needless_is_found_in_multi_label_data(kind: st
     given[changed, 1] = kind == "needless"
 
     cross = cross_fit(features, given, "multi_label", folds=4, seed=0)
-    found = judge(
+    found = find_label_issues(
         cross.probs_NC,
         given,
         "multi_label",
-        usual_2C=usual(cross.probs_NC, given),
+        thresholds_2C=class_thresholds(cross.probs_NC, given),
         judged_C=np.ones(4, dtype=bool),
     )
 

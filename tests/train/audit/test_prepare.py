@@ -61,7 +61,7 @@ def test_every_task_is_audited(tmp_path: Path, make_config: Make, task: str, col
 def test_changed_labels_are_suspected_and_their_own_suggested(
     tmp_path: Path, make_config: Make
 ) -> None:
-    values = make_config(tmp_path / "run", audit={"near_duplicates": None})
+    values = make_config(tmp_path / "run", audit={"near_duplicate_threshold": None})
     rows = rows_file(values)
     right = {n: rows[n]["label"] for n in range(5, 300, 30)}
     for n, label in right.items():
@@ -306,7 +306,7 @@ def test_mistake_in_the_configuration_gives_exit_code_two(
 def test_audit_settings_do_not_make_another_run(tmp_path: Path, make_config: Make) -> None:
     values = make_config(tmp_path / "run")
     config = RunConfig.model_validate(values)
-    other = RunConfig.model_validate(values | {"audit": {"rare_label": 3}})
+    other = RunConfig.model_validate(values | {"audit": {"rare_label_threshold": 3}})
     data = load_data(config)
 
     assert run_identity(config, data, global_batch=1) == run_identity(other, data, global_batch=1)

@@ -8,7 +8,7 @@ import pytest
 
 from serve.config import load_config
 from train.config.run import RunConfig
-from train.config.search_space import corners, decoded, encoded, suggest, with_values
+from train.config.search_space import boundary_configs, decoded, encoded, suggest, with_values
 
 RUN = {"output_dir": "runs/x", "data": {"train": "train.jsonl"}, "model": {"base": "dir"}}
 
@@ -56,14 +56,14 @@ def test_values_that_a_run_does_not_take_are_refused_by_key(
     config = config_of({key: dimension})
 
     with pytest.raises(ValueError, match=message):
-        list(corners(config, config.tune.space))
+        list(boundary_configs(config, config.tune.space))
 
 
 def test_values_that_do_not_go_together_are_refused() -> None:
     config = config_of({"method": {"choices": ["full", "lora"]}}, lora={"r": 4})
 
     with pytest.raises(ValueError, match=r"`lora` is set but `method` is full.*method='full'"):
-        list(corners(config, config.tune.space))
+        list(boundary_configs(config, config.tune.space))
 
 
 @pytest.mark.parametrize(

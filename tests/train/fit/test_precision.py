@@ -18,7 +18,7 @@ from train.config.run import RunConfig
 from train.fit import precision
 from train.fit.fit import fit
 from train.fit.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
-from train.fit.trainer import number_format, training_arguments
+from train.fit.trainer import compute_precision, training_arguments
 from train.merge.merge import merge
 
 
@@ -51,7 +51,7 @@ def test_format_of_a_run_is_what_its_products_are_computed_in(on: str, expected:
     arguments: Any = SimpleNamespace(bf16=False, fp16=False, tf32=None)
     setattr(arguments, on or "none", True)
 
-    assert number_format(arguments) == expected
+    assert compute_precision(arguments) == expected
 
 
 def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(

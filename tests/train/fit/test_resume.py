@@ -20,7 +20,13 @@ from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.config.run import RunConfig
-from train.fit.checkpoints import checkpoints, is_whole, latest_whole, mark_whole, remove_partial
+from train.fit.checkpoints import (
+    checkpoints,
+    is_whole,
+    latest_complete,
+    mark_complete,
+    remove_partial,
+)
 from train.fit.fit import fit
 from train.fit.sampler import TrainingSampler
 from train.fit.trainer import RunCallback
@@ -75,7 +81,7 @@ def test_killed_inside_a_checkpoint_it_resumes_from_the_one_before(
     died = run("-c", DIE_IN_CHECKPOINT, "fit", "--config", config)
     directory = tmp_path / "run" / "checkpoints"
     found = checkpoints(directory)
-    whole = latest_whole(directory)
+    whole = latest_complete(directory)
     stock_choice = get_last_checkpoint(str(directory))
     rerun = run("-m", "train", "fit", "--config", config)
 
@@ -102,7 +108,7 @@ def test_killed_between_checkpoints_it_ends_with_the_same_metrics(
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not latest_whole(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
+    while not latest_complete(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -180,7 +186,7 @@ def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> 
 
     fit(RunConfig.model_validate(values))
 
-    assert latest_whole(directory) == directory / "checkpoint-48"
+    assert latest_complete(directory) == directory / "checkpoint-48"
 
 
 def test_run_that_early_stopping_ended_is_not_trained_again(
@@ -200,7 +206,7 @@ def test_run_that_early_stopping_ended_is_not_trained_again(
     fit(RunConfig.model_validate(values))
 
     assert adapter.read_bytes() == before
-    assert latest_whole(tmp_path / "run" / "checkpoints").name == "checkpoint-48"
+    assert latest_complete(tmp_path / "run" / "checkpoints").name == "checkpoint-48"
 
 
 def test_run_that_was_moved_keeps_its_best_checkpoint(
@@ -240,13 +246,13 @@ def test_checkpoint_counts_only_with_its_marker_and_all_its_bytes(tmp_path: Path
         checkpoint = tmp_path / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "weights").write_bytes(b"x" * 100)
-        mark_whole(checkpoint)
-    assert latest_whole(tmp_path) == tmp_path / "checkpoint-10"
+        mark_complete(checkpoint)
+    assert latest_complete(tmp_path) == tmp_path / "checkpoint-10"
 
     (tmp_path / "checkpoint-10" / "weights").write_bytes(b"x" * 99)
     (tmp_path / "checkpoint-20").mkdir()
 
     assert not is_whole(tmp_path / "checkpoint-10")
-    assert latest_whole(tmp_path) == tmp_path / "checkpoint-5"
+    assert latest_complete(tmp_path) == tmp_path / "checkpoint-5"
     assert [path.name for path in remove_partial(tmp_path)] == ["checkpoint-10", "checkpoint-20"]
     assert checkpoints(tmp_path) == [tmp_path / "checkpoint-5"]

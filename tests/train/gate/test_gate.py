@@ -23,7 +23,7 @@ from train.data.splits import load_data
 from train.fit.resume import run_identity
 from train.gate.report import GateReport
 
-SETTINGS = {"min_test_rows": 20, "margin": 0.1, "metric_margin": 0.1, "latency_passes": 10,
+SETTINGS = {"min_test_rows": 20, "margin": 0.1, "f1_margin": 0.1, "latency_samples": 10,
             "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
 """What 60 test rows and tiny models can show on a busy machine."""
 

@@ -31,7 +31,7 @@ from train.merge.export import (
     quantize_rows,
     smoothing,
 )
-from train.merge.int8 import judge_int8
+from train.merge.int8 import compare_int8
 from train.merge.merge import merge
 
 Bundles = Callable[[str], Path]
@@ -149,9 +149,11 @@ def test_gate_counts_agreement_and_accuracy() -> None:
     reference_NC = np.eye(2, dtype=bool)[[0] * 1000]
     full_NC = logits_of([0] * 950 + [1] * 50)
 
-    same = judge_int8(full_NC, full_NC, reference_NC, task="single_label")
-    worse = judge_int8(full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, task="single_label")
-    other = judge_int8(
+    same = compare_int8(full_NC, full_NC, reference_NC, task="single_label")
+    worse = compare_int8(
+        full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, task="single_label"
+    )
+    other = compare_int8(
         full_NC, logits_of([1] * 6 + [0] * 950 + [1] * 44), reference_NC, task="single_label"
     )
 
@@ -172,7 +174,7 @@ def test_logits_that_are_not_finite_never_ship() -> None:
     broken_NC = logits_of([0] * 10)
     broken_NC[3, 1] = -np.inf
 
-    result = judge_int8(logits_of([0] * 10), broken_NC, reference_NC, task="single_label")
+    result = compare_int8(logits_of([0] * 10), broken_NC, reference_NC, task="single_label")
 
     assert not result.shipped
     assert "not finite" in result.reason

@@ -16,8 +16,8 @@ from serve.inference.pooling import MeanPooling
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.merge.merge import merge
+from train.model.frozen_layers import CACHED_HIDDEN_STATES, FrozenLayers, store_states
 from train.model.packing import PackedTraining, without_padding
-from train.model.prefix import KEY, FrozenPrefix, store_states
 
 
 def gradients(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -60,15 +60,17 @@ def test_flat_batches_give_the_gradients_of_padded_ones(name: str, mean: bool) -
 
 def test_states_of_frozen_layers_are_taken_flat(tmp_path: Path) -> None:
     model = without_dropout("bert")
-    prefix = FrozenPrefix(model, num_trained=1)
+    prefix = FrozenLayers(model, num_trained=1)
     packing = PackedTraining(model)
     states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
     model.train()
     batch = encoder().pad([encodings()[n] for n in (2, 0, 3)])
     padded = {name: torch.from_numpy(ids) for name, ids in batch.items()}
 
-    logits, _ = gradients(model, padded | {KEY: states.padded([2, 0, 3])})
-    flat_logits, _ = gradients(model, packing.flat(batch) | {KEY: states.flat([2, 0, 3])})
+    logits, _ = gradients(model, padded | {CACHED_HIDDEN_STATES: states.padded([2, 0, 3])})
+    flat_logits, _ = gradients(
+        model, packing.flat(batch) | {CACHED_HIDDEN_STATES: states.flat([2, 0, 3])}
+    )
 
     torch.testing.assert_close(flat_logits, logits, atol=1e-5, rtol=1e-5)
 
@@ -105,7 +107,7 @@ def test_layers_that_run_again_are_padded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the backward pass they would attend to every text of the flat batch."""
-    monkeypatch.setattr("train.fit.fit.pays", lambda device, bf16: True)
+    monkeypatch.setattr("train.fit.fit.packing_is_faster", lambda device, bf16: True)
     trainer = {"activation_checkpointing": True, "max_steps": 1}
 
     fit(RunConfig(**make_config(tmp_path / "run", trainer=trainer)))
@@ -123,7 +125,9 @@ def test_whole_run_on_flat_batches_is_that_on_padded_ones(
 ) -> None:
     logs = []
     for packs in (False, True):
-        monkeypatch.setattr("train.fit.fit.pays", lambda device, bf16, packs=packs: packs)
+        monkeypatch.setattr(
+            "train.fit.fit.packing_is_faster", lambda device, bf16, packs=packs: packs
+        )
         values = make_config(
             tmp_path / f"run-{packs}",
             model={"dropout": 0.0, "trained_layers": trained_layers},

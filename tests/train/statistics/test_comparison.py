@@ -17,19 +17,19 @@ from scipy.stats import binomtest
 from serve.stats import wilson
 from train.config.sections import GateSection
 from train.gate.guards import floor_check, holm
-from train.gate.judge import judge
+from train.gate.judge import build_gate_report
 from train.statistics.comparison import decide, promotes
 from train.statistics.intervals import measure_all
 from train.statistics.metrics import one_hot, scores
 from train.statistics.paired import (
     exact_critical,
     exact_p_value,
-    least_gained,
-    level,
+    max_rejection_probability,
     mcnemar,
     minimum_detectable,
     non_inferiority_power,
-    reach,
+    rejection_boundary,
+    rejection_probability,
     rows_needed,
     score,
     score_interval,
@@ -122,17 +122,19 @@ def test_level_is_the_largest_sum_over_every_outcome(n: int, difference: float) 
         for p_lost in np.linspace(low, high, 40)
     ]
 
-    assert level(n, difference, NORMAL) == pytest.approx(max(summed), abs=2e-3)
-    assert level(n, difference, NORMAL) >= max(summed) - 1e-4
+    assert max_rejection_probability(n, difference, NORMAL) == pytest.approx(max(summed), abs=2e-3)
+    assert max_rejection_probability(n, difference, NORMAL) >= max(summed) - 1e-4
 
 
 def test_score_test_alone_exceeds_its_level_and_the_exact_critical_value_does_not() -> None:
-    assert level(540, -0.005, NORMAL) > 0.06
+    assert max_rejection_probability(540, -0.005, NORMAL) > 0.06
 
     critical = exact_critical(540, -0.005, 0.05)
 
-    least_K = least_gained(540, -0.005, critical)
-    finer = [reach(540, p - 0.005, p, least_K) for p in np.linspace(0.005, 0.5, 1500)]
+    least_K = rejection_boundary(540, -0.005, critical)
+    finer = [
+        rejection_probability(540, p - 0.005, p, least_K) for p in np.linspace(0.005, 0.5, 1500)
+    ]
     assert NORMAL < critical < 2.0
     assert 0.04 < max(finer) <= 0.0501
 
@@ -140,13 +142,13 @@ def test_score_test_alone_exceeds_its_level_and_the_exact_critical_value_does_no
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
 def test_exact_critical_value_keeps_the_level_on_few_rows(n: int) -> None:
     for margin in (0.005, 0.05, 0.3):
-        assert level(n, -margin, exact_critical(n, -margin, 0.05)) <= 0.05
+        assert max_rejection_probability(n, -margin, exact_critical(n, -margin, 0.05)) <= 0.05
 
 
 def test_region_grows_with_gained_rows_and_fewer_lost_ones() -> None:
     """Which is why the level is highest at the edge of the hypothesis."""
     for n, difference in ((50, -0.05), (300, -0.005), (60, 0.1)):
-        least_K = least_gained(n, difference, NORMAL)
+        least_K = rejection_boundary(n, difference, NORMAL)
         reachable_K = least_K[least_K <= n - np.arange(n + 1)]
         assert (np.diff(reachable_K) >= 0).all()
         gained = np.arange(n - 10)
@@ -438,7 +440,7 @@ def test_guards_refuse_what_accuracy_would_promote_and_say_why() -> None:
     unsure = answers_of(true_N, true_N, 3, confidence=0.5)
     section = GateSection(max_ece=0.1, max_latency_ratio=1.2)
 
-    report = judge(
+    report = build_gate_report(
         section, [champion], [unsure], "abc", task="single_label", seed=0, times_s=(0.01, 0.02)
     )
 
@@ -462,7 +464,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
         reference_NC=good.reference_NC,
     )
 
-    report = judge(
+    report = build_gate_report(
         GateSection(require="non_inferior"),
         [good],
         [broken],
@@ -479,7 +481,7 @@ def test_too_few_rows_are_inconclusive_whatever_they_say() -> None:
     true_N = np.arange(150) % 3
     bad, good = answers_of((true_N + 1) % 3, true_N, 3), answers_of(true_N, true_N, 3)
 
-    report = judge(GateSection(), [bad], [good], "abc", task="single_label", seed=0)
+    report = build_gate_report(GateSection(), [bad], [good], "abc", task="single_label", seed=0)
 
     assert report.verdict == "inconclusive"
     assert any("at least 200 are asked for" in reason for reason in report.reasons)
@@ -488,7 +490,7 @@ def test_too_few_rows_are_inconclusive_whatever_they_say() -> None:
 def test_inconclusive_says_how_many_rows_it_would_take() -> None:
     same = some_answers(300, 3, 0.9, 1)
 
-    report = judge(
+    report = build_gate_report(
         GateSection(require="non_inferior"), [same], [same], "abc", task="single_label", seed=0
     )
 

@@ -21,7 +21,13 @@ from serve.inference.scores import chosen, sigmoid, softmax
 from serve.stats import weighted_bootstrap, wilson
 from train.statistics.intervals import Metrics, measure_all
 from train.statistics.metrics import one_hot, scores
-from train.statistics.probability_metrics import areas, bin_numbers, calibration_bins, claims, rank
+from train.statistics.probability_metrics import (
+    areas,
+    bin_numbers,
+    calibration_bins,
+    predictions_and_outcomes,
+    rank,
+)
 
 GENERATOR = np.random.default_rng(0)
 
@@ -139,14 +145,14 @@ def test_label_that_never_or_always_occurs_has_no_area() -> None:
 
 def test_calibration_error_is_that_computed_by_hand() -> None:
     """Two bins: claims 0.6, 0.7, 0.8 of which one is true; 0.9, 0.9, 1.0 of which all are."""
-    claims_M = np.array([0.9, 0.6, 0.8, 1.0, 0.7, 0.9])
+    predicted_M = np.array([0.9, 0.6, 0.8, 1.0, 0.7, 0.9])
     true_M = np.array([True, False, True, True, False, True])
 
-    bins = calibration_bins(claims_M, true_M, num_bins=2)
+    bins = calibration_bins(predicted_M, true_M, num_bins=2)
 
     assert bins.count_B.tolist() == [3, 3]
-    assert bins.claimed_B == pytest.approx([0.7, 2.8 / 3])
-    assert bins.observed_B == pytest.approx([1 / 3, 1.0])
+    assert bins.mean_predicted_B == pytest.approx([0.7, 2.8 / 3])
+    assert bins.observed_frequency_B == pytest.approx([1 / 3, 1.0])
     assert bins.ece == pytest.approx((3 * (0.7 - 1 / 3) + 3 * (1 - 2.8 / 3)) / 6)
 
 
@@ -157,7 +163,9 @@ def test_calibration_error_in_the_table_is_that_of_the_bins() -> None:
     ]:
         found = measured(data, task).overall["ece"]
 
-        assert found.value == pytest.approx(calibration_bins(*claims(data[0], data[2], task)).ece)
+        assert found.value == pytest.approx(
+            calibration_bins(*predictions_and_outcomes(data[0], data[2], task)).ece
+        )
         assert found.low <= found.value <= found.high
 
 

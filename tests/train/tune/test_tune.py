@@ -27,7 +27,7 @@ from train.config.run import RunConfig
 from train.data.splits import load_data
 from train.fit.fit import fit
 from train.tune.report import TuneResult, importances, to_yaml, write_results
-from train.tune.study import SeededSampler, bury, open_study, running, trials_left
+from train.tune.study import SeededSampler, fail_stale_trials, open_study, running, trials_left
 from train.tune.tune import prepare, tune
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -409,11 +409,11 @@ def test_trial_that_died_before_its_values_were_drawn_is_found(
         tmp_path, storage=None, name="s", maximize=True, pruner="none", seed=0, identity={}
     )
     study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
-    bury(study)
+    fail_stale_trials(study)
     assert len(running(study)) == 1, "it may have begun just now"
     monkeypatch.setattr("train.tune.study.GRACE_S", 0)
 
-    bury(study)
+    fail_stale_trials(study)
 
     assert running(study) == []
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]

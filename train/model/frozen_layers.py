@@ -7,7 +7,7 @@ then costs the upper layers alone, forward as well as backward.
 The model stays as it is. A hook takes the stored states out of the call, lets the frozen
 layers through, and hands the states to the first trained layer; without stored states the
 model runs as always. So this works for every architecture that passes its layers one after
-another, and `prove` finds those that do not.
+another, and `check_equivalence` finds those that do not.
 
 Shape suffixes: N texts, L tokens, T tokens of all texts, D features.
 """
@@ -29,17 +29,17 @@ from torch import Tensor
 from serve.inference.pooling import layers_of
 from serve.inference.text import Batch, Encoding, TextEncoder
 
-KEY = "prefix_states"
+CACHED_HIDDEN_STATES = "cached_hidden_states"
 """Name of the stored states among a model's inputs."""
 
 BATCH_TOKENS = 2048
 
 
-class PrefixError(ValueError):
+class FrozenLayersError(ValueError):
     """A model whose lower layers cannot be left out."""
 
 
-class FrozenPrefix:
+class FrozenLayers:
     """Embeddings and the first layers of one model, whose output can be given in their place."""
 
     def __init__(self, model: Any, *, num_trained: int) -> None:
@@ -68,7 +68,7 @@ class FrozenPrefix:
 
     def _take(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         # Kept until the next call: activation checkpointing runs a layer again after this one.
-        self._states = kwargs.pop(KEY, None)
+        self._states = kwargs.pop(CACHED_HIDDEN_STATES, None)
         return args, kwargs
 
     def _hand_over(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -102,10 +102,10 @@ class FrozenPrefix:
         finally:
             for hook in hooks:
                 hook.remove()
-        raise PrefixError("the first trained layer was never reached")
+        raise FrozenLayersError("the first trained layer was never reached")
 
     @torch.no_grad()
-    def prove(
+    def check_equivalence(
         self, encoder: TextEncoder, encodings: Sequence[Encoding], device: torch.device
     ) -> float:
         """Largest difference of logits between stored states and none.
@@ -120,19 +120,19 @@ class FrozenPrefix:
             whole_NC = self.model(**inputs).logits
             states_NLD = self.states(batch, device).to(device)
             states_NLD[batch["attention_mask"] == 0] = 0.0
-            upper_NC = self.model(**inputs, **{KEY: states_NLD}).logits
+            upper_NC = self.model(**inputs, **{CACHED_HIDDEN_STATES: states_NLD}).logits
         finally:
             self.model.train(training)
         difference = float((whole_NC - upper_NC).abs().max())
         if not difference <= 1e-4:
-            raise PrefixError(
+            raise FrozenLayersError(
                 f"without its lower layers {type(self.model).__name__} gives other logits "
                 f"(difference {difference:.1e})"
             )
         return difference
 
 
-class PrefixStates:
+class CachedHiddenStates:
     """The states of the texts of one split, in a file that is read where it is needed."""
 
     def __init__(self, path: Path, lengths: Sequence[int], width: int) -> None:
@@ -162,7 +162,7 @@ class PrefixStates:
 
 @torch.no_grad()
 def store_states(
-    prefix: FrozenPrefix,
+    frozen: FrozenLayers,
     encoder: TextEncoder,
     encodings: Sequence[Encoding],
     directory: Path,
@@ -170,7 +170,7 @@ def store_states(
     base: str,
     device: torch.device,
     progress: Callable[[int], object] = lambda rows: None,
-) -> PrefixStates:
+) -> CachedHiddenStates:
     """Run the frozen layers over texts, or find their states in `directory` from before.
 
     base: names the base's weights; the file's name follows from it, the number of layers
@@ -178,27 +178,27 @@ def store_states(
     Raises PrefixError if the disk is too small for them.
     """
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
-    digest = hashlib.sha256(f"{base} {prefix.num_frozen} {device.type}".encode())
+    digest = hashlib.sha256(f"{base} {frozen.num_frozen} {device.type}".encode())
     for encoding in encodings:
         for ids in encoding.values():
             digest.update(np.asarray(ids, dtype=np.int32).tobytes() + b";")
-    width = int(prefix.model.config.hidden_size)
+    width = int(frozen.model.config.hidden_size)
     path = directory / f"prefix-{digest.hexdigest()[:24]}.f32"
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
         needed, free = sum(lengths) * width * 4, shutil.disk_usage(directory).free
         if needed > free:
-            raise PrefixError(
+            raise FrozenLayersError(
                 f"the states of the frozen layers take {needed / 1e9:.1f} GB, and `{directory}` "
                 f"has {free / 1e9:.1f} GB left; free some, choose another output_dir, or unset "
                 "model.trained_layers"
             )
-        _write(prefix, encoder, encodings, lengths, width, path, device, progress)
-    return PrefixStates(path, lengths, width)
+        _write(frozen, encoder, encodings, lengths, width, path, device, progress)
+    return CachedHiddenStates(path, lengths, width)
 
 
 def _write(
-    prefix: FrozenPrefix,
+    frozen: FrozenLayers,
     encoder: TextEncoder,
     encodings: Sequence[Encoding],
     lengths: Sequence[int],
@@ -210,10 +210,10 @@ def _write(
     temporary = path.with_suffix(f".{os.getpid()}.staging")
     ends_N = np.cumsum(lengths)
     states_TD = np.memmap(temporary, np.float32, mode="w+", shape=(int(ends_N[-1]), width))
-    prefix.model.to(device).eval()
+    frozen.model.to(device).eval()
     for rows in batches_by_length(lengths, BATCH_TOKENS):
         batch = encoder.pad([encodings[row] for row in rows])
-        states_NLD = prefix.states(batch, device).numpy()
+        states_NLD = frozen.states(batch, device).numpy()
         for number, row in enumerate(rows):
             states_TD[ends_N[row] - lengths[row] : ends_N[row]] = states_NLD[number, : lengths[row]]
         progress(len(rows))

@@ -15,11 +15,11 @@ from layered_models import CONFIGS, CPU, LENGTHS, encoder, encodings, model_of
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.merge.merge import merge
-from train.model.prefix import (
-    KEY,
-    FrozenPrefix,
-    PrefixError,
-    PrefixStates,
+from train.model.frozen_layers import (
+    CACHED_HIDDEN_STATES,
+    CachedHiddenStates,
+    FrozenLayers,
+    FrozenLayersError,
     batches_by_length,
     store_states,
 )
@@ -28,20 +28,20 @@ from train.model.prefix import (
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("num_trained", [1, 2])
 def test_upper_layers_on_stored_states_are_the_whole_model(name: str, num_trained: int) -> None:
-    prefix = FrozenPrefix(model_of(name), num_trained=num_trained)
+    frozen = FrozenLayers(model_of(name), num_trained=num_trained)
 
-    assert prefix.prove(encoder(), encodings(), CPU) <= 1e-4
+    assert frozen.check_equivalence(encoder(), encodings(), CPU) <= 1e-4
 
 
 def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
     model = model_of("bert")
-    prefix = FrozenPrefix(model, num_trained=1)
-    states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    frozen = FrozenLayers(model, num_trained=1)
+    states = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     runs: list[int] = []
     model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(0))
     batch = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()[:2]).items()}
 
-    model(**batch, **{KEY: states.padded([0, 1])})
+    model(**batch, **{CACHED_HIDDEN_STATES: states.padded([0, 1])})
     assert runs == []
     model(**batch)
     assert runs == [0]
@@ -53,14 +53,14 @@ def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: P
     gradients = []
     for wraps in (False, True):  # as FSDP does under `fsdp_activation_checkpointing`
         model = model_of("bert")
-        prefix = FrozenPrefix(model, num_trained=1)
-        states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+        frozen = FrozenLayers(model, num_trained=1)
+        states = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
         if wraps:
             layers = model.bert.encoder.layer
             layers[2] = checkpoint_wrapper(layers[2])
         ids = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
         rows = list(range(len(LENGTHS)))
-        model(**ids, **{KEY: states.padded(rows)}).logits.square().sum().backward()
+        model(**ids, **{CACHED_HIDDEN_STATES: states.padded(rows)}).logits.square().sum().backward()
         gradients.append([p.grad for p in model.bert.encoder.layer[2].parameters()])
 
     assert len(gradients[0]) > 10
@@ -69,39 +69,39 @@ def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: P
 
 
 def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
-    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
-    first = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    frozen = FrozenLayers(model_of("bert"), num_trained=1)
+    first = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     (file,) = tmp_path.glob("*.f32")
     written = file.stat().st_mtime_ns
 
-    again = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    again = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     padded = again.padded([1, 3])
 
     assert file.stat().st_mtime_ns == written
     assert padded.shape == (2, 5, 32)
     assert not padded[0, 3:].any()
     assert torch.equal(padded, first.padded([1, 3]))
-    alone = prefix.states(encoder().pad(encodings()[3:4]), CPU)
+    alone = frozen.states(encoder().pad(encodings()[3:4]), CPU)
     torch.testing.assert_close(padded[1], alone[0], atol=1e-5, rtol=0)
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
+    frozen = FrozenLayers(model_of("bert"), num_trained=1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
 
-    with pytest.raises(PrefixError, match=r"0.0 GB left; free some.*model.trained_layers"):
-        store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    with pytest.raises(FrozenLayersError, match=r"0.0 GB left; free some.*model.trained_layers"):
+        store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
 
     assert not list(tmp_path.iterdir())
 
 
 def test_another_base_has_states_of_its_own(tmp_path: Path) -> None:
-    prefix = FrozenPrefix(model_of("bert"), num_trained=1)
+    frozen = FrozenLayers(model_of("bert"), num_trained=1)
 
     for base in ("a", "b"):
-        store_states(prefix, encoder(), encodings(), tmp_path, base=base, device=CPU)
+        store_states(frozen, encoder(), encodings(), tmp_path, base=base, device=CPU)
 
     assert len(list(tmp_path.glob("*.f32"))) == 2
 
@@ -189,7 +189,7 @@ def _log(record: str) -> list[dict[str, float]]:
 def test_states_know_their_rows(tmp_path: Path) -> None:
     np.arange(12, dtype=np.float32).tofile(tmp_path / "states")
 
-    states = PrefixStates(tmp_path / "states", [2, 4], 2)
+    states = CachedHiddenStates(tmp_path / "states", [2, 4], 2)
 
     assert states.padded([1, 0]).tolist() == [
         [[4, 5], [6, 7], [8, 9], [10, 11]],
