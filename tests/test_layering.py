@@ -1,16 +1,37 @@
-"""`serve` never imports `train`, and its light modules do not pull in heavy libraries."""
+"""Wings import only what is below them, `serve` never imports `train`, light modules stay light."""
 
 from __future__ import annotations
 
 import ast
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from processes import ROOT, run
 
-ALLOWED = {"serve": {"serve"}, "train": {"train", "serve"}}
+WINGS = {
+    "serve": """
+        config files tables stats html bundle inference engine http predict_file
+        supervisor litserver server __main__
+        predictor pooling
+    """.split(),
+    "train": """
+        config statistics report data model portable evaluation publish audit gate fit merge tune
+        pipeline __main__
+    """.split(),
+}
+"""Wings of each package from the ground up: a wing may import those before it, and itself.
+
+`serve.predictor` and `serve.pooling` forward to `serve.inference` and nothing imports them.
+"""
+
+PACKAGES = {"serve": {"serve"}, "train": {"train", "serve"}}
 """Which of our packages each of our packages may import."""
+
+MAX_FILES = 15
+"""Files of a folder, `__init__.py` included."""
 
 SERVING_LIBRARIES = {
     "fastapi", "litserve", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow",
@@ -20,50 +41,179 @@ SERVING_LIBRARIES = {
 """Third-party packages that `serve` may import; pyarrow only for Parquet files and
 opentelemetry only for servers that trace."""
 
+HEAVY_FOR_HTTP = "sqlalchemy scipy mlflow datasets accelerate peft evaluate optuna".split()
+"""Libraries that an HTTP process must not import."""
 
-def imported_packages(source: str) -> set[str]:
-    """Top-level packages that a module imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names that a module imports anywhere in it, `from a import b` as a.b too."""
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def violations(root: Path) -> list[str]:
-    found = []
-    for package, allowed in ALLOWED.items():
+def modules(root: Path) -> dict[str, Path]:
+    """Our modules by dotted name; a package is named by its folder."""
+    found = {}
+    for package in WINGS:
         for file in sorted((root / package).rglob("*.py")):
-            names = imported_packages(file.read_text()) & ALLOWED.keys()
-            found += [f"{file.name} imports {name}" for name in names - allowed]
+            parts = file.relative_to(root).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = file
     return found
 
 
-def test_serve_never_imports_train() -> None:
+def violations(root: Path) -> list[str]:
+    """Each import that the order of packages and wings forbids."""
+    found = []
+    for name, file in modules(root).items():
+        package, _, inside = name.partition(".")
+        wing = inside.partition(".")[0]
+        order = WINGS[package]
+        if wing and wing not in order:
+            found.append(f"{name} is in no wing")
+            continue
+        for imported in sorted(set(imports(file))):
+            other, _, rest = imported.partition(".")
+            target = rest.partition(".")[0]
+            if other in WINGS and other not in PACKAGES[package]:
+                found.append(f"{name} imports {imported}: {package} may not import {other}")
+            elif other == package and target in order and order.index(target) > order.index(wing):
+                found.append(f"{name} imports {imported}: {target} is above {wing}")
+    return list(dict.fromkeys(found))
+
+
+def circles(root: Path) -> list[str]:
+    """Each circle of imports between our modules, imports within functions included."""
+    ours = modules(root)
+    edges = {
+        name: {other for other in imports(file) if other in ours and other != name}
+        for name, file in ours.items()
+    }
+    found = []
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            found.append(" -> ".join([*path[path.index(name) :], name]))
+        elif name not in done:
+            for other in sorted(edges[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in ours:
+        visit(name, ())
+    return found
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of our packages, to be spoiled."""
+    for package in WINGS:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    return tmp_path
+
+
+def spoil(root: Path, file: str, statement: str) -> None:
+    with (root / file).open("a") as module:
+        module.write(f"\n\ndef later():\n    {statement}\n")
+
+
+def test_wings_import_only_what_is_below_them() -> None:
     assert violations(ROOT) == []
 
 
-def test_an_import_of_train_in_serve_is_found(tmp_path: Path) -> None:
-    for package in ALLOWED:
-        shutil.copytree(ROOT / package, tmp_path / package)
-    with (tmp_path / "serve" / "text.py").open("a") as file:
-        file.write("\n\ndef later():\n    from train.data import Split\n    return Split\n")
+def test_there_is_no_circle() -> None:
+    assert circles(ROOT) == []
 
-    assert violations(tmp_path) == ["text.py imports train"]
+
+def test_an_import_of_train_in_serve_is_named(copied: Path) -> None:
+    spoil(copied, "serve/inference/text.py", "from train.data.splits import Split")
+
+    assert (
+        "serve.inference.text imports train.data.splits: serve may not import train"
+        in violations(copied)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "statement", "message"),
+    [
+        (
+            "train/data/rows.py",
+            "from train.fit.fit import fit",
+            "train.data.rows imports train.fit.fit: fit is above data",
+        ),
+        (
+            "serve/inference/text.py",
+            "import serve.http.api",
+            "serve.inference.text imports serve.http.api: http is above inference",
+        ),
+    ],
+)
+def test_an_import_upward_is_named(copied: Path, file: str, statement: str, message: str) -> None:
+    spoil(copied, file, statement)
+
+    assert message in violations(copied)
+
+
+def test_a_circle_within_a_wing_is_named(copied: Path) -> None:
+    spoil(copied, "train/evaluation/result.py", "from train.evaluation import report")
+
+    assert any(
+        "train.evaluation.result -> train.evaluation.report" in each
+        or "train.evaluation.report -> train.evaluation.result" in each
+        for each in circles(copied)
+    )
+
+
+def test_a_module_outside_the_wings_is_named(copied: Path) -> None:
+    (copied / "train" / "extra.py").write_text('"""Nothing."""\n')
+
+    assert violations(copied) == ["train.extra is in no wing"]
+
+
+def test_folders_are_small() -> None:
+    folders = [
+        folder
+        for top in ("serve", "train", "tests", "scripts", "configs")
+        for folder in (ROOT / top, *(ROOT / top).rglob("*"))
+        if folder.is_dir() and folder.name != "__pycache__"
+    ]
+    counts = {folder: sum(each.is_file() for each in folder.iterdir()) for folder in folders}
+
+    assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
+
+
+def test_functions_and_modules_are_short() -> None:
+    long = []
+    for name, file in modules(ROOT).items():
+        source = file.read_text()
+        if (lines := len(source.splitlines())) > 300:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 80:
+                    long.append(f"{name}.{node.name}: {lines} lines")
+
+    assert long == []
 
 
 def test_serve_imports_only_what_its_extra_installs() -> None:
-    third_party = set()
-    for file in (ROOT / "serve").rglob("*.py"):
-        third_party |= imported_packages(file.read_text()) - {"serve"} - sys.stdlib_module_names
+    third_party = {
+        imported.partition(".")[0]
+        for file in (ROOT / "serve").rglob("*.py")
+        for imported in imports(file)
+    }
 
-    assert third_party <= SERVING_LIBRARIES
+    assert third_party - {"serve"} - sys.stdlib_module_names <= SERVING_LIBRARIES
 
 
 def test_init_files_hold_a_docstring_only() -> None:
-    for package in ALLOWED:
+    for package in WINGS:
         for file in (ROOT / package).rglob("__init__.py"):
             body = ast.parse(file.read_text()).body
             assert len(body) == 1, file
@@ -71,10 +221,16 @@ def test_init_files_hold_a_docstring_only() -> None:
 
 
 def test_light_modules_import_without_torch() -> None:
-    modules = (
+    names = (
         "serve.config, serve.bundle.seal, serve.inference.text, serve.inference.scores, "
         "serve.stats, train.config.run"
     )
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
 
     assert run("-c", code).returncode == 0
+
+
+def test_http_processes_import_no_training_library() -> None:
+    code = f"import sys, serve.http.api; print(*set({HEAVY_FOR_HTTP}) & set(sys.modules))"
+
+    assert run("-c", code).stdout.strip() == ""

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
-import os
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -27,13 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import litserve
 import numpy as np
-from litserve.loops.base import LitLoop
 
-from serve.config import ServeConfig
 from serve.engine.batcher import Batcher
-from serve.engine.gc_tuning import tune_gc
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     Frames,
@@ -50,32 +43,6 @@ logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S = 10.0
 """An HTTP process that takes no reply for so long is taken for dead."""
-
-
-class ClassifierAPI(litserve.LitAPI):
-    """What a model process loads."""
-
-    predictor: Predictor
-    pace: Throughput
-
-    def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
-        super().__init__(loop=ClassifierLoop())
-        self.bundle_path = bundle_path
-        self.config = config
-
-    def setup(self, device: str) -> None:
-        """Load the model in this process and time it. The parent verified the bundle."""
-        # Signals reach the whole process group; the parent ends its workers in order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        config = self.config
-        self.predictor = Predictor.load(
-            self.bundle_path,
-            device=device,
-            backend=config.backend,
-            streams=config.streams,
-            verify=False,
-        )
-        self.pace = self.predictor.warm_up(config.max_batch_tokens)
 
 
 @dataclass(eq=False)
@@ -103,29 +70,6 @@ class _Connection:
         """Send replies; what cannot be sent has nobody who waits for it."""
         with self.sending, contextlib.suppress(OSError):
             self.socket.sendall(frames)
-
-
-class ClassifierLoop(LitLoop):
-    """One reader, as many forward passes side by side as the backend has streams."""
-
-    def run(
-        self,
-        lit_api: ClassifierAPI,
-        device: str,
-        worker_id: int,
-        request_queue: Path,
-        transport: Any,
-        workers_setup_status: Any,
-        callback_runner: Any,
-    ) -> None:
-        """Serve until the parent is gone. `request_queue` is the socket's path."""
-        worker = Worker(lit_api.predictor, lit_api.pace, metrics=WorkerMetrics(device=device))
-        tune_gc()
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        worker.serve(request_queue, until=parent.sentinel)
-        # Forward threads are daemons inside native code: leave without waiting for them.
-        os._exit(0)
 
 
 class Worker:

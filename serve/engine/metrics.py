@@ -29,7 +29,7 @@ _TOKENS = tuple(2**power for power in range(4, 16))
 class HttpMetrics:
     """What HTTP processes count."""
 
-    def __init__(self, labels: Sequence[str], *, model: str, version: str, backend: str) -> None:
+    def __init__(self) -> None:
         registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "textloop_request_duration_seconds",
@@ -38,9 +38,9 @@ class HttpMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.refused = Counter(
+        self.request_errors = Counter(
             "textloop_request_errors",
-            "Requests that got no answer, by reason",
+            "Requests that failed, by reason: refused, timed out, cancelled or failed",
             ["reason"],
             registry=registry,
         )
@@ -51,10 +51,9 @@ class HttpMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        counts = Counter(
+        self._labels = Counter(
             "textloop_labels", "Texts by their best label", ["label"], registry=registry
         )
-        self.labels = [counts.labels(label) for label in labels]
         self.waiting_tokens = Gauge(
             "textloop_inflight_tokens",
             "Tokens admitted and not yet answered",
@@ -70,14 +69,21 @@ class HttpMetrics:
         # This is made before the HTTP processes are forked. They begin at 0 themselves; the
         # process that forks them sees no model process and must not be the one that sees fewest.
         self.workers_ready.set(math.inf)
-        info = Gauge(
+        self._info = Gauge(
             "textloop_model_info",
             "The model that answers; its value is 1",
             ["model", "version", "backend"],
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self.info = info.labels(model, version, backend)
+
+    def count_labels(self, labels: Sequence[str]) -> list[Counter]:
+        """The counter of each label, in the given order."""
+        return [self._labels.labels(label) for label in labels]
+
+    def info(self, model: str, version: str, backend: str) -> Gauge:
+        """The gauge of a model that this process serves; 1 while it does."""
+        return self._info.labels(model, version, backend)
 
 
 class WorkerMetrics:

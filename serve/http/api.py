@@ -1,15 +1,17 @@
 """The application of an HTTP process: all routes and layers, and the OpenAPI document.
 
-Probes and metrics are at home here; whatever classifies is in `serve.http.protocols`.
+Probes, metrics and documentation are here; routes that classify are in `serve.http.protocols`.
 """
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+import pydantic_core
 from fastapi import APIRouter, FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -17,26 +19,29 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from serve.engine.metrics import exposition
-from serve.http.edge import Edge
+from serve.http.arm import Arm
+from serve.http.context import arm_of
+from serve.http.edge import RequestMiddleware
+from serve.http.errors import http_error
 from serve.http.keys import ApiKeys
 from serve.http.protocols import clouds, kserve, predict
 from serve.http.protocols.kserve import LENGTH
 from serve.http.schemas import INPUTS
 from serve.http.service import Service
-from serve.http.wire import PROBES, REF, PlainRoute, error_response, json_response
+from serve.http.wire import PROBES, REF, PlainRoute, json_response
 
 PROTOCOLS = (predict, kserve, clouds)
-"""Modules with `router(service)` and `BODIES`, the models of bodies that they parse."""
+"""Modules with `router(service)`, and `BODIES`: the models of the bodies that they parse."""
 
 
 def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
-    """Put the routes on the application, and the layers around it."""
+    """Add the routes to the application and wrap it in its middleware."""
     app.title = "Textloop"
     app.version = version("textloop")
-    routers = [operations(service), *(protocol.router(service) for protocol in PROTOCOLS)]
+    routers = [operations(app), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
-    # One documentation page is enough, and this one's script is kept out by the policy.
+    # One documentation page is enough, and the policy blocks the script of this one.
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", None) != "/redoc"
     ]
@@ -44,14 +49,7 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)
     ]
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, service)
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented hook
-    edge = Edge(app, service=service, keys=keys, routes=routes)
+    edge = RequestMiddleware(app, service=service, keys=keys, routes=routes)
     return _cors(edge, service.config.cors_origins) if service.config.cors_origins else edge
 
 
@@ -65,9 +63,14 @@ def _cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     )
 
 
-def operations(service: Service) -> APIRouter:
-    """Probes and metrics."""
+def operations(app: FastAPI) -> APIRouter:
+    """Build probes, metrics and the OpenAPI document."""
     router = APIRouter(route_class=PlainRoute)
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        document = _document(app, arm_of(request))
+        return Response(document, media_type="application/json")
 
     @router.get(
         "/health/live",
@@ -88,7 +91,7 @@ def operations(service: Service) -> APIRouter:
         "/health", summary="The same as /health/ready", include_in_schema=False, tags=PROBES
     )
     async def ready(request: Request) -> Response:
-        return await answer_ready(service)
+        return await answer_ready(request)
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=PROBES)
     async def metrics(request: Request) -> Response:
@@ -98,9 +101,9 @@ def operations(service: Service) -> APIRouter:
     return router
 
 
-async def answer_ready(service: Service) -> Response:
-    """Readiness, with how many model processes there are."""
-    ready, wanted = await service.model_processes()
+async def answer_ready(request: Request) -> Response:
+    """Report readiness and the number of model processes."""
+    ready, wanted = await arm_of(request).model_processes()
     return json_response(
         {
             "status": "ok" if ready == wanted else "not ready",
@@ -111,20 +114,24 @@ async def answer_ready(service: Service) -> Response:
     )
 
 
-def _document(app: FastAPI, service: Service) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of the bodies that FastAPI does not parse."""
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+@lru_cache(maxsize=2)
+def _document(app: FastAPI, arm: Arm) -> bytes:
+    """The OpenAPI document for an arm, with the schemas of bodies that FastAPI does not parse."""
+    document = copy.deepcopy(app.openapi())
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                if (parameter["in"], parameter["name"]) == ("path", "version"):
+                    parameter["schema"]["examples"] = [arm.version]
     schemas = document["components"]["schemas"]
     for model in (model for protocol in PROTOCOLS for model in protocol.BODIES):
         schema = model.model_json_schema(ref_template=REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
-    schemas["PredictRequest"]["properties"]["inputs"] = INPUTS[service.manifest.is_pair]
-    return document
+    schemas["PredictRequest"]["properties"]["inputs"] = INPUTS[arm.manifest.is_pair]
+    return pydantic_core.to_json(document)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = error_response(error.status_code, error.detail, "Validation")
-    response.headers.update(error.headers or {})
-    return response
+    return http_error(error)

@@ -6,6 +6,7 @@ path of the offending field and, where there is one, the limit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -73,16 +74,20 @@ class Parameters(BaseModel):
     )
 
 
-_TEXT = {"type": "string", "pattern": r"\S"}
-_ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
-_PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+TEXT = {"type": "string", "pattern": r"\S"}
+"""JSON schema of a text: it holds more than white space."""
+
+ALONE = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 1}
+"""JSON schema of a text in a list of its own."""
+
+_PAIR = {"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}
 
 INPUTS: dict[bool, dict[str, Any]] = {
     False: {
         "anyOf": [
-            _TEXT,
-            {"type": "array", "items": _TEXT, "minItems": 1},
-            {"type": "array", "items": _ALONE, "minItems": 1},
+            TEXT,
+            {"type": "array", "items": TEXT, "minItems": 1},
+            {"type": "array", "items": ALONE, "minItems": 1},
         ],
         "description": "A text or a list of texts; each may stand in a list of its own.",
     },
@@ -170,10 +175,15 @@ def parse(model: type[Body], body: bytes) -> Body:
         raise RequestError(422, message, field=field) from None
 
 
-def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], bool]:
-    """The texts of `inputs`, checked one by one, and whether it was one text and no list.
+def inputs_field(*path: int) -> str:
+    """The name of `inputs` of /predict, of the text at an index, or of a part of that text."""
+    return ".".join(["inputs", *map(str, path)])
 
-    limit: texts a request may hold. Raises RequestError 422 that names the field, such as
+
+def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], bool]:
+    """Check `inputs` of /predict: its texts, and whether it was one text rather than a list.
+
+    limit: maximum number of texts. Raises RequestError 422 that names the field, such as
     `inputs.3` or `inputs.3.1`.
     """
     flat_pair = (
@@ -183,49 +193,57 @@ def to_texts(inputs: Any, *, is_pair: bool, limit: int) -> tuple[list[Text], boo
         and all(isinstance(part, str) for part in inputs)
     )
     if isinstance(inputs, str) or flat_pair:
-        return [_to_text(inputs, "inputs", is_pair=is_pair)], True
+        return [_to_text(inputs, (), inputs_field, is_pair=is_pair)], True
     if not isinstance(inputs, list):
         expected = "a list of pairs of texts" if is_pair else "a string or a list of strings"
-        raise RequestError(
-            422, f"field `inputs`: expected {expected}, got {_kind(inputs)}", field="inputs"
-        )
-    if not inputs:
-        raise RequestError(422, "field `inputs`: the list is empty", field="inputs")
-    if len(inputs) > limit:
-        raise RequestError(
-            422,
-            f"field `inputs`: {len(inputs)} texts, over the limit of {limit} texts a request",
-            field="inputs",
-        )
-    texts = [_to_text(value, f"inputs.{n}", is_pair=is_pair) for n, value in enumerate(inputs)]
-    return texts, False
+        raise _invalid(inputs_field(), f"expected {expected}, got {_kind(inputs)}")
+    return list_of_texts(inputs, is_pair=is_pair, limit=limit, field=inputs_field), False
 
 
-def _to_text(value: Any, field: str, *, is_pair: bool) -> Text:
+def list_of_texts(
+    values: list[Any], *, is_pair: bool, limit: int, field: Callable[..., str]
+) -> list[Text]:
+    """Check a list of texts or pairs, one per value.
+
+    limit: maximum number of texts. field: the name of the list, of the value at an index, or
+    of a part of that value, each given as numbers. Raises RequestError 422 that names it.
+    """
+    if not values:
+        raise _invalid(field(), "the list is empty")
+    if len(values) > limit:
+        raise _invalid(field(), f"{len(values)} texts, over the limit of {limit} texts a request")
+    return [_to_text(value, (n,), field, is_pair=is_pair) for n, value in enumerate(values)]
+
+
+def _to_text(
+    value: Any, path: tuple[int, ...], field: Callable[..., str], *, is_pair: bool
+) -> Text:
     if not is_pair:
         if isinstance(value, list) and len(value) == 1:
-            value, field = value[0], f"{field}.0"
-        _check(value, field)
+            value, path = value[0], (*path, 0)
+        _check(value, path, field)
         return str(value)
     if not isinstance(value, list) or len(value) != 2:
-        raise RequestError(
-            422,
-            f"field `{field}`: this model classifies pairs, expected [text, text_pair], "
-            f"got {_kind(value)}",
-            field=field,
+        raise _invalid(
+            field(*path),
+            f"this model classifies pairs, expected [text, text_pair], got {_kind(value)}",
         )
     for part, text in enumerate(value):
-        _check(text, f"{field}.{part}")
+        _check(text, (*path, part), field)
     return (value[0], value[1])
 
 
-def _check(value: Any, field: str) -> None:
+def _check(value: Any, path: tuple[int, ...], field: Callable[..., str]) -> None:
     if isinstance(value, str):
         problem = text_problem(value)
     else:
         problem = f"expected a string, got {_kind(value)}"
     if problem:
-        raise RequestError(422, f"field `{field}`: {problem}", field=field)
+        raise _invalid(field(*path), problem)
+
+
+def _invalid(name: str, problem: str) -> RequestError:
+    return RequestError(422, f"field `{name}`: {problem}", field=name)
 
 
 def _kind(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Bodies in, answers out: what all protocols share."""
+"""Reading bodies and writing responses: what all protocols share."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from serve.http.service import Answer, Service
 from serve.inference.text import Text, TextError
 
 REF = "#/components/schemas/{model}"
-"""Where OpenAPI keeps the schema of a model."""
+"""Reference to a model's schema in the OpenAPI document."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody} for code in (400, 401, 413, 415, 422, 429, 500, 503, 504)
 }
-"""What any route that classifies may answer in place of 200."""
+"""Error responses of any route that classifies, for OpenAPI."""
 
 PROBES: list[str | Enum] = ["probes"]
-"""Tag of the routes that are open to those without a key."""
+"""Tag of the routes that need no API key."""
 
 DRAIN = 16
-"""How many times the limit of an oversized body is read and dropped before giving up."""
+"""An oversized body is read and dropped up to this multiple of the limit."""
 
 
 class PlainRoute(APIRoute):
-    """A route whose function takes the request and gives the response.
+    """A route whose function takes the request and returns the response.
 
-    FastAPI documents it; nothing of FastAPI stands between request and function.
+    FastAPI documents it but does not run between request and function.
     """
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """The function itself."""
+        """Return the function itself."""
         return self.endpoint
 
 
 def body_of(model: str) -> dict[str, Any]:
-    """The part of a route's OpenAPI entry that says what its body is."""
+    """The part of a route's OpenAPI entry that describes its JSON body."""
     schema = {"$ref": REF.format(model=model)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -50,29 +50,23 @@ def body_of(model: str) -> dict[str, Any]:
 def json_response(
     content: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """An answer in JSON."""
+    """A JSON response."""
     return Response(pydantic_core.to_json(content), status, headers, media_type="application/json")
 
 
-def error_response(status: int, message: str, kind: str, *, field: str | None = None) -> Response:
-    """An answer that says what is wrong, in the one form that all protocols share.
-
-    kind: one of the error types of text-embeddings-inference, or Unauthorized.
-    """
-    body = ErrorBody(error=message, error_type=kind, field=field)
-    return json_response(body.model_dump(exclude_none=True), status)
-
-
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The request's body; RequestError 413 if it is over `limit` bytes, 415 if compressed.
+    """Read the request's body.
 
-    The rest of a body that is too large is read and dropped, up to a point, so that a client
-    that sends before it listens gets its answer.
+    The rest of a body that is too large is read and dropped, up to `DRAIN` times the limit,
+    so that a client that sends before it listens receives the response.
+    Raises RequestError 413 if the body is over `limit` bytes, 415 if it is compressed.
     """
     for name, value in request.scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
+            encoding = value.decode("latin-1")
             raise RequestError(
-                415, f"bodies in {value.decode('latin-1')!r} are not read; send plain"
+                415,
+                f"Content-Encoding {encoding!r} is not supported; send an uncompressed body",
             )
     size = 0
     chunks = []
@@ -95,12 +89,17 @@ async def classify(
     field: Callable[[int], str],
     **options: Any,
 ) -> Answer:
-    """`Service.classify`, with a text that is refused named by `field` of its number."""
+    """Call `Service.classify`; a text that is too long is reported under its field's name.
+
+    field: the name of the field of the text at an index.
+    """
     try:
         return await service.classify(request, texts, **options)
     except TextError as error:
         name = field(error.index)
-        remedy = "shorten the text or let it be cut"
         raise RequestError(
-            422, f"field `{name}`: {error}; {remedy}", field=name, kind="Tokenizer"
+            422,
+            f"field `{name}`: {error}; shorten the text or enable truncation",
+            field=name,
+            kind="Tokenizer",
         ) from error

@@ -200,7 +200,7 @@ def test_a_killed_model_process_fails_its_requests_at_once_and_comes_back(
         wait_for(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200, seconds=60)
         assert server.post({"inputs": "parcel"}).status_code == 200
         assert workers_of(server.process.pid) != [before]
-        assert "ended with code -9; starting it again" in server.log.read_text()
+        assert "exited with code -9; restarting" in server.log.read_text()
 
 
 def test_with_two_model_processes_one_goes_on_while_the_other_is_down(bundles: Bundles) -> None:

@@ -276,7 +276,7 @@ def test_port_that_is_taken_is_named(serve: StartServer, bundles: Callable[[str]
     result = run("-m", "serve", "run", "--bundle", bundles("single"), "--port", port)
 
     assert result.returncode == 2
-    assert f"port {port} of 127.0.0.1 cannot be had" in result.stderr
+    assert f"cannot bind 127.0.0.1:{port}" in result.stderr
 
 
 def test_key_that_stock_litserve_would_check_is_not_ignored(

@@ -1,8 +1,8 @@
-"""SageMaker's `/ping` and `/invocations`, and the routes that Vertex AI asks for.
+"""SageMaker's `/ping` and `/invocations`, and the routes of Vertex AI.
 
-Vertex AI names its routes in AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. A name that is taken,
-such as `/predict`, is Vertex AI's from then on: of two routes the later one counts, which is
-why this module stands last among the protocols.
+Vertex AI names its routes in AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. They override a route of
+the same path, such as `/predict`: of two routes the later one wins, so this module is the last
+of the protocols.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.http.context import arm_of
 from serve.http.protocols.checks import check_count, checked_texts
 from serve.http.protocols.instances import (
     InstancesRequest,
@@ -25,16 +26,15 @@ from serve.http.protocols.instances import (
     answer_instances,
     read_instances,
 )
-from serve.http.protocols.predict import answer, timing
+from serve.http.protocols.predict import answer, json_list, rows_of, timing
 from serve.http.schemas import RequestError, Score, Verdict
 from serve.http.service import Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
-from serve.inference.scores import ranked
 
 BODIES = (InstancesRequest,)
 
 VERTEX_PREDICT = "/vertex/predict"
-"""Where predictions for Vertex AI are had while AIP_PREDICT_ROUTE names no other route."""
+"""Route of predictions for Vertex AI where AIP_PREDICT_ROUTE is not set."""
 
 _LINES = {
     "text/plain": "One text.",
@@ -44,7 +44,10 @@ _LINES = {
 
 
 def router(service: Service) -> APIRouter:
-    """`/ping`, `/invocations` and the routes of Vertex AI; ValueError for a bad AIP_*_ROUTE."""
+    """Build `/ping`, `/invocations` and the routes of Vertex AI.
+
+    Raises ValueError for an invalid AIP_*_ROUTE.
+    """
     routes = APIRouter(route_class=PlainRoute)
     bodies = body_of("PredictRequest")
     bodies["requestBody"]["content"] |= {
@@ -59,7 +62,7 @@ def router(service: Service) -> APIRouter:
         "/ping", summary="200 if the server is ready, else 503", responses=states, tags=PROBES
     )
     async def ping(request: Request) -> Response:
-        return await health(service)
+        return await health(request)
 
     @routes.post(
         "/invocations",
@@ -91,7 +94,7 @@ def router(service: Service) -> APIRouter:
             tags=PROBES,
         )
         async def vertex_health(request: Request) -> Response:
-            return await health(service)
+            return await health(request)
 
     return routes
 
@@ -103,29 +106,30 @@ def _path(variable: str, default: str) -> str:
     return path
 
 
-async def health(service: Service) -> Response:
-    """Readiness, said by the status."""
-    ready = await service.is_ready()
+async def health(request: Request) -> Response:
+    """Report readiness by the status code."""
+    ready = await arm_of(request).is_ready()
     return json_response({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
 
 async def answer_lines(service: Service, request: Request, kind: str) -> Response:
-    """Answer a body that is one text, or one text a line, as `/predict` answers it in JSON."""
-    body = await read_body(request, limit=service.config.max_body_bytes)
-    limit = service.config.max_texts_per_request
+    """Answer a body that is one text, or one text a line, with the JSON of /predict."""
+    arm, config = arm_of(request), service.config
+    body = await read_body(request, limit=config.max_body_bytes)
+    limit = config.max_texts_per_request
     if kind == "application/jsonlines":
-        texts, field = read_instances(service, read_json_lines(body, limit=limit), name="lines")
+        lines = read_json_lines(body, limit=limit)
+        texts, field = read_instances(arm, config, lines, name="lines")
     elif kind == "text/csv":
-        columns = len(service.manifest.text_columns)
-        rows = read_csv(body, columns=columns, limit=limit)
-        texts, field = read_instances(service, rows, name="rows")
+        rows = read_csv(body, columns=len(arm.manifest.text_columns), limit=limit)
+        texts, field = read_instances(arm, config, rows, name="rows")
     else:
         field = _body
-        texts = checked_texts(service, [_decode(body)], field=field)
+        texts = checked_texts(arm, config, [_decode(body)], field=field)
     result = await classify(service, request, texts, field=field)
-    content: list[Any] = ranked(result.scores_NC, service.manifest.labels, None)
-    headers = timing(service, result)
-    return json_response(content[0] if kind == "text/plain" else content, headers=headers)
+    rows = rows_of(arm, result, None)
+    content = rows[0] if kind == "text/plain" else json_list(rows)
+    return Response(content, headers=timing(arm, result), media_type="application/json")
 
 
 def _body(*_: int) -> str:
@@ -133,7 +137,10 @@ def _body(*_: int) -> str:
 
 
 def read_json_lines(body: bytes, *, limit: int) -> list[Any]:
-    """The value of each line; RequestError 400 if one is not JSON, 422 if there are too many."""
+    """Read the value of each line.
+
+    Raises RequestError 400 if a line is not JSON, 422 if there are too many lines.
+    """
     lines = body.removesuffix(b"\n").split(b"\n")
     check_count(len(lines), "lines", limit=limit)
     values = []
@@ -147,10 +154,10 @@ def read_json_lines(body: bytes, *, limit: int) -> list[Any]:
 
 
 def read_csv(body: bytes, *, columns: int, limit: int) -> list[Any]:
-    """The text of each row, or the list of its two texts.
+    """Read the text of each row, or the list of its two texts.
 
-    Raises RequestError 400 if the body is not CSV, 422 if a row has other columns or if there
-    are more rows than `limit`.
+    Raises RequestError 400 if the body is not CSV, 422 if a row has another number of columns
+    or if there are more rows than `limit`.
     """
     csv.field_size_limit(sys.maxsize)  # the default refuses texts over 131,072 characters
     values: list[Any] = []

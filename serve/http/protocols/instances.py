@@ -5,23 +5,24 @@ An instance is a text, a pair of texts in a list, or an object that holds either
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.config import ServeConfig
+from serve.http.arm import Arm
+from serve.http.context import arm_of
 from serve.http.protocols.checks import check_abstain, checked_texts
-from serve.http.protocols.predict import timing, verdicts
-from serve.http.schemas import Parameters, RequestError, Score, Verdict, parse
+from serve.http.protocols.predict import json_list, rows_of, timing
+from serve.http.schemas import TEXT, Parameters, RequestError, Score, Verdict, parse
 from serve.http.service import Service
-from serve.http.wire import classify, json_response, read_body
-from serve.inference.scores import ranked
+from serve.http.wire import classify, read_body
 from serve.inference.text import Text
 
-_TEXT = {"type": "string", "minLength": 1}
-_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2}
+_TEXTS = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}
 
 
 def _object(required: str, **properties: Any) -> dict[str, Any]:
@@ -31,18 +32,18 @@ def _object(required: str, **properties: Any) -> dict[str, Any]:
 
 _INSTANCE = {
     "anyOf": [
-        _TEXT,
+        TEXT,
         _TEXTS,
-        _object("inputs", inputs={"anyOf": [_TEXT, _TEXTS]}),
-        _object("text", text=_TEXT, text_pair=_TEXT),
+        _object("inputs", inputs={"anyOf": [TEXT, _TEXTS]}),
+        _object("text", text=TEXT, text_pair=TEXT),
     ],
-    "description": "A text (which may stand in a list of its own), or for a model of text pairs "
-    "a pair.",
+    "description": "A text (which may be in a list of its own), or for a model of text pairs a "
+    "pair.",
 }
 
 
 class InstancesRequest(BaseModel):
-    """The body of a prediction of Vertex AI, or of KServe V1."""
+    """The body of a prediction request of Vertex AI, or of KServe V1."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -51,37 +52,42 @@ class InstancesRequest(BaseModel):
 
 
 class Predictions(BaseModel):
-    """Labels of every instance, in the order of the instances; best first. Verdicts where
-    `abstain` was asked for."""
+    """Labels of every instance, best first, in the order of the instances; verdicts where
+    `abstain` is requested."""
 
     predictions: list[list[Score]] | list[Verdict]
 
 
 def read_instances(
-    service: Service, instances: list[Any], *, name: str
+    arm: Arm, config: ServeConfig, instances: list[Any], *, name: str
 ) -> tuple[list[Text], Callable[..., str]]:
-    """The texts of instances, and how to name the one at a number.
+    """Check the texts of instances; also return how to name the one at an index.
 
     Raises RequestError 422 that names the field, such as `instances.3`, for name "instances".
     """
     values = [_value(instance, f"{name}.{n}") for n, instance in enumerate(instances)]
 
     def field(*path: int) -> str:
-        parts: list[str | int] = [name, *path]
-        if path and isinstance(instance := instances[path[0]], dict):
-            if "inputs" in instance:
-                parts.insert(2, "inputs")
-            elif "text_pair" not in instance:
-                parts[2:] = ["text"]
-            else:
-                parts[2:] = [("text", "text_pair")[part] for part in path[1:]]
-        return ".".join(map(str, parts))
+        if not path:
+            return name
+        return ".".join([name, str(path[0]), *_keys(instances[path[0]], path[1:])])
 
-    return checked_texts(service, values, field=field), field
+    return checked_texts(arm, config, values, field=field), field
+
+
+def _keys(instance: Any, path: Sequence[int]) -> list[str]:
+    """The names within an instance of a part of its value, as `_value` makes it."""
+    if not isinstance(instance, dict):
+        return list(map(str, path))
+    if "inputs" in instance:
+        return ["inputs", *map(str, path)]
+    if "text_pair" in instance:
+        return [("text", "text_pair")[part] for part in path]
+    return ["text"]
 
 
 def _value(instance: Any, field: str) -> Any:
-    """What a list in `inputs` of `/predict` would hold for an instance."""
+    """The value that stands for an instance in a list of `inputs` of /predict."""
     if not isinstance(instance, dict):
         return instance
     known = {"inputs"} if "inputs" in instance else {"text", "text_pair"}
@@ -99,12 +105,12 @@ def _value(instance: Any, field: str) -> Any:
 
 async def answer_instances(service: Service, request: Request) -> Response:
     """Answer `{"instances": [...], "parameters": {...}}`."""
-    body = await read_body(request, limit=service.config.max_body_bytes)
-    asked = parse(InstancesRequest, body)
+    arm, config = arm_of(request), service.config
+    asked = parse(InstancesRequest, await read_body(request, limit=config.max_body_bytes))
     options = asked.parameters or Parameters()
-    texts, field = read_instances(service, asked.instances, name="instances")
+    texts, field = read_instances(arm, config, asked.instances, name="instances")
     if options.abstain:
-        check_abstain(service)
+        check_abstain(arm)
     result = await classify(
         service,
         request,
@@ -114,10 +120,5 @@ async def answer_instances(service: Service, request: Request) -> Response:
         truncation=options.truncation is not False,
         decide=bool(options.abstain),
     )
-    predictions: list[Any] = ranked(result.scores_NC, service.manifest.labels, options.top_k)
-    if options.abstain:
-        predictions = [
-            verdict | {"labels": labels}
-            for verdict, labels in zip(verdicts(service, result), predictions, strict=True)
-        ]
-    return json_response({"predictions": predictions}, headers=timing(service, result))
+    content = b'{"predictions":' + json_list(rows_of(arm, result, options.top_k)) + b"}"
+    return Response(content, headers=timing(arm, result), media_type="application/json")

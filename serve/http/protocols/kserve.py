@@ -1,7 +1,7 @@
 """KServe over HTTP: the V1 protocol, and V2, which is the Open Inference Protocol.
 
 The model's name is `model_name` of the configuration, its version that of the bundle. V2
-takes and gives tensors in JSON and in the binary extension, which Triton's client speaks.
+reads and writes tensors in JSON and in the binary extension, which Triton's client uses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.config import ServeConfig
+from serve.http.arm import Arm
+from serve.http.context import arm_of
 from serve.http.protocols.checks import checked_texts
 from serve.http.protocols.instances import InstancesRequest, Predictions, answer_instances
 from serve.http.protocols.kserve_schemas import (
@@ -34,7 +37,7 @@ from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_
 BODIES = (InstancesRequest, InferRequest)
 
 LENGTH = "inference-header-content-length"
-"""Header with the length of the JSON before the bytes of tensors, in bytes."""
+"""Header with the length in bytes of the JSON that precedes the bytes of the tensors."""
 
 _V1 = "/v1/models/{name}"
 _V2 = "/v2/models/{name}"
@@ -48,10 +51,13 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 
 
 def _path(service: Service, *names: str) -> dict[str, Any]:
-    """The part of a route's OpenAPI entry that says what its path holds."""
-    schemas = {
+    """The part of a route's OpenAPI entry that describes the parameters of its path.
+
+    Examples of a version are added when a document is made, by `serve.http.api`.
+    """
+    schemas: dict[str, Any] = {
         "name": {"type": "string", "enum": [service.config.model_name]},
-        "version": {"type": "string", "examples": [service.version]},
+        "version": {"type": "string"},
     }
     return {
         "parameters": [
@@ -66,7 +72,7 @@ def _states(model: Any) -> dict[int | str, dict[str, Any]]:
 
 
 def router(service: Service) -> APIRouter:
-    """The routes of both protocols."""
+    """Build the routes of both protocols."""
     routes = APIRouter(route_class=PlainRoute)
     _add_v1(routes, service)
     _add_v2(routes, service)
@@ -74,8 +80,8 @@ def router(service: Service) -> APIRouter:
 
 
 def _check_model(service: Service, request: Request) -> None:
-    """RequestError 404 unless the path names the model, and its version if it names one."""
-    served = {"name": service.config.model_name, "version": service.version}
+    """Raise RequestError 404 unless the path names the model and, if any, its version."""
+    served = {"name": service.config.model_name, "version": arm_of(request).version}
     for part, value in request.path_params.items():
         if value != served[part]:
             what = "model" if part == "name" else "version"
@@ -84,7 +90,7 @@ def _check_model(service: Service, request: Request) -> None:
 
 async def _readiness(service: Service, request: Request) -> Response:
     _check_model(service, request)
-    ready = await service.is_ready()
+    ready = await arm_of(request).is_ready()
     content = {"name": service.config.model_name, "ready": ready}
     return json_response(content, 200 if ready else 503)
 
@@ -105,7 +111,7 @@ def _add_v1(routes: APIRouter, service: Service) -> None:
     async def v1_models(request: Request) -> Response:
         return json_response({"models": [service.config.model_name]})
 
-    # Before the next, whose name of a model would take in the `:predict`.
+    # Before the next route, whose model name would match `NAME:predict`.
     @routes.post(
         f"{_V1}:predict",
         summary="KServe V1: classify",
@@ -151,7 +157,7 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
         responses=_states(dict[str, bool]),
     )
     async def v2_ready(request: Request) -> Response:
-        ready = await service.is_ready()
+        ready = await arm_of(request).is_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     metadata: dict[str, Any] = {
@@ -163,7 +169,7 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
     @routes.get(_V2_VERSION, openapi_extra=by_version, **metadata)
     async def v2_model(request: Request) -> Response:
         _check_model(service, request)
-        return json_response(describe(service))
+        return json_response(describe(arm_of(request), service.config))
 
     readiness: dict[str, Any] = {
         "summary": "KServe V2: whether the model is ready",
@@ -179,7 +185,7 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
     binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     inference: dict[str, Any] = {
         "summary": "KServe V2: classify",
-        "description": "Takes and gives tensors in JSON or, with the header "
+        "description": "Tensors are in JSON or, with the header "
         "Inference-Header-Content-Length, in bytes after it.",
         "responses": {200: {"model": InferResponse, "content": binary}, **ERRORS, **_UNKNOWN},
     }
@@ -192,13 +198,13 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
         return await infer(service, request)
 
 
-def describe(service: Service) -> dict[str, Any]:
+def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
     """The model's metadata by the V2 protocol, with the order of the labels in `scores`."""
-    labels = list(service.manifest.labels)
-    names = INPUTS[: len(service.manifest.text_columns)]
+    labels = list(arm.manifest.labels)
+    names = INPUTS[: len(arm.manifest.text_columns)]
     return {
-        "name": service.config.model_name,
-        "versions": [service.version],
+        "name": config.model_name,
+        "versions": [arm.version],
         "platform": "textloop",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names],
         "outputs": [
@@ -214,9 +220,9 @@ def describe(service: Service) -> dict[str, Any]:
 
 
 async def infer(service: Service, request: Request) -> Response:
-    """Answer an inference of the V2 protocol."""
-    config = service.config
-    names = INPUTS[: len(service.manifest.text_columns)]
+    """Answer an inference request of the V2 protocol."""
+    arm, config = arm_of(request), service.config
+    names = INPUTS[: len(arm.manifest.text_columns)]
     asked, rows = read_infer(
         await read_body(request, limit=config.max_body_bytes),
         request.headers.get(LENGTH),
@@ -233,16 +239,16 @@ async def infer(service: Service, request: Request) -> Response:
     result = await classify(
         service,
         request,
-        checked_texts(service, rows, field=field),
+        checked_texts(arm, config, rows, field=field),
         field=field,
         activation=options.function_to_apply,
         truncation=options.truncation is not False,
     )
-    outputs, raw = write_outputs(wanted, result.scores_NC, service.manifest.labels)
-    content = {"model_name": config.model_name, "model_version": service.version}
+    outputs, raw = write_outputs(wanted, result.scores_NC, arm.manifest.labels)
+    content = {"model_name": config.model_name, "model_version": arm.version}
     content |= {"id": asked.id} if asked.id is not None else {}
     header = pydantic_core.to_json(content | {"outputs": outputs})
-    headers = timing(service, result)
+    headers = timing(arm, result)
     if not raw:
         return Response(header, headers=headers, media_type="application/json")
     headers[LENGTH] = str(len(header))

@@ -1,4 +1,4 @@
-"""Bodies and answers of KServe, for the most part those of V2, the Open Inference Protocol."""
+"""Request and response bodies of KServe, mostly those of V2, the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from serve.http.schemas import ALONE, TEXT
 from serve.inference.scores import Activation
 
 INPUTS = ("text", "text_pair")
-"""Names of the tensors of a request; a model of single texts takes the first."""
+"""Names of the input tensors; a model of single texts takes the first alone."""
 
 OUTPUTS = ("label", "scores")
-"""Names of the tensors of an answer."""
+"""Names of the output tensors."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-_TEXT = {"type": "string", "minLength": 1}
-_ALONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
-_DATA = {"type": "array", "items": {"anyOf": [_TEXT, _ALONE]}, "minItems": 1}
+_DATA = {"type": "array", "items": {"anyOf": [TEXT, ALONE]}, "minItems": 1}
 _InputName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(INPUTS)})]
 _OutputName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(OUTPUTS)})]
 _Size = Annotated[int, Field(ge=0, le=2**53)]
@@ -48,36 +47,38 @@ class InputTensor(_Strict):
 
 
 class OutputParameters(_Strict):
-    """How an output tensor is wanted."""
+    """How an output tensor is sent."""
 
-    binary_data: bool | None = Field(default=None, description="In bytes after the JSON.")
+    binary_data: bool | None = Field(
+        default=None, description="Send the tensor in bytes after the JSON."
+    )
 
 
 class RequestedOutput(_Strict):
-    """An output tensor that is wanted: `label` or `scores`."""
+    """A requested output tensor: `label` or `scores`."""
 
     name: _OutputName
     parameters: OutputParameters | None = None
 
 
 class InferParameters(_Strict):
-    """How to answer; the last two as for /predict."""
+    """Parameters of an inference; the last two as for /predict."""
 
     binary_data_output: bool | None = Field(
-        default=None, description="All outputs that do not say otherwise in bytes."
+        default=None, description="Send outputs in bytes unless an output states otherwise."
     )
     function_to_apply: Activation | None = None
     truncation: bool | None = None
 
 
 class InferRequest(_Strict):
-    """The body of an inference, or the JSON at its start."""
+    """The body of an inference request, or the JSON at its start."""
 
-    id: str | None = Field(default=None, description="Comes back in the answer.")
+    id: str | None = Field(default=None, description="Returned in the response.")
     parameters: InferParameters | None = None
     inputs: list[InputTensor] = Field(min_length=1, fail_fast=True)
     outputs: list[RequestedOutput] | None = Field(
-        default=None, fail_fast=True, description="The outputs that are wanted; all by default."
+        default=None, fail_fast=True, description="Requested outputs; all by default."
     )
 
 
@@ -92,7 +93,7 @@ class OutputTensor(BaseModel):
 
 
 class InferResponse(BaseModel):
-    """The answer to an inference, or the JSON at its start."""
+    """The response to an inference request, or the JSON at its start."""
 
     model_name: str
     model_version: str
@@ -130,7 +131,7 @@ class ModelMetadata(BaseModel):
 
 
 class ServerMetadata(BaseModel):
-    """The server and the extensions of the protocol that it knows."""
+    """The server and the protocol extensions that it supports."""
 
     name: str
     version: str

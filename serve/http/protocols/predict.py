@@ -1,9 +1,9 @@
 """`POST /predict` and `GET /info`, as Hugging Face and text-embeddings-inference clients know them.
 
 One text gets a flat list of labels, as from a pipeline and from text-embeddings-inference.
-A list gets one such list per text, and so does any request with `parameters`: Hugging Face
-clients always send them and expect it so. With `"parameters": {"abstain": true}` each of
-these lists stands in an object that says what is predicted and whether the model abstains.
+A list gets one such list per text, and so does any request with `parameters`, since Hugging
+Face clients always send them and expect this form. With `"parameters": {"abstain": true}` each
+list is part of an object that states what is predicted and whether the model abstains.
 A flat list of strings is a batch for a model of single texts; for a model of pairs, two
 strings are one pair.
 """
@@ -19,8 +19,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.config import ServeConfig
+from serve.http.arm import Arm
+from serve.http.context import arm_of
 from serve.http.protocols.checks import check_abstain
-from serve.http.schemas import ErrorBody, PredictRequest, Score, Verdict, parse, to_texts
+from serve.http.schemas import (
+    ErrorBody,
+    PredictRequest,
+    Score,
+    Verdict,
+    inputs_field,
+    parse,
+    to_texts,
+)
 from serve.http.service import Answer, Service
 from serve.http.wire import (
     ERRORS,
@@ -30,13 +41,14 @@ from serve.http.wire import (
     json_response,
     read_body,
 )
+from serve.inference.decision import Decision
 from serve.inference.scores import ranked_json
 
 BODIES = (PredictRequest,)
 
 
 def router(service: Service) -> APIRouter:
-    """`/predict`, the same at `/` (where Hugging Face clients post), and `/info`."""
+    """Build `/predict`, the same at `/` (where Hugging Face clients post), and `/info`."""
     routes = APIRouter(route_class=PlainRoute)
 
     @routes.post(
@@ -55,49 +67,56 @@ def router(service: Service) -> APIRouter:
         responses={200: {"model": dict[str, Any]}, 401: {"model": ErrorBody}},
     )
     async def info(request: Request) -> Response:
-        return json_response(describe(service))
+        return json_response(describe(arm_of(request), service.config))
 
     return routes
 
 
 async def answer(service: Service, request: Request) -> Response:
     """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores, or verdicts."""
-    asked = parse(PredictRequest, await read_body(request, limit=service.config.max_body_bytes))
+    arm, config = arm_of(request), service.config
+    asked = parse(PredictRequest, await read_body(request, limit=config.max_body_bytes))
     texts, single = to_texts(
-        asked.inputs,
-        is_pair=service.manifest.is_pair,
-        limit=service.config.max_texts_per_request,
+        asked.inputs, is_pair=arm.manifest.is_pair, limit=config.max_texts_per_request
     )
     if asked.abstain:
-        check_abstain(service)
+        check_abstain(arm)
     result = await classify(
         service,
         request,
         texts,
-        field=lambda index: "inputs" if single else f"inputs.{index}",
+        field=lambda index: inputs_field() if single else inputs_field(index),
         activation=asked.activation,
         truncation=asked.truncation,
         side=asked.truncation_side,
         decide=asked.abstain,
     )
-    rows = ranked_json(result.scores_NC, service.json_heads, asked.top_k)
-    if asked.abstain:
-        rows = [
-            pydantic_core.to_json(verdict)[:-1] + b',"labels":' + row + b"}"
-            for verdict, row in zip(verdicts(service, result), rows, strict=True)
-        ]
-    flat = single and asked.parameters is None
-    content = rows[0] if flat else b"[" + b",".join(rows) + b"]"
-    headers = timing(service, result)
+    rows = rows_of(arm, result, asked.top_k)
+    content = rows[0] if single and asked.parameters is None else json_list(rows)
+    headers = timing(arm, result)
     return Response(content, headers=headers, media_type="application/json")
 
 
-def verdicts(service: Service, result: Answer) -> list[dict[str, Any]]:
-    """For each text whether the model abstains, how sure it is, and what it predicts."""
-    decision = result.decision
-    assert decision is not None
+def rows_of(arm: Arm, result: Answer, top_k: int | None) -> list[bytes]:
+    """Each text's labels in JSON, best first; within a verdict where the answer has decisions."""
+    rows = ranked_json(result.scores_NC, arm.json_heads, top_k)
+    if result.decision is None:
+        return rows
+    return [
+        pydantic_core.to_json(verdict)[:-1] + b',"labels":' + row + b"}"
+        for verdict, row in zip(_verdicts(arm, result.decision), rows, strict=True)
+    ]
+
+
+def json_list(rows: list[bytes]) -> bytes:
+    """A JSON list of items that are JSON already."""
+    return b"[" + b",".join(rows) + b"]"
+
+
+def _verdicts(arm: Arm, decision: Decision) -> list[dict[str, Any]]:
+    """For each text whether the model abstains, its confidence, and what it predicts."""
     assert decision.abstain_N is not None
-    labels = service.manifest.labels
+    labels = arm.manifest.labels
     return [
         {
             "abstain": abstain,
@@ -113,8 +132,8 @@ def verdicts(service: Service, result: Answer) -> list[dict[str, Any]]:
     ]
 
 
-def timing(service: Service, result: Answer) -> dict[str, str]:
-    """The headers in which text-embeddings-inference tells times, in whole milliseconds."""
+def timing(arm: Arm, result: Answer) -> dict[str, str]:
+    """The timing headers of text-embeddings-inference, in whole milliseconds."""
     total_s = result.tokenize_s + result.queue_s + result.compute_s
     times = {
         "x-compute-time": total_s,
@@ -124,19 +143,19 @@ def timing(service: Service, result: Answer) -> dict[str, str]:
         "x-inference-time": result.compute_s,
     }
     return {
-        "x-compute-type": f"{service.device}+{service.backend}",
+        "x-compute-type": f"{arm.device}+{arm.backend}",
         "x-compute-characters": str(result.characters),
         "x-compute-tokens": str(result.tokens),
         **{name: str(round(seconds * 1e3)) for name, seconds in times.items()},
     }
 
 
-def describe(service: Service) -> dict[str, Any]:
-    """The model, what runs it and why, and the limits; the first part is Textloop's own."""
-    manifest, config = service.manifest, service.config
+def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
+    """The body of /info: the model, its backend, and the limits; Textloop's own fields first."""
+    manifest = arm.manifest
     labels = manifest.labels
     return {
-        "model_version": service.version,
+        "model_version": arm.version,
         "base_model": manifest.base_model,
         "task": manifest.task,
         "labels": labels,
@@ -149,10 +168,10 @@ def describe(service: Service) -> dict[str, Any]:
         "int8": manifest.int8.model_dump() if manifest.int8 else None,
         "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
         "created": manifest.created,
-        "backend": service.backend,
-        "backend_reason": service.backend_reason,
-        "device": service.device,
-        "model_processes": len(service.pool.paths),
+        "backend": arm.backend,
+        "backend_reason": arm.backend_reason,
+        "device": arm.device,
+        "model_processes": len(arm.pool.paths),
         "limits": {
             "max_body_bytes": config.max_body_bytes,
             "max_texts_per_request": config.max_texts_per_request,
@@ -162,8 +181,8 @@ def describe(service: Service) -> dict[str, Any]:
         "textloop_version": version("textloop"),
         # The names of text-embeddings-inference.
         "model_id": config.model_name,
-        "model_sha": service.version,
-        "model_dtype": service.precision,
+        "model_sha": arm.version,
+        "model_dtype": arm.precision,
         "served_model_name": config.model_name,
         "model_type": {
             "classifier": {

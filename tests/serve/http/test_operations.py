@@ -131,7 +131,7 @@ def test_without_a_right_key_the_answer_is_401(
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json() == {
-        "error": "this server asks for a key: Authorization: Bearer KEY",
+        "error": "missing or invalid API key; send `Authorization: Bearer KEY`",
         "error_type": "Unauthorized",
     }
 

@@ -1,0 +1,103 @@
+"""One request: its arm, its identity, what it cost, and its line in the access log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from serve.http.arm import Arm
+
+CLIENT_GONE = 499
+"""Status in log and metrics of a request whose client left before the answer."""
+
+LOGGED_PATH = 256
+"""Characters of a path in the log. Escaped, each takes up to 12 bytes, and a line within the
+4096 bytes of PIPE_BUF is written to a pipe in one piece, whatever other processes write."""
+
+_KEY = "textloop.context"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+@dataclass
+class RequestContext:
+    """What an HTTP process knows of one request."""
+
+    arm: Arm
+    """The arm that answers; taken before the body is read, and never changed."""
+    request_id: str
+    trace_id: str | None
+    traceparent: str
+    authorization: str
+    key: str | None = None
+    """Name of the API key."""
+    status: int = CLIENT_GONE
+    texts: int = 0
+    tokens: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    answered: bool = False
+    """Whether the response has started."""
+
+
+def open_context(scope: Scope, arm: Arm) -> RequestContext:
+    """Read a request's identity from its headers and put its context into the scope."""
+    requested_id = traceparent = authorization = ""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            requested_id = value.decode("latin-1")
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")
+        elif name == b"authorization":
+            authorization = value.decode("latin-1")
+    traced = _TRACEPARENT.fullmatch(traceparent)
+    context = RequestContext(
+        arm=arm,
+        request_id=requested_id if _REQUEST_ID.fullmatch(requested_id) else os.urandom(16).hex(),
+        trace_id=traced[1] if traced else None,
+        traceparent=traceparent,
+        authorization=authorization,
+    )
+    scope[_KEY] = context
+    return context
+
+
+def context_of(request: Request) -> RequestContext:
+    """The context of a request."""
+    context: RequestContext = request.scope[_KEY]
+    return context
+
+
+def arm_of(request: Request) -> Arm:
+    """The arm that answers a request."""
+    return context_of(request).arm
+
+
+def log_access(scope: Scope, context: RequestContext, seconds: float) -> None:
+    """Write a request's line, JSON, to standard output."""
+    client = scope.get("client")
+    entry: dict[str, Any] = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "request_id": context.request_id,
+        "trace_id": context.trace_id,
+        "client": client[0] if client else None,
+        "key": context.key,
+        "method": scope["method"],
+        "path": scope["path"][:LOGGED_PATH],
+        "status": context.status,
+        "ms": round(seconds * 1e3, 2),
+        "texts": context.texts,
+        "tokens": context.tokens,
+        "queue_ms": round(context.queue_s * 1e3, 2),
+        "compute_ms": round(context.compute_s * 1e3, 2),
+    }
+    sys.stdout.write(json.dumps(entry) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,231 @@
+"""Everything that touches LitServe: its server, its API and its loop, with our parts in place.
+
+LitServe 0.2.19 orphans its children on SIGTERM, lets requests hang whose worker died, and
+keeps its queues in a manager process. Its stock batched loop runs decode, predict and encode
+of a whole batch in one `try`, so that one bad request fails its neighbours, counts batches in
+requests, and spins while idle when its batch timeout is 0. The methods overridden here are
+those parts, some of them private: read this file when the pinned version changes.
+
+Imported by the main process after PROMETHEUS_MULTIPROC_DIR is set, and by model processes;
+these do not need `serve.http`, so it is imported where an HTTP process is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import litserve
+from litserve.loops import inference_worker
+from litserve.loops.base import LitLoop
+
+from serve.bundle.seal import Bundle
+from serve.config import ServeConfig
+from serve.engine.gc_tuning import tune_gc
+from serve.engine.loop import Worker
+from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.inference.predictor import Predictor, Throughput, pick_device
+from serve.supervisor import Supervisor, end_processes
+
+
+class ClassifierAPI(litserve.LitAPI):
+    """What a model process loads."""
+
+    predictor: Predictor
+    throughput: Throughput
+
+    def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
+        super().__init__(loop=ClassifierLoop())
+        self.bundle_path = bundle_path
+        self.config = config
+
+    def setup(self, device: str) -> None:
+        """Load the model in this process and time it. The parent verified the bundle."""
+        # Signals reach the whole process group; the parent ends its model processes in order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        config = self.config
+        self.predictor = Predictor.load(
+            self.bundle_path,
+            device=device,
+            backend=config.backend,
+            streams=config.streams,
+            verify=False,
+        )
+        self.throughput = self.predictor.warm_up(config.max_batch_tokens)
+
+
+class ClassifierLoop(LitLoop):
+    """What a model process runs: `serve.engine.loop.Worker`."""
+
+    def run(
+        self,
+        lit_api: ClassifierAPI,
+        device: str,
+        worker_id: int,
+        request_queue: Path,
+        transport: Any,
+        workers_setup_status: Any,
+        callback_runner: Any,
+    ) -> None:
+        """Serve until the parent is gone. `request_queue` is the socket's path."""
+        metrics = WorkerMetrics(device=device)
+        worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
+        tune_gc()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        worker.serve(request_queue, until=parent.sentinel)
+        # Forward threads are daemons inside native code: exit without waiting for them.
+        os._exit(0)
+
+
+class ClassifierServer(litserve.LitServer):
+    """LitServe with Textloop's routes, transport and process management."""
+
+    def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
+        """runtime: a directory of the server's own, for sockets and metrics."""
+        from serve.http.arm import build_arm
+        from serve.http.keys import ApiKeys
+        from serve.http.service import Service
+
+        self.config = config
+        self.runtime = runtime
+        self.supervisor: Supervisor | None = None
+        self.failed = False
+        """Whether an HTTP process exited unexpectedly."""
+        self.keys = ApiKeys(config.api_keys_file) if config.api_keys_file else None
+        device = pick_device(config.device)
+        api = ClassifierAPI(bundle.path, config)
+        metrics = HttpMetrics()
+        arm = build_arm(bundle, config, device=device, metrics=metrics)
+        self.service = Service(arm, config, metrics)
+        super().__init__(
+            api,
+            accelerator=device,
+            workers_per_device=config.workers_per_device,
+            timeout=config.timeout_s,
+        )
+        self.uvicorn_graceful_timeout = config.grace_s
+
+    def register_endpoints(self) -> None:
+        """Put this server's routes on the application (called by LitServer's constructor)."""
+        from serve.http.api import build
+
+        workers = self._inference_workers_config_for_api(self.lit_api.api_path)
+        self.paths = [self.runtime / f"model-{number}.sock" for number in range(len(workers))]
+        self.service.arm.pool.paths = self.paths
+        self.app: Any = build(self.app, self.service, self.keys)
+
+    def _register_middleware(self) -> None:
+        """Add none: LitServe would gzip every response over 1000 bytes at level 9."""
+
+    def _init_manager(self, num_api_servers: int) -> None:
+        """Start no manager process; the queues that it would hold are sockets here."""
+        self.workers_setup_status: dict[str, str] = {}
+        self._shutdown_event = threading.Event()
+        self._transport = None
+
+    def launch_inference_worker(self, lit_api: litserve.LitAPI) -> list[BaseProcess]:
+        """Start one model process per device and worker."""
+        numbers = range(len(self.paths))
+        return [self.launch_single_inference_worker(lit_api, number) for number in numbers]
+
+    def launch_single_inference_worker(
+        self, lit_api: litserve.LitAPI, worker_id: int
+    ) -> BaseProcess:
+        """Start the model process of that number."""
+        device = self._inference_workers_config_for_api(lit_api.api_path)[worker_id]
+        self.paths[worker_id].unlink(missing_ok=True)
+        process = multiprocessing.get_context("spawn").Process(
+            target=inference_worker,
+            args=(
+                lit_api,
+                device if isinstance(device, str) else device[0],
+                worker_id,
+                self.paths[worker_id],
+                None,
+                {},
+                self._callback_runner,
+                False,
+            ),
+            name=f"textloop-model-{worker_id}",
+        )
+        # Ctrl-C goes to the whole process group; this process ends when the parent ends it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return process
+
+    def verify_worker_status(self) -> None:
+        """Wait for the sockets of all model processes; RuntimeError if one exits before."""
+        while missing := [number for number, path in enumerate(self.paths) if not path.exists()]:
+            if any(not self.inference_workers[number].is_alive() for number in missing):
+                raise RuntimeError("a model process exited before it was ready")
+            time.sleep(0.02)
+
+    def _start_server(
+        self, port: int, num: int, log_level: str, sockets: Any, *rest: Any, **kwargs: Any
+    ) -> Any:
+        processes = super()._start_server(port, num, log_level, sockets, *rest, **kwargs)
+        # The HTTP processes hold the port. Held here as well, it would accept connections that
+        # nobody answers once they have stopped accepting.
+        for each in sockets:
+            each.close()
+        return processes
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """Keep an HTTP process connected to the model processes while it runs."""
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        asyncio.get_running_loop().add_reader(parent.sentinel, self._end_with_parent)
+        tune_gc()
+        service, arm = self.service, self.service.arm
+        service.metrics.info(self.config.model_name, arm.version, arm.backend).set(1)
+        service.metrics.workers_ready.set(0)
+        arm.pool.start()
+        yield
+        await arm.pool.close()
+
+    def _end_with_parent(self) -> None:
+        """Nobody is left to end this process or to clean up."""
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _start_worker_monitoring(self, manager: None, uvicorn_workers: dict[int, Any]) -> None:
+        def launch(number: int) -> BaseProcess:
+            return self.launch_single_inference_worker(self.lit_api, number)
+
+        def watch() -> None:
+            if supervisor.watch(list(uvicorn_workers.values())):
+                self.failed = True
+                self._shutdown_event.set()
+
+        supervisor = self.supervisor = Supervisor(self.inference_workers, launch)
+        threading.Thread(target=watch, name="watch", daemon=True).start()
+
+    def _perform_graceful_shutdown(
+        self, manager: None, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
+    ) -> None:
+        """End HTTP processes, within the grace period; then the model processes."""
+        if self.supervisor:
+            self.supervisor.ending = True
+        http = list(uvicorn_workers.values())
+        for process in http:
+            process.terminate()
+        deadline = time.monotonic() + self.config.grace_s + 2
+        for process in http:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        end_processes(http)
+        end_processes(self.inference_workers)

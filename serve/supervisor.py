@@ -1,0 +1,91 @@
+"""Watch the server's processes: restart model processes that die, notice HTTP processes that do.
+
+Knows processes, not what they run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from multiprocessing import connection as mp_connection
+from multiprocessing.process import BaseProcess
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+"""Pauses before a model process is restarted: doubled from the first to the longest."""
+
+STEADY_S = 30.0
+"""A model process that lived this long is restarted after the first pause."""
+
+END_S = 5.0
+"""Seconds from SIGTERM to SIGKILL when processes are ended."""
+
+
+class Supervisor:
+    """Keeps model processes running.
+
+    workers: the model processes by number; a restarted one replaces the entry. launch: starts
+    the model process of a number.
+    """
+
+    def __init__(self, workers: list[BaseProcess], launch: Callable[[int], BaseProcess]) -> None:
+        self.workers = workers
+        self.launch = launch
+        self.ending = False
+        """Set to end `watch` without a restart."""
+        self._pauses_s = dict.fromkeys(range(len(workers)), FIRST_PAUSE_S)
+        self._started_s = dict.fromkeys(range(len(workers)), time.monotonic())
+        self._due_s: dict[int, float] = {}
+
+    def watch(self, http: Collection[BaseProcess]) -> bool:
+        """Watch until `ending` is set; True if an HTTP process exited before."""
+        while not self.ending:
+            alive = [
+                process.sentinel
+                for number, process in enumerate(self.workers)
+                if number not in self._due_s
+            ]
+            mp_connection.wait([*alive, *(each.sentinel for each in http)], timeout=0.2)
+            if self.ending:
+                break
+            if dead := [each for each in http if not each.is_alive()]:
+                logger.error("HTTP process %d exited unexpectedly; shutting down", dead[0].pid)
+                return True
+            for number, process in enumerate(self.workers):
+                self._restart_if_dead(number, process)
+        return False
+
+    def _restart_if_dead(self, number: int, process: BaseProcess) -> None:
+        now = time.monotonic()
+        if number not in self._due_s and not process.is_alive():
+            if now - self._started_s[number] > STEADY_S:
+                self._pauses_s[number] = FIRST_PAUSE_S
+            pause_s = self._pauses_s[number]
+            logger.error(
+                "model process %d exited with code %s; restarting in %.1f s",
+                number,
+                process.exitcode,
+                pause_s,
+            )
+            self._due_s[number] = now + pause_s
+            self._pauses_s[number] = min(2 * pause_s, LONGEST_PAUSE_S)
+        elif self._due_s.get(number, now + 1) <= now:
+            del self._due_s[number]
+            self._started_s[number] = now
+            self.workers[number] = self.launch(number)
+
+
+def end_processes(processes: Iterable[BaseProcess]) -> None:
+    """Send SIGTERM to all processes, and SIGKILL to those that are alive after END_S."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + END_S
+    for process in processes:
+        process.join(timeout=max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
