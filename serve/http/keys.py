@@ -1,8 +1,7 @@
 """API keys: several, hashed in a file, rotated while the server runs.
 
-A key is 32 random bytes, so its plain SHA-256 cannot be searched for; the file may be read
-by whoever may read a hash. One line a key: `sha256:HEX` and, after a space, its name.
-`#` begins a comment.
+A key is 32 random bytes, so it cannot be found from its plain SHA-256 by search. One line per
+key: `sha256:HEX` and, after a space, its name. `#` starts a comment.
 """
 
 from __future__ import annotations
@@ -18,31 +17,31 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 CHECK_S = 1.0
-"""Seconds between two looks at the file."""
+"""Seconds between two checks of the file."""
 
 _LINE = re.compile(r"sha256:([0-9a-f]{64})(?:\s+(\S+))?")
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A fresh key, and the line for the file."""
+    """Make a new key; returns it and its line for the file."""
     if not re.fullmatch(r"[\w.@-]+", name):
-        raise ValueError(f"the key's name is {name!r}; use letters, digits and . _ @ -")
+        raise ValueError(f"invalid key name {name!r}; use letters, digits and . _ @ -")
     key = f"tl-{secrets.token_urlsafe(32)}"
     return key, f"sha256:{hashlib.sha256(key.encode()).hexdigest()} {name}"
 
 
 class ApiKeys:
-    """The keys of a file, read again when it has changed."""
+    """The keys of a file, reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError if the file cannot be read, holds no key, or a line that is none."""
+        """Raises ValueError if the file cannot be read, has no key, or has an invalid line."""
         self.path = path
         self._checked_s = time.monotonic()
         self._stamp = _stamp(path)
         self._keys = _read(path)
 
     def name_of(self, presented: str) -> str | None:
-        """The name of the presented key, or None. Takes as long for a wrong key as for a right."""
+        """The name of the presented key, or None for an unknown one, in the same time."""
         self._refresh()
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
@@ -60,10 +59,10 @@ class ApiKeys:
             if stamp != self._stamp:
                 self._keys = _read(self.path)
                 self._stamp = stamp
-                logger.warning("API keys read anew from %s: %d", self.path, len(self._keys))
+                logger.warning("reloaded %d API keys from %s", len(self._keys), self.path)
         except ValueError as error:
-            # Half-written or gone: whoever could call before still can.
-            logger.error("API keys stay as they were: %s", error)
+            # Half-written or missing: callers with a key keep access.
+            logger.error("could not reload API keys, keeping the previous ones: %s", error)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -79,7 +78,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the API keys at `{path}` cannot be read: {error}") from None
+        raise ValueError(f"cannot read the API keys at `{path}`: {error}") from None
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
         if not text:
@@ -92,5 +91,5 @@ def _read(path: Path) -> dict[str, str]:
             )
         keys[match[1]] = match[2] or f"line {number}"
     if not keys:
-        raise ValueError(f"`{path}` holds no key; make one with `python -m serve key --name NAME`")
+        raise ValueError(f"`{path}` has no key; make one with `python -m serve key --name NAME`")
     return keys

@@ -1,7 +1,7 @@
-"""The request and the answers of `POST /predict`, and the errors of a bad request.
+"""Request and response bodies of `POST /predict`, and validation of requests.
 
-Decides what a valid request is. Every refusal is a `RequestError` with a status of 4xx, the
-path of the offending field and, where there is one, the limit.
+An invalid request raises `RequestError` with a 4xx status, the path of the offending field
+and, where there is one, the limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from serve.inference.text import Text, text_problem
 
 
 class RequestError(Exception):
-    """A request that cannot be answered as it stands."""
+    """An invalid request: its status, message, field and kind of error."""
 
     def __init__(
         self, status: int, message: str, *, field: str | None = None, kind: str = "Validation"
@@ -28,7 +28,7 @@ class RequestError(Exception):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: str = Field(description="What is wrong, with the value and the remedy.")
     error_type: str = Field(
@@ -45,16 +45,20 @@ class Score(BaseModel):
 
 
 class Verdict(BaseModel):
-    """One text's answer where `abstain` was asked for."""
+    """The prediction for one text where `abstain` is requested."""
 
-    abstain: bool = Field(description="Whether the model is too unsure to be believed.")
-    confidence: float = Field(description="How sure it is of `predicted`, in [0, 1].")
-    predicted: list[str] = Field(description="The label, or for multi-label models all of them.")
+    abstain: bool = Field(
+        description="True if the confidence is below the bundle's abstention threshold."
+    )
+    confidence: float = Field(description="Confidence in `predicted`, in [0, 1].")
+    predicted: list[str] = Field(
+        description="The predicted label, or for multi-label models all of them."
+    )
     labels: list[Score] = Field(description="Labels and scores, best first.")
 
 
 class Parameters(BaseModel):
-    """How to answer. The names are those of the Hugging Face text-classification task."""
+    """Parameters of a prediction, named as in the Hugging Face text-classification task."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,11 +70,11 @@ class Parameters(BaseModel):
         description="From logits to scores; sigmoid for multi-label models, else softmax.",
     )
     truncation: bool | None = Field(
-        default=None, description="Cut texts that are too long (the default) or refuse them."
+        default=None, description="Truncate texts that are too long (the default) or refuse them."
     )
     abstain: bool | None = Field(
         default=None,
-        description="Say for each text whether the model abstains, by the bundle's threshold.",
+        description="Report for each text whether the model abstains, by the bundle's threshold.",
     )
 
 
@@ -89,16 +93,17 @@ INPUTS: dict[bool, dict[str, Any]] = {
             {"type": "array", "items": TEXT, "minItems": 1},
             {"type": "array", "items": ALONE, "minItems": 1},
         ],
-        "description": "A text or a list of texts; each may stand in a list of its own.",
+        "description": "A text or a list of texts; each may be in a list of its own.",
     },
     True: {
         "anyOf": [{"type": "array", "items": _PAIR, "minItems": 1}, _PAIR],
         "description": "A list of pairs of texts, or one pair as a flat list of two texts.",
     },
 }
-"""Schema of `inputs`, by whether the model takes pairs."""
+"""JSON schema of `inputs`, by whether the model takes pairs."""
 
 MAX_ERRORS = 100
+"""Errors of a body up to which the first is named: listing more takes as long as a prediction."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -106,60 +111,59 @@ Body = TypeVar("Body", bound=BaseModel)
 class PredictRequest(BaseModel):
     """The body of `POST /predict`.
 
-    `parameters` is what Hugging Face clients send, the three fields after it are those of
+    Hugging Face clients send `parameters`; the three fields after it are those of
     text-embeddings-inference.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # Checked by `to_texts`: a union's errors would not say which text is wrong.
+    # Checked by `to_texts`: the errors of a union would not name the text.
     inputs: Any
     parameters: Parameters | None = None
     truncate: bool | None = Field(
-        default=None, description="Cut texts that are too long (the default) or refuse them."
+        default=None, description="Truncate texts that are too long (the default) or refuse them."
     )
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
-        default=None, description="Side that is cut; the tokenizer's own by default."
+        default=None, description="Side to truncate; the tokenizer's own by default."
     )
-    raw_scores: bool | None = Field(default=None, description="Give logits in place of scores.")
+    raw_scores: bool | None = Field(default=None, description="Return logits instead of scores.")
 
     @property
     def activation(self) -> Activation | None:
-        """The function asked for, None for the model's own."""
+        """The requested activation, None for the model's own."""
         if self.raw_scores:
             return "none"
         return self.parameters.function_to_apply if self.parameters else None
 
     @property
     def top_k(self) -> int | None:
-        """The number of labels asked for, None for all."""
+        """The requested number of labels, None for all."""
         return self.parameters.top_k if self.parameters else None
 
     @property
     def abstain(self) -> bool:
-        """Whether to say where the model abstains."""
+        """Whether abstention is requested."""
         return bool(self.parameters and self.parameters.abstain)
 
     @property
     def truncation(self) -> bool:
-        """Whether long texts are cut."""
-        asked = self.parameters.truncation if self.parameters else None
-        return self.truncate is not False and asked is not False
+        """Whether long texts are truncated."""
+        requested = self.parameters.truncation if self.parameters else None
+        return self.truncate is not False and requested is not False
 
     @property
     def truncation_side(self) -> str | None:
-        """The side that is cut: left or right, None for the tokenizer's own."""
+        """The side to truncate: left or right, None for the tokenizer's own."""
         return self.truncation_direction.lower() if self.truncation_direction else None
 
 
 def parse(model: type[Body], body: bytes) -> Body:
-    """Read a body; RequestError 400 if it is not JSON, 422 if it is not the schema."""
+    """Parse a body; RequestError 400 if it is not JSON, 422 if it does not fit the schema."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         if (count := error.error_count()) > MAX_ERRORS:
-            # To list them all only to name the first takes as long as a whole model's answer.
-            raise RequestError(422, f"{count} fields are unknown or wrong") from None
+            raise RequestError(422, f"{count} fields are unknown or invalid") from None
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise RequestError(400, f"the body is not valid JSON: {first['msg']}") from None

@@ -1,8 +1,8 @@
-"""OpenTelemetry spans, for servers that ask for them (`tracing: true`, extra `otel`).
+"""OpenTelemetry spans of requests (`tracing: true`, extra `otel`).
 
-One server span per request, child of the caller's by W3C trace context, and under it spans
-for the time in the queue and in the model. Where they go is set by the standard variables,
-such as OTEL_EXPORTER_OTLP_ENDPOINT; OTEL_TRACES_EXPORTER=console prints them.
+One server span per request, a child of the caller's by W3C trace context, with child spans for
+the time in the queue and in the model. The standard variables set the destination, such as
+OTEL_EXPORTER_OTLP_ENDPOINT; OTEL_TRACES_EXPORTER=console prints the spans.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 
 from starlette.types import Scope
 
+from serve.http.context import RequestContext
+
 LAST_SPANS_S = 2.0
-"""Seconds that the last spans get to be sent in when the server ends."""
+"""Seconds to send the last spans at shutdown."""
 
 
 def check_installed() -> None:
-    """Raise ValueError unless the `otel` extra is installed and its variables can be heeded."""
+    """Raise ValueError unless the `otel` extra is installed and its variables are supported."""
     for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
         try:
             missing = find_spec(name) is None
@@ -34,11 +36,11 @@ def check_installed() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", ("http/protobuf",)),
     ):
         if (value := os.environ.get(variable, known[0])) not in known:
-            raise ValueError(f"{variable} is `{value}`; this server knows {' and '.join(known)}")
+            raise ValueError(f"{variable} is `{value}`; supported: {' and '.join(known)}")
 
 
 class Tracer:
-    """Makes spans. To be made in the process that uses it: it has a thread that sends."""
+    """Makes spans. Create it in the process that uses it: it has a sending thread."""
 
     def __init__(self, model_name: str) -> None:
         from opentelemetry import trace
@@ -48,7 +50,7 @@ class Tracer:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         ours = Resource.create({"service.name": "textloop", "textloop.model": model_name})
-        # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes last and counts.
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence, so they come last.
         provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
         exporter: Any
         if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
@@ -68,7 +70,7 @@ class Tracer:
     def start(self, scope: Scope, traceparent: str) -> RequestSpan:
         """Open the span of a request."""
         span = self.tracer.start_span(
-            scope["method"],  # and the route, as soon as it is known
+            scope["method"],  # and the route, once it is known
             context=self.extract({"traceparent": traceparent}),
             kind=self.kind,
             attributes={"http.request.method": scope["method"], "url.path": scope["path"]},
@@ -76,8 +78,8 @@ class Tracer:
         return RequestSpan(self, span, scope["method"])
 
     def close(self) -> None:
-        """Send the last spans; a collector that does not answer must not hold up the end."""
-        # What the provider itself registers for the end is not called in a forked process.
+        """Send the last spans, without waiting long for a collector that does not respond."""
+        # The provider's own exit handler is not called in a forked process.
         last = threading.Thread(target=self.provider.shutdown, daemon=True)
         last.start()
         last.join(LAST_SPANS_S)
@@ -92,27 +94,27 @@ class RequestSpan:
         self.method = method
         self.trace_id = f"{span.get_span_context().trace_id:032x}"
 
-    def end(self, exchange: Any, route: str) -> None:
-        """Close the span with what `exchange` (of `serve.http.edge`) says."""
+    def end(self, context: RequestContext, route: str) -> None:
+        """Close the span with the figures of the request."""
         self.span.update_name(f"{self.method} {route}")
         self.span.set_attributes(
             {
                 "http.route": route,
-                "http.response.status_code": exchange.status,
-                "textloop.request_id": exchange.request_id,
-                "textloop.texts": exchange.texts,
-                "textloop.tokens": exchange.tokens,
+                "http.response.status_code": context.status,
+                "textloop.request_id": context.request_id,
+                "textloop.texts": context.texts,
+                "textloop.tokens": context.tokens,
             }
         )
-        if exchange.status >= 500:
+        if context.status >= 500:
             self.span.set_status(self.tracer.failed)
-        if exchange.compute_s:
+        if context.compute_s:
             now = time.time_ns()
-            started = now - int(exchange.compute_s * 1e9)
-            context = self.tracer.in_span(self.span)
+            started = now - int(context.compute_s * 1e9)
+            parent = self.tracer.in_span(self.span)
             for name, begin, end in (
-                ("queue", started - int(exchange.queue_s * 1e9), started),
+                ("queue", started - int(context.queue_s * 1e9), started),
                 ("model", started, now),
             ):
-                self.tracer.tracer.start_span(name, context=context, start_time=begin).end(end)
+                self.tracer.tracer.start_span(name, context=parent, start_time=begin).end(end)
         self.span.end()

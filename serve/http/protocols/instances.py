@@ -106,9 +106,9 @@ def _value(instance: Any, field: str) -> Any:
 async def answer_instances(service: Service, request: Request) -> Response:
     """Answer `{"instances": [...], "parameters": {...}}`."""
     arm, config = arm_of(request), service.config
-    asked = parse(InstancesRequest, await read_body(request, limit=config.max_body_bytes))
-    options = asked.parameters or Parameters()
-    texts, field = read_instances(arm, config, asked.instances, name="instances")
+    parsed = parse(InstancesRequest, await read_body(request, limit=config.max_body_bytes))
+    options = parsed.parameters or Parameters()
+    texts, field = read_instances(arm, config, parsed.instances, name="instances")
     if options.abstain:
         check_abstain(arm)
     result = await classify(

@@ -29,7 +29,7 @@ from serve.http.protocols.kserve_schemas import (
     ServerMetadata,
 )
 from serve.http.protocols.predict import timing
-from serve.http.protocols.tensors import read_infer, wanted_outputs, write_outputs
+from serve.http.protocols.tensors import read_infer, requested_outputs, write_outputs
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
@@ -46,7 +46,7 @@ _V2_VERSION = "/v2/models/{name}/versions/{version}"
 
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody, "description": description}
-    for code, description in ((401, "No key, or a wrong one"), (404, "No such model or version"))
+    for code, description in ((401, "Missing or invalid key"), (404, "No such model or version"))
 }
 
 
@@ -223,19 +223,18 @@ async def infer(service: Service, request: Request) -> Response:
     """Answer an inference request of the V2 protocol."""
     arm, config = arm_of(request), service.config
     names = INPUTS[: len(arm.manifest.text_columns)]
-    asked, rows = read_infer(
+    parsed, rows = read_infer(
         await read_body(request, limit=config.max_body_bytes),
         request.headers.get(LENGTH),
         names=names,
         limit=config.max_texts_per_request,
     )
-
-    wanted = wanted_outputs(asked)
+    requested = requested_outputs(parsed)
 
     def field(number: int | None = None, part: int = 0) -> str:
         return names[part] if number is None else f"{names[part]}.{number}"
 
-    options = asked.parameters or InferParameters()
+    options = parsed.parameters or InferParameters()
     result = await classify(
         service,
         request,
@@ -244,9 +243,9 @@ async def infer(service: Service, request: Request) -> Response:
         activation=options.function_to_apply,
         truncation=options.truncation is not False,
     )
-    outputs, raw = write_outputs(wanted, result.scores_NC, arm.manifest.labels)
+    outputs, raw = write_outputs(requested, result.scores_NC, arm.manifest.labels)
     content = {"model_name": config.model_name, "model_version": arm.version}
-    content |= {"id": asked.id} if asked.id is not None else {}
+    content |= {"id": parsed.id} if parsed.id is not None else {}
     header = pydantic_core.to_json(content | {"outputs": outputs})
     headers = timing(arm, result)
     if not raw:

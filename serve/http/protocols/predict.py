@@ -75,24 +75,24 @@ def router(service: Service) -> APIRouter:
 async def answer(service: Service, request: Request) -> Response:
     """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores, or verdicts."""
     arm, config = arm_of(request), service.config
-    asked = parse(PredictRequest, await read_body(request, limit=config.max_body_bytes))
+    parsed = parse(PredictRequest, await read_body(request, limit=config.max_body_bytes))
     texts, single = to_texts(
-        asked.inputs, is_pair=arm.manifest.is_pair, limit=config.max_texts_per_request
+        parsed.inputs, is_pair=arm.manifest.is_pair, limit=config.max_texts_per_request
     )
-    if asked.abstain:
+    if parsed.abstain:
         check_abstain(arm)
     result = await classify(
         service,
         request,
         texts,
         field=lambda index: inputs_field() if single else inputs_field(index),
-        activation=asked.activation,
-        truncation=asked.truncation,
-        side=asked.truncation_side,
-        decide=asked.abstain,
+        activation=parsed.activation,
+        truncation=parsed.truncation,
+        side=parsed.truncation_side,
+        decide=parsed.abstain,
     )
-    rows = rows_of(arm, result, asked.top_k)
-    content = rows[0] if single and asked.parameters is None else json_list(rows)
+    rows = rows_of(arm, result, parsed.top_k)
+    content = rows[0] if single and parsed.parameters is None else json_list(rows)
     headers = timing(arm, result)
     return Response(content, headers=headers, media_type="application/json")
 

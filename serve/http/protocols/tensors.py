@@ -1,12 +1,11 @@
 """Tensors of the Open Inference Protocol (KServe V2), in JSON or in its binary extension.
 
-A body in the binary extension is a JSON object, whose length a header tells, and after it
-the bytes of the tensors that say so, one after the other. A BYTES tensor is, per element, its
-length as a little-endian uint32 and the element.
+A body in the binary extension is a JSON object, whose length is given by a header, followed
+by the bytes of the tensors that declare them. A BYTES tensor is, per element, its length as a
+little-endian uint32 and the element.
 
-All here is pure: bytes and arrays in, texts and bytes out. Whatever bytes come in, nothing
-but RequestError is raised, and no number in them is believed before it is compared with
-what is there.
+Pure: bytes and arrays in, texts and bytes out. No input raises anything but RequestError, and
+every declared size is compared with the bytes present before it is used.
 
 Shape suffixes: N texts, C labels.
 """
@@ -26,18 +25,18 @@ from serve.inference.scores import Array
 def read_infer(
     body: bytes, header_length: str | None, *, names: Sequence[str], limit: int
 ) -> tuple[InferRequest, list[list[str]]]:
-    """The request in a body, and per text a list of its parts, in the order of `names`.
+    """Read a request, and for each text the list of its parts in the order of `names`.
 
-    header_length: the header `Inference-Header-Content-Length`, None where there is none.
-    names: the inputs that the model takes. limit: texts a request may hold.
-    Raises RequestError: 400 for tensors that are not what they say or not what the model
-    takes, 422 for too many texts, and as `parse` does.
+    header_length: the header `Inference-Header-Content-Length`, None if it is absent.
+    names: inputs of the model. limit: maximum number of texts.
+    Raises RequestError: 400 for tensors that contradict their metadata or the model's inputs,
+    422 for too many texts, and as `parse` does.
     """
     length = _header_length(header_length, len(body))
-    asked = parse(InferRequest, body[:length])
+    parsed = parse(InferRequest, body[:length])
     raw = memoryview(body)[length:]
     columns: dict[str, list[str]] = {}
-    for tensor in asked.inputs:
+    for tensor in parsed.inputs:
         if tensor.name not in names:
             expected = " and ".join(f"`{name}`" for name in names)
             raise _wrong(f"unknown input `{tensor.name}`; this model takes {expected}")
@@ -52,7 +51,7 @@ def read_infer(
     if len(set(counts.values())) > 1:
         raise _wrong(f"the inputs differ in their number of texts: {counts}")
     rows = zip(*(columns[name] for name in names), strict=True)
-    return asked, [list(row) for row in rows]
+    return parsed, [list(row) for row in rows]
 
 
 def _wrong(message: str) -> RequestError:
@@ -74,7 +73,7 @@ def _header_length(header: str | None, size: int) -> int:
 def _read_tensor(
     tensor: InputTensor, raw: memoryview, *, limit: int
 ) -> tuple[list[str], memoryview]:
-    """The texts of one input, and what it leaves of the bytes after the JSON."""
+    """Read the texts of one input; also return the remaining bytes after the JSON."""
     name, count = tensor.name, tensor.shape[0]
     if tensor.shape[1:] not in ([], [1]):
         raise _wrong(f"input `{name}`: shape is {tensor.shape}, expected [N] or [N, 1]")
@@ -95,7 +94,7 @@ def _read_json(tensor: InputTensor, count: int) -> list[str]:
         raise _wrong(f"input `{name}` has neither a list as `data` nor `binary_data_size`")
     if len(data) != count:
         raise _wrong(f"input `{name}`: shape is {tensor.shape}, but `data` holds {len(data)}")
-    if len(tensor.shape) == 2:  # rows may come as such, or flat
+    if len(tensor.shape) == 2:  # rows may be nested or flat
         data = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
     for number, text in enumerate(data):
         if not isinstance(text, str):
@@ -104,7 +103,7 @@ def _read_json(tensor: InputTensor, count: int) -> list[str]:
 
 
 def read_elements(raw: memoryview, count: int, name: str) -> list[str]:
-    """The `count` texts of a BYTES tensor; RequestError 400 unless the bytes are just that."""
+    """Read the `count` texts of a BYTES tensor; RequestError 400 if the bytes are anything else."""
     texts: list[str] = []
     start = 0
     for number in range(count):
@@ -123,31 +122,31 @@ def read_elements(raw: memoryview, count: int, name: str) -> list[str]:
     return texts
 
 
-def wanted_outputs(asked: InferRequest) -> dict[str, bool]:
-    """The outputs asked for, in order, and whether each is wanted in bytes.
+def requested_outputs(parsed: InferRequest) -> dict[str, bool]:
+    """The requested outputs in order, and whether each is sent in bytes.
 
-    Raises RequestError 400 for one that is not had.
+    Raises RequestError 400 for an unknown output.
     """
-    binary = asked.parameters is not None and asked.parameters.binary_data_output is True
-    if not asked.outputs:
+    binary = parsed.parameters is not None and parsed.parameters.binary_data_output is True
+    if not parsed.outputs:
         return dict.fromkeys(OUTPUTS, binary)
-    wanted = {}
-    for output in asked.outputs:
+    requested = {}
+    for output in parsed.outputs:
         if output.name not in OUTPUTS:
             message = f"unknown output `{output.name}`; this model has `label` and `scores`"
             raise RequestError(400, message, field="outputs")
         own = output.parameters.binary_data if output.parameters else None
-        wanted[output.name] = binary if own is None else own
-    return wanted
+        requested[output.name] = binary if own is None else own
+    return requested
 
 
 def write_outputs(
-    wanted: dict[str, bool], scores_NC: Array, labels: Sequence[str]
+    requested: dict[str, bool], scores_NC: Array, labels: Sequence[str]
 ) -> tuple[list[dict[str, Any]], bytes]:
-    """The entries of the outputs wanted, and the bytes after the JSON."""
+    """The entries of the requested outputs, and the bytes after the JSON."""
     outputs, raw = [], []
     best_N = [labels[number] for number in scores_NC.argmax(axis=1).tolist()]
-    for name, binary in wanted.items():
+    for name, binary in requested.items():
         output: dict[str, Any] = {"name": name}
         if name == "label":
             output |= {"shape": [len(best_N)], "datatype": "BYTES"}
@@ -164,6 +163,6 @@ def write_outputs(
 
 
 def pack(texts: Sequence[str]) -> bytes:
-    """A BYTES tensor."""
+    """Encode texts as a BYTES tensor."""
     contents = [text.encode() for text in texts]
     return b"".join(struct.pack("<I", len(content)) + content for content in contents)

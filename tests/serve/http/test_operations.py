@@ -166,12 +166,12 @@ def test_keys_are_rotated_while_the_server_runs(guarded: Guarded) -> None:
         put(guarded.file, guarded.lines)
         wait_for(lambda: statuses(guarded.alice) == {200}, seconds=5)
     assert statuses(key) == {401}
-    assert "API keys read anew" in guarded.server.log.read_text()
+    assert "API keys from" in guarded.server.log.read_text()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("sha256:cut-off", "line 1: expected `sha256:HEX NAME`"), ("", "holds no key")],
+    [("sha256:cut-off", "line 1: expected `sha256:HEX NAME`"), ("", "has no key")],
 )
 def test_a_file_that_is_broken_leaves_the_keys_as_they_were_and_says_so(
     guarded: Guarded, content: str, message: str
@@ -179,7 +179,7 @@ def test_a_file_that_is_broken_leaves_the_keys_as_they_were_and_says_so(
     def complains() -> bool:
         assert guarded.predict("x").status_code == 200
         lines = guarded.server.log.read_text().splitlines()
-        return any("API keys stay as they were" in line and message in line for line in lines)
+        return any("could not reload API keys" in line and message in line for line in lines)
 
     put(guarded.file, content)
     try:
@@ -192,7 +192,7 @@ def test_a_file_that_is_broken_leaves_the_keys_as_they_were_and_says_so(
     ("content", "message"),
     [
         (None, "no API keys at `{file}` (No such file or directory)"),
-        ("# none yet\n", "`{file}` holds no key; make one with `python -m serve key"),
+        ("# none yet\n", "`{file}` has no key; make one with `python -m serve key"),
         ("tl-secret alice\n", "`{file}`, line 1: expected `sha256:HEX NAME`"),
     ],
 )

@@ -20,7 +20,7 @@ from processes import Server, free_port, run
 from tritonclient.utils import InferenceServerException
 
 from serve.bundle.seal import open_bundle
-from serve.http.protocols.tensors import read_infer, wanted_outputs
+from serve.http.protocols.tensors import read_infer, requested_outputs
 from serve.http.schemas import RequestError
 
 StartServer = Callable[..., Server]
@@ -696,7 +696,7 @@ def read(body: bytes, header: str | None) -> RequestError | None:
     for names in (["text"], ["text", "text_pair"]):
         try:
             asked, rows = read_infer(body, header, names=names, limit=512)
-            wanted_outputs(asked)
+            requested_outputs(asked)
         except RequestError as error:
             refusal = error
         else:
