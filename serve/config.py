@@ -52,9 +52,6 @@ class ServeConfig(Config):
     backend: Literal["auto", "torch", "onnx"] = "auto"
     """What runs the model; auto takes the int8 export on the CPU if the bundle has it."""
 
-    streams: Annotated[int, Field(ge=1)] | None = None
-    """Forward passes side by side in a model process, of onnx alone; None: one per core."""
-
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens in one forward pass, padding included; None finds the best size at the start."""
 

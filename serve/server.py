@@ -36,7 +36,7 @@ from serve.bundle.seal import Bundle
 from serve.config import ServeConfig
 from serve.engine.gc_tuning import tune_gc
 from serve.http.keys import ApiKeys
-from serve.inference.predictor import pick_device
+from serve.inference.placement import pick_device
 
 logger = logging.getLogger(__name__)
 

@@ -72,7 +72,6 @@ class ClassifierAPI(litserve.LitAPI):
             self.bundle_path,
             device=device,
             backend=config.backend,
-            streams=config.streams,
             verify=False,
         )
         self.pace = self.predictor.warm_up(config.max_batch_tokens)
@@ -146,7 +145,7 @@ class Worker:
     def serve(self, path: Path, until: int) -> None:
         """Listen on the Unix socket `path` until the file descriptor `until` can be read."""
         path.unlink(missing_ok=True)
-        for number in range(self.predictor.backend.streams):
+        for number in range(self.predictor.backend.concurrency):
             threading.Thread(
                 target=self._forward_loop, name=f"forward-{number}", daemon=True
             ).start()
@@ -297,7 +296,7 @@ class Worker:
         ended_s: float,
     ) -> None:
         lengths = [len(encoding["input_ids"]) for encoding in encodings]
-        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.streams
+        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.concurrency
         with self.work:
             self.batcher.tokens_per_s += 0.05 * (rate - self.batcher.tokens_per_s)
         self.metrics.batch(

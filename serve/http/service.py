@@ -19,7 +19,8 @@ from serve.config import ServeConfig
 from serve.engine.metrics import HttpMetrics
 from serve.engine.workers import WorkerPool
 from serve.inference.decision import Decision, Rules
-from serve.inference.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
+from serve.inference.placement import PRECISION, pick_backend
+from serve.inference.predictor import WARM_UP, load_encoder
 from serve.inference.scores import Activation, Array, activate, default_activation, json_heads
 from serve.inference.text import Text, count_tokens
 
@@ -51,7 +52,7 @@ class Service:
         self.version = self.manifest.version
         self.device = device
         self.backend, self.backend_reason = pick_backend(
-            bundle, device=device, asked=config.backend, streams=config.streams
+            bundle, device=device, requested=config.backend
         )
         self.precision = PRECISION[self.backend, device.partition(":")[0]]
         self.encoder = load_encoder(bundle)

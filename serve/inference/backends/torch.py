@@ -22,7 +22,7 @@ class TorchBackend:
     """A sequence classifier on one device."""
 
     name = "torch"
-    streams = 1
+    concurrency = 1
 
     def __init__(self, model: Any, *, device: str) -> None:
         """Take a loaded model to `device` (cpu, cuda, cuda:0, ...)."""

@@ -64,7 +64,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def predictor(bundles: Callable[[str], Path]) -> Predictor:
-    return Predictor.load(bundles("single"), device="cpu", streams=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serve.inference.backends.onnx.usable_cores", lambda: 2)
+        return Predictor.load(bundles("single"), device="cpu")
 
 
 Running = tuple[Worker, Callable[[], Client]]

@@ -10,7 +10,8 @@ import pytest
 from rows import make_rows
 
 from serve.bundle.seal import open_bundle
-from serve.inference.predictor import BATCH_TOKENS, Predictor, pick_backend, pick_device
+from serve.inference.placement import pick_backend, pick_device
+from serve.inference.predictor import BATCH_TOKENS, Predictor
 
 TEXTS = [row["text"] for row in make_rows(150, seed=4)]
 
@@ -49,19 +50,17 @@ def test_auto_takes_the_int8_export_where_there_is_one(
 ) -> None:
     with_export, without = (open_bundle(bundles(kind)) for kind in ("single", "multi"))
 
-    assert pick_backend(with_export, device="cpu", asked="auto")[0] == "onnx"
-    assert pick_backend(with_export, device="cuda", asked="auto")[0] == "torch"
-    assert pick_backend(with_export, device="cpu", asked="torch")[0] == "torch"
-    assert pick_backend(without, device="cpu", asked="auto") == (
+    assert pick_backend(with_export, device="cpu", requested="auto")[0] == "onnx"
+    assert pick_backend(with_export, device="cuda", requested="auto")[0] == "torch"
+    assert pick_backend(with_export, device="cpu", requested="torch")[0] == "torch"
+    assert pick_backend(without, device="cpu", requested="auto") == (
         "torch",
         "the bundle has no int8 export",
     )
     with pytest.raises(ValueError, match="has no int8 export; use torch"):
-        pick_backend(without, device="cpu", asked="onnx")
+        pick_backend(without, device="cpu", requested="onnx")
     with pytest.raises(ValueError, match="the device is cuda"):
-        pick_backend(with_export, device="cuda", asked="onnx")
-    with pytest.raises(ValueError, match="`streams: 2` is for the onnx backend"):
-        pick_backend(without, device="cpu", asked="auto", streams=2)
+        pick_backend(with_export, device="cuda", requested="onnx")
 
 
 def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
@@ -74,7 +73,7 @@ def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("serve.inference.predictor.GPU_NODES", ("/dev/null",))
+    monkeypatch.setattr("serve.inference.placement.GPU_NODES", ("/dev/null",))
 
     assert pick_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no CUDA GPU"):
