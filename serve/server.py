@@ -54,7 +54,7 @@ class ClassifierServer(litserve.LitServer):
     def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
         """runtime: a directory of the server's own, for sockets and metrics."""
         # These bring the metrics, which want PROMETHEUS_MULTIPROC_DIR when they are imported.
-        from serve.engine.loop import ClassifierAPI
+        from serve.engine.model_process import ClassifierAPI
         from serve.http.service import Service
 
         self.config = config

@@ -22,7 +22,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.engine.workers import ClientGone, Unavailable
+from serve.engine.admission import Unavailable
+from serve.engine.workers import ClientGone
 from serve.http.keys import ApiKeys
 from serve.http.schemas import RequestError
 from serve.http.service import Service

@@ -123,7 +123,7 @@ def test_rows_that_parquet_cannot_hold_are_refused_before_the_work(
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": "x"}])
     predictor = Predictor.load(bundles("single"), device="cpu")
 
-    with pytest.raises(ValueError, match=r"cannot hold these rows .* write .jsonl instead"):
+    with pytest.raises(ValueError, match=r"cannot store these rows .* write .jsonl instead"):
         predict_file(predictor, source, tmp_path / "out.parquet", text_columns=("text",))
 
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -138,7 +138,7 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     second = predict(bundles("pair"), pair, tmp_path / "b.csv", "--text-columns", "left,right")
 
     assert second.returncode == 0, second.stderr
-    assert "1 rows to" in second.stdout
+    assert "wrote 1 rows to" in second.stdout
     row = next(read_rows(tmp_path / "a.jsonl"))
     assert len(row["predicted_labels"]) == len(row["predicted_scores"])
     manifest = predictor.bundle.manifest
@@ -174,7 +174,7 @@ def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> No
     undisturbed = predict(bundles("single"), source, whole)
 
     assert rerun.returncode == undisturbed.returncode == 0
-    assert "(0 were done before" not in rerun.stdout
+    assert "(0 from an earlier run" not in rerun.stdout
     assert not journal.exists()
     labels = [[row["predicted_label"] for row in read_rows(file)] for file in (output, whole)]
     assert labels[0] == labels[1]
@@ -187,7 +187,9 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
 
     predictor = Predictor.load(bundles("single"), device="cpu")
 
-    with pytest.raises(ValueError, match="belongs to another input, bundle or choice of columns"):
+    with pytest.raises(
+        ValueError, match="belongs to a different input, bundle or choice of columns"
+    ):
         predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
 
 
@@ -199,7 +201,11 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
         ("in.jsonl", "", "has no rows"),
         ("in.jsonl", '{"text": "a"}\n{broken\n', "line 2: not valid JSON"),
         ("in.jsonl", '{"body": "a"}\n', "has no column `text`, only body"),
-        ("in.jsonl", '{"text": "a", "predicted_label": 1}\n', "has a column `predicted_label`"),
+        (
+            "in.jsonl",
+            '{"text": "a", "predicted_label": 1}\n',
+            "already has a column `predicted_label`",
+        ),
         ("in.csv", "text,n\na,1\nb\n", "line 3: 1 values for 2 columns"),
     ],
 )

@@ -18,8 +18,9 @@ from litserve.transport.factory import TransportConfig
 from rows import make_rows
 
 from serve.config import ServeConfig
-from serve.engine.loop import ClassifierAPI, Worker
+from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
+from serve.engine.model_process import ClassifierAPI
 from serve.engine.transport import (
     Frames,
     Status,
