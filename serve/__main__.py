@@ -48,10 +48,8 @@ def _key(arguments: argparse.Namespace) -> int:
     from serve.http.keys import new_key
 
     key, line = new_key(arguments.name)
-    print(
-        f"{key}\nsave this key now, it will not be shown again; "
-        f"add this line to the keys file:\n{line}"
-    )
+    print(f"{key}\nsave this key now, it will not be shown again; add this line to the keys file:")
+    print(line)
     return 0
 
 
@@ -102,16 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
     predict.add_argument("--bundle", type=Path, required=True, help="made by `train merge`")
     predict.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
-    predict.add_argument(
-        "--output", type=Path, required=True, help="same formats; need not match the input"
-    )
+    predict.add_argument("--output", type=Path, required=True, help="same formats as --input")
     predict.add_argument("--text-columns", help="comma-separated; default: the bundle's")
     predict.add_argument("--device", help="auto, cpu or cuda")
     predict.add_argument(
         "--backend",
         default="auto",
         choices=["auto", "torch", "onnx"],
-        help="see `backend` of ServeConfig",
+        help="auto: the int8 export on the CPU, if any",
     )
     predict.add_argument("--batch-size", type=int, default=64, help="texts per forward pass")
     return parser

@@ -124,7 +124,7 @@ class Calibration(FrozenModel):
     """Expected calibration error after calibration."""
 
     notes: tuple[str, ...] = ()
-    """What was done, and caveats, as sentences."""
+    """Sentences on what was done, and caveats."""
 
 
 class TokenizerRules(FrozenModel):

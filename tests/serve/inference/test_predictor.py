@@ -1,4 +1,4 @@
-"""Predictions do not depend on the company a text keeps."""
+"""Predictions do not depend on the other texts of a batch, nor on their order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predictor(bundles: Callable[[str], Path]) -> Predictor:
 
 
 def test_rows_come_back_in_the_order_of_the_texts(predictor: Predictor) -> None:
-    """Batches are sorted by length inside; stock length grouping loses the order."""
+    """Batches are sorted by length internally; stock length grouping loses the order."""
     together_NC = predictor.predict(TEXTS)
 
     apart_NC = np.concatenate([predictor.predict([text]) for text in TEXTS])
@@ -32,20 +32,20 @@ def test_rows_come_back_in_the_order_of_the_texts(predictor: Predictor) -> None:
     assert together_NC.sum(axis=1) == pytest.approx(np.ones(150), abs=1e-5)
 
 
-def test_int8_answers_do_not_depend_on_the_batch(predictor: Predictor) -> None:
-    """Stock dynamic quantization gives a batch one scale: a text's scores move with it."""
+def test_int8_scores_do_not_depend_on_the_batch(predictor: Predictor) -> None:
+    """Stock dynamic quantization uses one scale per batch, so scores depend on the batch."""
     assert predictor.backend.name == "onnx"
     encodings = predictor.encoder.encode(TEXTS)
     long = predictor.encoder.encode(["parcel invoice password " * 10])
 
     alone_NC = np.concatenate([predictor.logits([encoding]) for encoding in encodings])
-    beside_NC = np.concatenate([predictor.logits([each, *long])[:1] for each in encodings])
+    together_NC = np.concatenate([predictor.logits([each, *long])[:1] for each in encodings])
 
-    assert np.abs(alone_NC - beside_NC).max() <= predictor.backend.tolerance
+    assert np.abs(alone_NC - together_NC).max() <= predictor.backend.tolerance
     assert np.abs(alone_NC - predictor.logits(encodings)).max() <= predictor.backend.tolerance
 
 
-def test_auto_takes_the_int8_export_where_there_is_one(
+def test_auto_uses_the_int8_export_if_there_is_one(
     bundles: Callable[[str], Path],
 ) -> None:
     with_export, without = (open_bundle(bundles(kind)) for kind in ("single", "multi"))
@@ -63,11 +63,11 @@ def test_auto_takes_the_int8_export_where_there_is_one(
         pick_backend(with_export, device="cuda", requested="onnx")
 
 
-def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
-    pace = predictor.warm_up()
+def test_warm_up_chooses_one_of_the_candidate_sizes(predictor: Predictor) -> None:
+    throughput = predictor.warm_up()
 
-    assert pace.max_batch_tokens in BATCH_TOKENS["cpu"]
-    assert pace.tokens_per_s > 0
+    assert throughput.max_batch_tokens in BATCH_TOKENS["cpu"]
+    assert throughput.tokens_per_s > 0
     assert predictor.warm_up(100).max_batch_tokens == 100
 
 
