@@ -1,4 +1,4 @@
-"""Command line of the serving side: `python -m serve run` and `python -m serve predict`."""
+"""Command line: `python -m serve run`, `python -m serve key` and `python -m serve predict`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serve.config import ServeConfig, load_config
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 when done, 2 for a mistake of the caller's."""
+    """Run one command; return 0 when done, 2 for a user error."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # progress also reaches a pipe or a log
+        sys.stdout.reconfigure(line_buffering=True)  # so that progress reaches a pipe or a log
     try:
         return int(arguments.command(arguments))
     except ValueError as error:
@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     flags = {"host": arguments.host, "port": arguments.port, "device": arguments.device}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     if vertex := os.environ.get("AIP_HTTP_PORT"):
-        # Vertex AI says where it will knock; a port that was named on the command line wins.
+        # Vertex AI sets the port that it will connect to; the command line overrides it.
         given = ["host=0.0.0.0", f"port={vertex}", *given]
     config = load_config(ServeConfig, arguments.config, [*arguments.overrides, *given])
     bundle = open_bundle(arguments.bundle)
@@ -38,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
     shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     print(
         f"serving {arguments.bundle} (version {bundle.manifest.version}) "
-        f"on http://{shown}:{config.port}; docs at /docs; Ctrl-C ends it",
+        f"on http://{shown}:{config.port}; docs at /docs; press Ctrl-C to stop",
         flush=True,
     )
     return run_server(bundle, config)
@@ -48,7 +48,8 @@ def _key(arguments: argparse.Namespace) -> int:
     from serve.http.keys import new_key
 
     key, line = new_key(arguments.name)
-    print(f"{key}\nkeep it, it is not shown again; put this line into the file of keys:\n{line}")
+    print(f"{key}\nsave this key now, it will not be shown again; add this line to the keys file:")
+    print(line)
     return 0
 
 
@@ -72,8 +73,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         )
     counts = predict_file(predictor, arguments.input, arguments.output, text_columns=columns)
     print(
-        f"{counts['rows']} rows to {arguments.output} "
-        f"({counts['resumed']} were done before, {counts['failed']} could not be classified)"
+        f"wrote {counts['rows']} rows to {arguments.output} "
+        f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
     )
     return 0
 
@@ -91,21 +92,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="auto, cpu or cuda")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
 
-    key = commands.add_parser("key", help="make an API key")
+    key = commands.add_parser("key", help="create an API key")
     key.set_defaults(command=_key)
-    key.add_argument("--name", required=True, help="whose key it is; appears in the access log")
+    key.add_argument("--name", required=True, help="owner of the key; appears in the access log")
 
     predict = commands.add_parser("predict", help="classify a whole file")
     predict.set_defaults(command=_predict)
     predict.add_argument("--bundle", type=Path, required=True, help="made by `train merge`")
     predict.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
-    predict.add_argument("--output", type=Path, required=True, help="same formats; may differ")
-    predict.add_argument("--text-columns", help="comma-separated; the bundle's by default")
+    predict.add_argument("--output", type=Path, required=True, help="same formats as --input")
+    predict.add_argument("--text-columns", help="comma-separated; default: the bundle's")
     predict.add_argument("--device", help="auto, cpu or cuda")
     predict.add_argument(
-        "--backend", default="auto", choices=["auto", "torch", "onnx"], help="as for the server"
+        "--backend",
+        default="auto",
+        choices=["auto", "torch", "onnx"],
+        help="auto: the int8 export on the CPU, if any",
     )
-    predict.add_argument("--batch-size", type=int, default=64, help="texts in a forward pass")
+    predict.add_argument("--batch-size", type=int, default=64, help="texts per forward pass")
     return parser
 
 

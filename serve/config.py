@@ -1,11 +1,11 @@
-"""Turn a YAML file plus dotted overrides into a frozen, validated configuration.
+"""Load a frozen, validated configuration from a YAML file and dotted overrides.
 
-Decides how configuration is read: `load_config(schema, path, overrides)`. What may be
-configured is decided by the schemas: `ServeConfig` here, `RunConfig` in `train.config.run`.
+`load_config(schema, path, overrides)` reads it. The schemas define the keys: `ServeConfig`
+here, `RunConfig` in `train.config.run`.
 
-YAML is read by the 1.2 rules that people expect: `2e-5` is a number (PyYAML reads a
-string), `no` and `on` are strings (PyYAML reads booleans), `12:30` is a string (PyYAML
-reads 750), and a key that appears twice is an error (PyYAML keeps the last).
+YAML is read by the rules of version 1.2: `2e-5` is a number (PyYAML reads a string), `no`
+and `on` are strings (PyYAML reads booleans), `12:30` is a string (PyYAML reads 750), and a
+duplicate key is an error (PyYAML keeps the last).
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Schema = TypeVar("Schema", bound="Config")
 
 
 class FrozenModel(BaseModel):
-    """An immutable record that refuses unknown fields."""
+    """An immutable record that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Config(FrozenModel):
-    """A section of a configuration file."""
+    """A section of a YAML configuration."""
 
 
 class ServeConfig(Config):
-    """What an operator may set for `python -m serve run`."""
+    """Configuration of `python -m serve run`."""
 
     host: Literal["0.0.0.0", "127.0.0.1", "::"] = "127.0.0.1"
-    """Address to listen on; 127.0.0.1 answers this machine only, 0.0.0.0 every network."""
+    """Address to listen on; 127.0.0.1 accepts local clients only, 0.0.0.0 all networks."""
 
     port: Annotated[int, Field(ge=1024, le=65535)] = 8000
     """TCP port to listen on."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; auto takes every CUDA GPU, or the CPU where there is none."""
+    """Device of the model; auto uses every CUDA GPU, or the CPU if there is none."""
 
     workers_per_device: Annotated[int, Field(ge=1)] = 1
     """Model processes per device; each holds one copy of the weights."""
@@ -50,50 +50,47 @@ class ServeConfig(Config):
     """HTTP processes; they parse, validate and tokenize, so fast devices need several."""
 
     backend: Literal["auto", "torch", "onnx"] = "auto"
-    """What runs the model; auto takes the int8 export on the CPU if the bundle has it."""
-
-    streams: Annotated[int, Field(ge=1)] | None = None
-    """Forward passes side by side in a model process, of onnx alone; None: one per core."""
+    """Runtime; auto uses onnx on the CPU if the bundle has an int8 export, else torch."""
 
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens in one forward pass, padding included; None finds the best size at the start."""
+    """Maximum tokens in one forward pass, padding included; null measures the best at startup."""
 
     max_queue_tokens: Annotated[int, Field(ge=1)] = 131_072
-    """Tokens that may wait, over all HTTP processes; a request over it is refused with 429."""
+    """Maximum tokens in flight over all HTTP processes; a request that exceeds it gets 429."""
 
     max_texts_per_request: Annotated[int, Field(ge=1)] = 512
-    """Texts one request may hold; a request with more is refused with 422."""
+    """Maximum texts in one request; a request with more gets 422."""
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 2_000_000
-    """Size of one request body in bytes; a larger one is refused with 413."""
+    """Maximum size of a request body in bytes; a larger one gets 413."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds a request may wait for its answer before it gets 504."""
+    """Seconds a request may wait for its response before it gets 504."""
 
     grace_s: Annotated[float, Field(gt=0)] = 25.0
-    """Seconds that accepted requests get to finish after SIGTERM; Kubernetes kills after 30."""
+    """Seconds for accepted requests to finish after SIGTERM; Kubernetes kills after 30."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "textloop"
-    """Name of the model in the paths of the KServe protocols and in metrics."""
+    """Model name in the paths of the KServe protocols and in metrics."""
 
     api_keys_file: Path | None = None
-    """File of hashed keys, one a line, made by `serve key`; None lets everybody in."""
+    """File of hashed keys, one per line, made by `serve key`; null disables authentication."""
 
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
-    """Origins whose web pages may call the server, such as https://example.org."""
+    """Allowed CORS origins, such as https://example.org."""
 
     access_log: bool = False
     """Print one JSON line per request to stdout."""
 
     tracing: bool = False
-    """Send OpenTelemetry spans; needs the `otel` extra, set up by the OTEL_* variables."""
+    """Export OpenTelemetry spans; needs the `otel` extra, configured by the OTEL_* variables."""
 
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
-    """Least severe message that is printed."""
+    """Minimum log level."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the YAML 1.2 core scalars and no silent duplicate keys."""
+    """SafeLoader with the YAML 1.2 core scalars that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -124,31 +121,31 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse one YAML document by the rules in this module's docstring."""
+    """Parse one YAML document by the rules in the module docstring."""
     return yaml.load(text, Loader=_Loader)
 
 
 def load_config(
     schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()
 ) -> Schema:
-    """Read `path`, apply `key.sub=value` overrides in order, and validate against `schema`.
+    """Read `path`, apply `key.sub=value` overrides in order, validate against `schema`.
 
-    The value of an override is read as YAML, so `trainer.learning_rate=2e-5` is a number
-    and `data.text_columns=[a,b]` a list. path None starts from the schema's defaults.
-    Raises ValueError that names every offending key with its path.
+    Override values are parsed as YAML, so `trainer.learning_rate=2e-5` is a number and
+    `data.text_columns=[a,b]` a list. path None starts from the schema's defaults.
+    Raises ValueError that names every invalid key with its path.
     """
     values: Any = {}
     if path is not None:
         file = Path(path)
         if not file.is_file():
-            raise ValueError(f"no configuration file at `{file}`; name one with --config")
+            raise ValueError(f"no configuration file at `{file}`; give its path with --config")
         try:
             values = parse_yaml(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"`{file}` is not valid YAML: {error}") from error
         values = {} if values is None else values
         if not isinstance(values, dict):
-            raise ValueError(f"`{file}` holds {type(values).__name__}, expected `key: value` lines")
+            raise ValueError(f"`{file}` is a {type(values).__name__}, expected `key: value` lines")
     for override in overrides:
         _apply(values, override)
     try:

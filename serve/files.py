@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writes of files and directories.
 
-Every artefact of Textloop is written under a temporary name, synced to the disk and then
-renamed, so that a reader, or a rerun after a power cut, sees a whole file or none.
+Every artifact of Textloop is written under a temporary name, synced to disk and then
+renamed, so a reader, or a rerun after a power failure, sees a complete file or none.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import BinaryIO
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`; after a crash the file holds the old bytes or the new ones."""
+    """Replace the content of `path`; after a crash it is either the old content or `data`."""
     with open_atomic(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that replaces `path` when the block ends; an exception leaves `path` as it was."""
+    """Open a file that replaces `path` when the block ends; on an exception `path` is unchanged."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -46,11 +46,11 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 def replace_directory(source: Path, destination: Path) -> None:
     """Sync everything in `source` and rename it to `destination`.
 
-    Files get the mode that the umask asks for: safetensors leaves them readable by their
-    owner alone, so that a server under another user could not read a model.
+    Files get the mode given by the umask: safetensors makes them readable by their owner
+    only, so a server running as another user could not read a model.
 
-    Where `destination` exists it is moved aside first and deleted last: a reader sees the
-    old directory, none for an instant, or the new one, and never a mixture.
+    An existing `destination` is moved aside first and deleted last: a reader sees the old
+    directory, none for an instant, or the new one, never a mixture.
     """
     os.umask(umask := os.umask(0))
     for folder, _, names in os.walk(source):
@@ -70,7 +70,7 @@ def replace_directory(source: Path, destination: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable (POSIX: a rename is safe only after this)."""
+    """Sync a directory's entries to disk (on POSIX a rename is durable only after this)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -31,10 +31,12 @@ from litserve.loops.base import LitLoop
 
 from serve.bundle.seal import Bundle
 from serve.config import ServeConfig
+from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
-from serve.inference.predictor import Predictor, Throughput, pick_device
+from serve.inference.placement import pick_device
+from serve.inference.predictor import Predictor, Throughput
 from serve.supervisor import Supervisor, end_processes
 
 
@@ -55,11 +57,7 @@ class ClassifierAPI(litserve.LitAPI):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         config = self.config
         self.predictor = Predictor.load(
-            self.bundle_path,
-            device=device,
-            backend=config.backend,
-            streams=config.streams,
-            verify=False,
+            self.bundle_path, device=device, backend=config.backend, verify=False
         )
         self.throughput = self.predictor.warm_up(config.max_batch_tokens)
 
@@ -106,7 +104,11 @@ class ClassifierServer(litserve.LitServer):
         device = pick_device(config.device)
         api = ClassifierAPI(bundle.path, config)
         metrics = HttpMetrics()
-        arm = build_arm(bundle, config, device=device, metrics=metrics)
+        admission = Admission(
+            max_tokens=-(-config.max_queue_tokens // config.api_processes),
+            gauge=metrics.inflight_tokens,
+        )
+        arm = build_arm(bundle, config, device=device, admission=admission, metrics=metrics)
         self.service = Service(arm, config, metrics)
         super().__init__(
             api,

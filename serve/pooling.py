@@ -1,4 +1,4 @@
-"""Forwards to `serve.inference.pooling`, for the snippets of published model cards."""
+"""Alias of `serve.inference.pooling`, which published model cards import."""
 
 from serve.inference.pooling import MeanPooling
 

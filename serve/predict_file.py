@@ -1,12 +1,12 @@
-"""Classify a whole file: in bounded memory, with a progress bar, restartable.
+"""Classify a whole file: in bounded memory, with a progress bar, resumable.
 
-Predictions go to a journal beside the output, one line a row, synced after every block.
-A run that was killed is started again with the same command: it drops a torn last line and
-goes on after the rows that are there. When all rows are done, input and journal are joined
-into the output, which appears under its name only then.
+Predictions go to a journal next to the output, one line per row, synced after every block.
+To resume a killed run, repeat its command: it drops an incomplete last line and continues
+after the rows in the journal. Once all rows are done, input and journal are joined into the
+output, which does not exist before.
 
 A row that cannot be classified does not stop the run: its prediction is null and
-`predicted_error` says why.
+`predicted_error` gives the reason.
 """
 
 from __future__ import annotations
@@ -28,41 +28,23 @@ from serve.inference.text import Text, text_problem
 from serve.tables import Row, blocks, check_format, read_rows, survey, write_rows
 
 BLOCK_ROWS = 1024
-"""Rows between two syncs: what a kill can cost."""
+"""Rows between two syncs; a killed run loses at most these."""
 
 
 def predict_file(
     predictor: Predictor, source: Path, output: Path, *, text_columns: tuple[str, ...]
 ) -> dict[str, int]:
-    """Classify every row of `source` into `output`; the suffixes name the formats.
+    """Classify every row of `source` into `output`; the suffixes determine the formats.
 
-    text_columns: the columns that hold the text, two for a model of pairs. The output has
-    the input's columns plus `predicted_label` and `predicted_score` (for a multi-label model
-    `predicted_labels` and `predicted_scores`, the labels that reach their thresholds). Where
-    the bundle has an abstention threshold, `predicted_abstain` says whether to go by them.
-    Returns the number of `rows`, of those found done (`resumed`) and `failed`.
-    Raises ValueError for a file that cannot be read and for a journal of another run.
+    text_columns: the columns that contain the text, two for a model of text pairs. The output
+    has the input's columns plus `predicted_label` and `predicted_score` (for a multi-label
+    model `predicted_labels` and `predicted_scores`, the labels that reach their thresholds).
+    If the bundle has an abstention threshold, `predicted_abstain` is true for rows below it.
+    Returns the number of `rows`, of those an earlier run had done (`resumed`), and of `failed`.
+    Raises ValueError for a file that cannot be read and for a journal of a different run.
     """
-    check_format(source)
-    check_format(output)
-    if not source.is_file():
-        raise ValueError(f"no input file at `{source}`")
-    if source.resolve() == output.resolve():
-        raise ValueError(f"`{source}` is both input and output; write to another file")
-    first = next(read_rows(source), None)
-    if first is None:
-        raise ValueError(f"`{source}` has no rows")
-    for column in text_columns:
-        if column not in first:
-            raise ValueError(
-                f"`{source}` has no column `{column}`, only {', '.join(first)}; "
-                "name the text with --text-columns"
-            )
     added = _added_columns(predictor)
-    total, columns = survey(source, output=output)
-    if taken := [column for column in added if column in columns]:
-        raise ValueError(f"`{source}` has a column `{taken[0]}` already; rename it")
-
+    total, columns = _check_files(source, output, text_columns=text_columns, added=added)
     output.parent.mkdir(parents=True, exist_ok=True)
     journal = output.with_name(f"{output.name}.partial")
     stat = source.stat()
@@ -90,6 +72,31 @@ def predict_file(
     return {"rows": total, "resumed": done, "failed": failed}
 
 
+def _check_files(
+    source: Path, output: Path, *, text_columns: tuple[str, ...], added: list[str]
+) -> tuple[int, list[str]]:
+    """Return the number of rows and the columns of `source`; raise ValueError if unusable."""
+    check_format(source)
+    check_format(output)
+    if not source.is_file():
+        raise ValueError(f"no input file at `{source}`")
+    if source.resolve() == output.resolve():
+        raise ValueError(f"`{source}` is both input and output; write to a different file")
+    first = next(read_rows(source), None)
+    if first is None:
+        raise ValueError(f"`{source}` has no rows")
+    for column in text_columns:
+        if column not in first:
+            raise ValueError(
+                f"`{source}` has no column `{column}`, only {', '.join(first)}; "
+                "name the text columns with --text-columns"
+            )
+    total, columns = survey(source, output=output)
+    if taken := [column for column in added if column in columns]:
+        raise ValueError(f"`{source}` already has a column `{taken[0]}`; rename it")
+    return total, columns
+
+
 def _added_columns(predictor: Predictor) -> list[str]:
     plural = "s" if predictor.bundle.manifest.task == "multi_label" else ""
     names = [f"predicted_label{plural}", f"predicted_score{plural}", "predicted_error"]
@@ -99,7 +106,7 @@ def _added_columns(predictor: Predictor) -> list[str]:
 def _predict_block(
     predictor: Predictor, block: list[Row], text_columns: tuple[str, ...]
 ) -> list[Row]:
-    """For each row what is added to it; an unusable row gets `predicted_error`."""
+    """Return the columns to add to each row; a row that cannot be classified gets an error."""
     manifest = predictor.bundle.manifest
     multi = manifest.task == "multi_label"
     added = _added_columns(predictor)
@@ -133,22 +140,22 @@ def _predict_block(
 
 
 def _open_journal(journal: Path, identity: dict[str, Any]) -> int:
-    """Start the journal, or cut its torn last line; the number of rows that are done."""
+    """Start or resume the journal, truncating an incomplete last line; return the rows done."""
     if journal.exists():
         done = -1
-        whole = 0
+        complete = 0
         with journal.open("rb+") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 if done == -1 and json.loads(line) != identity:
                     raise ValueError(
-                        f"`{journal}` belongs to another input, bundle or choice of columns; "
-                        "remove it to start anew"
+                        f"`{journal}` belongs to a different input, bundle or choice of columns; "
+                        "remove it to start from scratch"
                     )
                 done += 1
-                whole += len(line)
-            file.truncate(whole)
+                complete += len(line)
+            file.truncate(complete)
         if done >= 0:
             return done
     journal.write_bytes(json.dumps(identity).encode() + b"\n")
@@ -157,7 +164,7 @@ def _open_journal(journal: Path, identity: dict[str, Any]) -> int:
 
 
 def _join(source: Path, journal: Path, output: Path, *, columns: list[str]) -> None:
-    """Write input rows with their predictions to `output` and drop the journal."""
+    """Write the input rows with their predictions to `output`, then delete the journal."""
 
     def rows() -> Iterator[Row]:
         with journal.open("rb") as file:

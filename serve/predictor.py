@@ -1,4 +1,4 @@
-"""Forwards to `serve.inference.predictor`, for the snippets of published model cards."""
+"""Alias of `serve.inference.predictor`, which published model cards import."""
 
 from serve.inference.predictor import Predictor
 

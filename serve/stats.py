@@ -1,4 +1,4 @@
-"""Pure statistics: what a figure measured on N examples says of the truth."""
+"""Confidence intervals for proportions, paired differences and bootstrapped statistics. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 100
-"""Resamples that `weighted_bootstrap` computes at once: few enough to stay in the cache."""
+"""Resamples that `weighted_bootstrap` computes at once; few enough to fit into the CPU cache."""
 
 
 def wilson(successes: int, trials: int, *, alpha: float = 0.05) -> tuple[float, float]:
-    """Two-sided interval for a proportion, with error `alpha`.
+    """Return the two-sided interval for a proportion, with error `alpha`.
 
     Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical
     inference, JASA 22, 209-212: the score interval without continuity correction.
     Raises ValueError unless 0 <= successes <= trials and trials > 0.
     """
     if trials <= 0 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} of {trials} is no proportion")
+        raise ValueError(f"{successes} of {trials} is not a proportion")
     z = NormalDist().inv_cdf(1 - alpha / 2)
     p = successes / trials
     centre = p + z * z / (2 * trials)
@@ -40,11 +40,11 @@ def weighted_bootstrap(
     resamples: int = 1000,
     alpha: float = 0.05,
 ) -> NDArray[np.float64]:
-    """Percentile intervals of shape (2, K) for K statistics that are computed from weights.
+    """Return percentile intervals of shape (2, K) for K statistics of weighted examples.
 
-    statistic: takes weights of shape (N, R), how often each example is drawn in each of R
-    resamples, and gives values of shape (R, K), NaN where a resample has none.
-    A statistic without any value has a NaN interval.
+    statistic: maps weights of shape (N, R), how often each example is drawn in each of R
+    resamples, to values of shape (R, K), NaN where undefined. A statistic that is undefined
+    in every resample has a NaN interval.
     Source: B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, ch. 13;
     the weights are the resampling vectors of ch. 20.
     Raises ValueError if n or resamples is not positive.
@@ -69,11 +69,12 @@ def weighted_bootstrap(
 def paired_difference(
     first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], *, alpha: float = 0.05
 ) -> tuple[float, float, float]:
-    """share(second) - share(first) on the same N examples, and its two-sided interval.
+    """Return accuracy(second) - accuracy(first) on the same N examples, and its interval.
 
-    first_N, second_N: bool, True where right. Source: A. Agresti and Y. Min (2005), Simple
-    improved confidence intervals for comparing matched proportions, Statistics in Medicine
-    24, 729-740: Wald's interval with half an observation added to each of the four cells.
+    first_N, second_N: bool, True where correct. alpha: two-sided error.
+    Source: A. Agresti and Y. Min (2005), Simple improved confidence intervals for comparing
+    matched proportions, Statistics in Medicine 24, 729-740: Wald's interval with half an
+    observation added to each of the four cells.
     Raises ValueError if the shapes differ or N is 0.
     """
     if first_N.shape != second_N.shape or first_N.size == 0:

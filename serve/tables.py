@@ -1,7 +1,7 @@
-"""Rows of a JSONL, CSV, TSV or Parquet file, read and written one block at a time.
+"""Read and write the rows of JSONL, CSV, TSV and Parquet files, one block at a time.
 
-Decides the file formats of `python -m serve predict`. A row is a dict of column to value;
-CSV values are strings and stay what they are ("NA" and "007" included).
+Defines the file formats of `python -m serve predict`. A row is a dict of column to value.
+CSV values are strings and are not converted ("NA" and "007" included).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def check_format(path: Path) -> None:
-    """Raise ValueError unless the file's suffix names a format that is known here."""
+    """Raise ValueError unless the file's suffix names a supported format."""
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"`{path}`: unknown format, expected a name in {', '.join(SUFFIXES)}")
+        raise ValueError(f"`{path}`: unknown format, expected one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -32,17 +32,17 @@ def check_format(path: Path) -> None:
 
 
 def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive lists of `size` rows, the last one shorter."""
+    """Yield consecutive lists of `size` rows; the last one may be shorter."""
     iterator = iter(rows)
     while block := list(islice(iterator, size)):
         yield block
 
 
 def survey(path: Path, *, output: Path) -> tuple[int, list[str]]:
-    """Number of rows and names of all columns, in the order in which they appear.
+    """Return the number of rows, and the names of all columns in order of appearance.
 
-    Reads the file once, keeps nothing. Raises ValueError for rows that cannot be read, and
-    for ones that `output` cannot hold: Parquet wants one type per column.
+    Streams the file. Raises ValueError for rows that cannot be read, and for rows that
+    `output` cannot store: Parquet requires one type per column.
     """
     num_rows = 0
     columns: dict[str, None] = {}
@@ -56,7 +56,7 @@ def survey(path: Path, *, output: Path) -> tuple[int, list[str]]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of the file in order. Raises ValueError that names the line it cannot read."""
+    """Yield the rows in order. Raises ValueError that names the line that cannot be read."""
     if path.suffix == ".jsonl":
         yield from _read_jsonl(path)
     elif path.suffix == ".parquet":
@@ -73,10 +73,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]) -> None:
     """Write all rows of `rows()`; `columns` is the header of a CSV file.
 
-    Parquet asks for the rows twice: first for the types of the columns, then for the values.
+    For Parquet `rows` is called twice: to infer the column types, then to write the values.
     """
     if path.suffix == ".jsonl":
-        # Half of a character pair cannot be UTF-8; JSON can hold it as an escape.
+        # A lone surrogate cannot be encoded as UTF-8; JSON can store it as an escape.
         with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows():
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
@@ -104,12 +104,12 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def read_csv(file: TextIO, name: str, *, delimiter: str) -> Iterator[Row]:
-    """Rows of an open CSV file, every value the string that stands there.
+    """Yield the rows of an open CSV file; values are unconverted strings.
 
-    file: opened with newline="". name: for messages. Raises ValueError for a line that has
-    not as many values as the header, and for a header that names a column twice.
+    file: opened with newline="". name: for messages. Raises ValueError if a line has more or
+    fewer values than the header, or the header names a column twice.
     """
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 131,072 characters
+    csv.field_size_limit(sys.maxsize)  # the default rejects texts over 131,072 characters
     reader = csv.reader(file, delimiter=delimiter)
     header = next(reader, None)
     if not header:
@@ -123,7 +123,7 @@ def read_csv(file: TextIO, name: str, *, delimiter: str) -> Iterator[Row]:
         if len(values) != len(header):
             raise ValueError(
                 f"`{name}`, line {reader.line_num}: {len(values)} values for "
-                f"{len(header)} columns; quote values that hold the delimiter"
+                f"{len(header)} columns; quote values that contain the delimiter"
             )
         yield dict(zip(header, values, strict=True))
 
@@ -139,26 +139,26 @@ def _write_parquet(path: Path, rows: Callable[[], Iterable[Row]]) -> None:
 
 
 def _parquet_schema(path: Path, rows: Callable[[], Iterable[Row]]) -> Any:
-    """One type per column that holds all rows; ValueError if there is none."""
+    """Infer one type per column that fits all rows. Raises ValueError if there is none."""
     import pyarrow as pa
 
     schema = pa.schema([])
     try:
         for block in blocks(rows(), 8192):
-            # Not Table.from_pylist: it takes the columns of the first row for those of all.
+            # Not Table.from_pylist: it uses the columns of the first row only.
             names = dict.fromkeys(name for row in block for name in row)
             clean = [_encodable(row) for row in block]
             table = pa.table({name: [row.get(name) for row in clean] for name in names})
             schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
     except pa.ArrowException as error:
         raise ValueError(
-            f"`{path}` cannot hold these rows ({error}); write .jsonl instead"
+            f"`{path}` cannot store these rows ({error}); write .jsonl instead"
         ) from None
     return schema
 
 
 def _encodable(row: Row) -> Row:
-    """The row with halves of character pairs, which cannot be UTF-8, written as escapes."""
+    """Replace lone surrogates, which cannot be encoded as UTF-8, by escapes."""
     return {
         name: value.encode("utf-8", "backslashreplace").decode()
         if isinstance(value, str) and not value.isascii()

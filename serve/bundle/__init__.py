@@ -1,1 +1,1 @@
-"""The bundle: its manifest, sealing and opening."""
+"""The bundle: manifest, sealing, opening and verification."""

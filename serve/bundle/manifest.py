@@ -1,11 +1,11 @@
-"""The manifest: what a bundle states about itself.
+"""The manifest of a bundle: its schema and version.
 
-A bundle is a standard Hugging Face model directory plus `manifest.json`, which holds the
-SHA-256 of every other file and of itself. `serve.bundle.seal` writes, reads and verifies it;
-`serve.inference.predictor` runs the model.
+A bundle is a standard Hugging Face model directory plus `manifest.json`, which contains
+the SHA-256 of every other file and of itself. `serve.bundle.seal` writes, reads and verifies
+it; `serve.inference.predictor` runs the model.
 
-A published bundle also holds card files: `README.md`, the model card, and the plots that it
-shows, `evaluation/*.png`. They are for people, no program here reads them, and they are written
+A published bundle also contains card files: `README.md`, the model card, and its plots,
+`evaluation/*.png`. They are for people, no program here reads them, and they are written
 after sealing; so they are outside the manifest and the version, and may change or be missing.
 """
 
@@ -27,36 +27,36 @@ PLOTS = "evaluation"
 
 
 class BundleError(ValueError):
-    """A directory that is not a whole, unaltered bundle; the message names the file."""
+    """The directory is not a complete, unaltered bundle; the message names the file."""
 
 
 class Measured(FrozenModel):
-    """A metric's value with its two-sided 95 % interval."""
+    """The value of a metric with its two-sided 95 % interval."""
 
     value: float
     """Point estimate."""
 
     low: float | None = None
-    """Lower end of the interval; None where no interval is known."""
+    """Lower bound; null if there is no interval."""
 
     high: float | None = None
-    """Upper end of the interval; None where no interval is known."""
+    """Upper bound; null if there is no interval."""
 
 
 class Int8Export(FrozenModel):
-    """How the int8 export compares with full precision on the validation split."""
+    """Comparison of the int8 export with full precision on the validation split."""
 
     shipped: bool
-    """Whether the bundle holds the export."""
+    """Whether the bundle contains the export."""
 
     reason: str
-    """Why, in one sentence with the figures."""
+    """The reason, in one sentence with the figures."""
 
     texts: int = 0
     """Number of texts compared."""
 
     agreement: float | None = None
-    """Share of texts with the same predicted labels."""
+    """Fraction of texts with the same predicted labels."""
 
     accuracy_fp32: float | None = None
     """Accuracy of the full-precision model."""
@@ -65,86 +65,86 @@ class Int8Export(FrozenModel):
     """Accuracy of the export."""
 
     difference: Measured | None = None
-    """Accuracy of the export minus that of full precision, paired."""
+    """Accuracy of the export minus that of full precision, with a paired interval."""
 
     max_logit_difference: float | None = None
-    """Largest absolute difference of a logit."""
+    """Largest absolute difference between two logits."""
 
 
 class Abstention(FrozenModel):
-    """When to give no answer, so that few of the answers that are given are wrong."""
+    """The confidence threshold for abstention, chosen to limit the selective risk."""
 
     max_risk: float
-    """Share of wrong ones among the answers that the user accepts."""
+    """Maximum selective risk: the error rate on answered texts."""
 
     risk_confidence: float
-    """Probability with which the threshold keeps to it."""
+    """Probability with which the threshold satisfies `max_risk`."""
 
     abstain_below: float | None
-    """Confidence under which to abstain; None where no threshold kept to the risk."""
+    """Confidence below which to abstain; null if no threshold satisfies `max_risk`."""
 
     reason: str
-    """How the threshold was found, or why there is none, with the figures."""
+    """How the threshold was chosen, or why there is none, with the figures."""
 
     rows: int
-    """Validation rows that it was chosen on."""
+    """Number of validation rows used to choose it."""
 
     answered: int = 0
-    """Those of them that get an answer."""
+    """Number of those rows that are answered."""
 
     errors: int = 0
-    """Those answered wrong."""
+    """Number of answered rows that are wrong."""
 
 
 class Calibration(FrozenModel):
-    """What was fitted on the validation split after training."""
+    """Parameters fitted on the validation split after training."""
 
     temperature: float = 1.0
     """Divisor of the trained logits; it is folded into the weights of the last layer."""
 
     thresholds: tuple[float, ...] | None = None
-    """Least probability of each label, in label order, of a multi-label model; None for 0.5."""
+    """Decision thresholds of a multi-label model, in label order; null: 0.5."""
 
     abstention: dict[str, Abstention] = Field(default_factory=dict)
-    """By backend (torch, onnx); empty where no risk was asked for."""
+    """Thresholds by backend (torch, onnx); empty if no maximum risk was configured."""
 
     rows: int
-    """Validation rows."""
+    """Number of validation rows."""
 
     log_loss_before: float
-    """Of the trained model on them, in nats."""
+    """Log loss of the trained model on these rows, in nats."""
 
     log_loss_after: float
-    """The same after calibration."""
+    """Log loss after calibration."""
 
     ece_before: float
-    """Expected calibration error of the trained model on them."""
+    """Expected calibration error of the trained model on these rows."""
 
     ece_after: float
-    """The same after calibration."""
+    """Expected calibration error after calibration."""
 
     notes: tuple[str, ...] = ()
-    """What was done and what to bear in mind, in sentences."""
+    """Sentences on what was done, and caveats."""
 
 
 class TokenizerRules(FrozenModel):
-    """What a text encoder needs to know beside `tokenizer.json`."""
+    """Tokenizer settings that `tokenizer.json` does not contain."""
 
     fast: bool
-    """Whether the tokenizer is all in that file, so that transformers is not needed."""
+    """Whether `tokenizer.json` is sufficient, so that transformers is not needed."""
 
     columns: tuple[str, ...]
-    """What an encoding holds, input_ids first."""
+    """Names of the arrays in an encoding, input_ids first."""
 
     fill: dict[str, int]
-    """What each column is padded with."""
+    """Padding value of each column."""
 
     truncation_side: Literal["left", "right"]
-    """The side at which long texts are cut."""
+    """Side on which long texts are truncated."""
 
 
 class Manifest(FrozenModel):
-    """What a bundle says of itself."""
+    """The manifest of a bundle."""
 
     schema_version: Literal[3] = 3
     """Version of this layout."""
@@ -159,34 +159,34 @@ class Manifest(FrozenModel):
     """Names of the input columns; two for a model of text pairs."""
 
     max_length: int
-    """Tokens per input, special tokens included; longer inputs are cut."""
+    """Maximum tokens per input, special tokens included; longer inputs are truncated."""
 
     tokenizer: TokenizerRules
-    """How texts are prepared, beside what `tokenizer.json` says."""
+    """Tokenizer settings that `tokenizer.json` does not contain."""
 
     base_model: dict[str, Any]
-    """The pretrained model: its name, revision and the SHA-256 of its weights."""
+    """Name and revision of the pretrained model, and the SHA-256 of its weights."""
 
     config: dict[str, Any]
     """The run's resolved configuration."""
 
     data: dict[str, Any]
-    """For each split the number of rows and the SHA-256 over its rows."""
+    """Number of rows and SHA-256 over the rows of each split."""
 
     parity: dict[str, float]
-    """Largest absolute difference of logits between adapter, merged and reloaded model."""
+    """Largest absolute logit differences between the adapter, merged and reloaded models."""
 
     int8: Int8Export | None = None
-    """The int8 export for CPUs, or why there is none; None if none was asked for."""
+    """The int8 export for CPUs, or why there is none; null if it was not requested."""
 
     calibration: Calibration | None = None
-    """Temperature, label thresholds and abstention; None if nothing was asked for."""
+    """Temperature, label thresholds and abstention; null if none was requested."""
 
     metrics: dict[str, dict[str, Measured]] = Field(default_factory=dict)
-    """For each evaluated split, its metrics."""
+    """Metrics of each evaluated split."""
 
     code_revision: str | None
-    """Commit of the code that made the bundle; None outside a git checkout."""
+    """Commit of the code that made the bundle; null outside a git checkout."""
 
     versions: dict[str, str]
     """Versions of the libraries that made the bundle."""
@@ -204,17 +204,17 @@ class Manifest(FrozenModel):
 
     @property
     def version(self) -> str:
-        """Twelve hex digits that name these weights and their provenance, not their metrics."""
+        """Twelve hex digits that identify the weights and their provenance, not their metrics."""
         return digest_of(self.model_dump(mode="json", exclude={"metrics"}))[:12]
 
 
 def digest_of(values: dict[str, Any]) -> str:
-    """SHA-256 of values in canonical JSON: sorted keys, no white space."""
+    """Return the SHA-256 of values in canonical JSON: sorted keys, no whitespace."""
     canonical = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def is_card_file(name: str) -> bool:
-    """Whether a path in a bundle is that of the model card or of one of its plots."""
+    """Return whether a path in a bundle is the model card or one of its plots."""
     path = PurePosixPath(name)
     return name == CARD or (str(path.parent) == PLOTS and path.suffix == ".png")

@@ -1,6 +1,7 @@
 """Seal and open a bundle: a model directory that is complete, unaltered and of known origin.
 
-Decides when a directory is refused. What the manifest states is in `serve.bundle.manifest`.
+Defines which directories are rejected. The schema of the manifest is in
+`serve.bundle.manifest`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from serve.files import replace_directory, sha256_of, write_atomic
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A directory whose manifest was read and, unless told otherwise, verified."""
+    """A directory and its manifest, verified unless `open_bundle` was called with verify=False."""
 
     path: Path
     manifest: Manifest
@@ -35,8 +36,8 @@ class Bundle:
 def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
     """Turn the model directory `staging` into the bundle `destination`.
 
-    fields: every field of `Manifest` except `files`. `staging` is consumed. A bundle that
-    stands at `destination` is replaced.
+    fields: every field of `Manifest` except `files`. `staging` is moved; an existing bundle
+    at `destination` is replaced.
     """
     names = [name for name in _file_names(staging) if not is_card_file(name)]
     files = {name: sha256_of(staging / name) for name in names}
@@ -49,7 +50,7 @@ def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
 def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """Read a bundle's manifest and check every file against it.
 
-    verify False skips reading the weights; only for a process whose parent has verified.
+    verify False skips reading the files; only for a process whose parent has verified them.
     Raises BundleError that names the missing, altered or unlisted file.
     """
     path = Path(path)
@@ -65,7 +66,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 
 
 def record_metrics(bundle: Bundle, split: str, metrics: dict[str, Measured]) -> Bundle:
-    """Write a split's metrics into the manifest; the bundle's version stays the same."""
+    """Add the metrics of a split to the manifest; the version of the bundle does not change."""
     merged = {**bundle.manifest.metrics, split: metrics}
     manifest = bundle.manifest.model_copy(update={"metrics": merged})
     write_atomic(bundle.path / MANIFEST, _to_bytes(manifest))
@@ -79,19 +80,19 @@ def _verify(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
         if sha256_of(path / name) != expected:
             raise BundleError(
-                f"bundle `{path}`: file `{name}` was altered or cut short "
-                "(its SHA-256 differs from the manifest); fetch or merge the bundle again"
+                f"bundle `{path}`: file `{name}` was altered or truncated "
+                "(its SHA-256 differs from the manifest); download or merge the bundle again"
             )
-    strange = present - set(manifest.files) - {MANIFEST}
-    if unlisted := sorted(name for name in strange if not is_card_file(name)):
+    extra = present - set(manifest.files) - {MANIFEST}
+    if unlisted := sorted(name for name in extra if not is_card_file(name)):
         raise BundleError(
             f"bundle `{path}`: file `{unlisted[0]}` is not listed in the manifest; "
-            "remove it, a sealed bundle holds nothing else"
+            "remove it, a bundle contains only listed files"
         )
 
 
 def _file_names(path: Path) -> list[str]:
-    """Relative POSIX paths of all files but the hidden ones that git and the Hub add."""
+    """Relative POSIX paths of all files except the hidden ones that git and the Hub add."""
     names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     return sorted(
         str(PurePosixPath(name)) for name in names if not any(p.startswith(".") for p in name.parts)
@@ -105,7 +106,7 @@ def _to_bytes(manifest: Manifest) -> bytes:
 
 
 def _from_bytes(data: bytes, file: Path) -> Manifest:
-    altered = BundleError(f"`{file}` was altered or cut short; fetch or merge the bundle again")
+    altered = BundleError(f"`{file}` was altered or truncated; download or merge the bundle again")
     try:
         values = json.loads(data)
         version = values.pop("schema_version")
@@ -114,14 +115,14 @@ def _from_bytes(data: bytes, file: Path) -> Manifest:
         raise altered from error
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"`{file}` has schema version {version!r}, this Textloop reads {SCHEMA_VERSION}; "
-            "merge the run again, or use the version of Textloop that made the bundle"
+            f"`{file}` has schema version {version!r}, this version of Textloop reads "
+            f"{SCHEMA_VERSION}; merge the run again, or use the version that created the bundle"
         )
     try:
         manifest = Manifest(schema_version=version, **values)
     except ValidationError as error:
         raise altered from error
-    # Compared as bytes, so that no altered byte passes, white space included.
+    # Compared as bytes, so that any altered byte is detected, whitespace included.
     if digest != digest_of(manifest.model_dump(mode="json")) or _to_bytes(manifest) != data:
         raise altered
     return manifest

@@ -1,16 +1,16 @@
-"""Which pending texts go into the next forward pass. Pure: no clock, no I/O, no threads.
+"""Choose the pending texts of the next forward pass. Pure: no clock, no I/O, no threads.
 
-Texts of all requests lie in one pool. Each text has a due time: when its request came, plus
-the time that the request would take on its share of the device; a large request is cut into
-parts, each due after the ones before it. So a text that comes alone overtakes the tail of a
-large request, a short text overtakes a long one that has just come, requests of one size are
-served in turn, and no text waits for ever, since new ones are due later and later. (This is
-fair queueing by finish time, after Demers, Keshav and Shenker 1989.)
+The texts of all requests are in one pool. Each text has a due time: the arrival of its
+request plus the time that the request would take on its share of the device. A large request
+is split into parts, each due after the previous one. So a single text overtakes the tail of a
+large request, a short text overtakes a long one that has just arrived, requests of equal size
+are served in order of arrival, and no text starves, because later arrivals are due later.
+This is fair queueing by finish time (Demers, Keshav and Shenker 1989).
 
-The text that is due first is in the next batch, always. Others join it from a bounded
-window of those due next, nearest in length first, since every row of a batch costs as much
-as its longest. How much padding is worth it depends on what a pass costs whatever its size:
-on a CPU next to nothing, so batches are small and of one length; on a GPU much.
+The text with the earliest due time is always in the next batch. Others join it from a bounded
+window of the texts due next, closest in length first, because every row of a batch costs as
+much as its longest. The padding that is worth accepting depends on the fixed cost of a pass:
+almost none on a CPU, so batches are small and uniform in length; substantial on a GPU.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from itertools import count
 from typing import Generic, TypeVar
 
 SHARE = 0.5
-"""Share of the device that one request can count on; the rest is for those that come later."""
+"""Fraction of the device that a due time assumes; the rest is for requests that arrive later."""
 
 PART_S = 0.1
-"""Size of a large request's parts, in seconds of the whole device: so long, and not longer, it
-may have the device to itself."""
+"""Size of the parts of a large request, in seconds of the whole device: the longest time that
+one request may occupy the device alone."""
 
 Request = TypeVar("Request", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Generic[Request]):
-    """What `Batcher.next` took out of the pool."""
+    """The texts that `Batcher.next` removed from the pool."""
 
     rows: list[tuple[Request, int]]
-    """Texts for one forward pass: the request, and the number of its text."""
+    """Texts for one forward pass: the request, and the index of the text in it."""
 
     expired: list[Request]
-    """Requests whose deadline has passed; all their texts are out of the pool."""
+    """Requests past their deadline; all their texts have left the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class _Text(Generic[Request]):
 class Batcher(Generic[Request]):
     """The pool of pending texts of one model process.
 
-    max_tokens: rows times longest row of one batch; a longer text goes alone.
-    overhead_tokens: what a pass costs whatever its size, in tokens that take as long.
-    tokens_per_s: the device's measured rate; may be set anew at any time.
+    max_tokens: limit on rows times longest row of one batch; a longer text runs alone.
+    overhead_tokens: fixed cost of a forward pass, expressed in tokens.
+    tokens_per_s: the device's measured rate; may be updated at any time.
     window: number of texts, in order of due time, that a batch is chosen from.
     """
 
@@ -70,10 +70,10 @@ class Batcher(Generic[Request]):
         self.window = window
         self.tokens = 0
         self._left: dict[Request, tuple[float, dict[int, int]]] = {}
-        """Of each request its deadline, and the tokens of its texts that are in the pool."""
+        """Per request: its deadline, and the tokens of each of its texts still in the pool."""
         self._arrivals = count()
         self._texts: dict[int, _Text[Request]] = {}
-        """Texts in the pool by order of arrival. A number that is not here is of one that left."""
+        """Texts in the pool, by arrival number. Heap entries of other numbers are stale."""
         self._later: list[tuple[float, int]] = []
         """Heap of (due, arrival) of texts outside the window."""
         self._due: list[tuple[float, int]] = []
@@ -82,13 +82,13 @@ class Batcher(Generic[Request]):
         """Sorted (tokens, arrival) of texts inside the window."""
 
     def __len__(self) -> int:
-        """Number of texts in the pool."""
+        """Return the number of texts in the pool."""
         return len(self._texts)
 
     def add(self, request: Request, lengths: Sequence[int], *, now: float, deadline: float) -> None:
-        """Put a request's texts into the pool.
+        """Add a request's texts to the pool.
 
-        lengths: tokens of each text, at least 1. now and deadline: seconds on one clock.
+        lengths: tokens of each text, at least 1. now, deadline: seconds on the same clock.
         """
         assert request not in self._left
         total, part, before = sum(lengths), PART_S * self.tokens_per_s, 0
@@ -103,7 +103,7 @@ class Batcher(Generic[Request]):
         self.tokens += total
 
     def drop(self, request: Request) -> None:
-        """Take out what is left of a request; nothing if nothing is."""
+        """Remove the remaining texts of a request, if there are any."""
         _, texts = self._left.pop(request, (0.0, {}))
         if not texts:
             return
@@ -114,10 +114,10 @@ class Batcher(Generic[Request]):
             del self._texts[arrival]
 
     def next(self, *, now: float, takers: int = 1) -> Selection[Request]:
-        """Take the next batch out of the pool; no rows if the pool is empty.
+        """Remove the next batch from the pool; it has no rows if the pool is empty.
 
-        takers: forward passes that could start now, this one included; pending texts are
-        shared out among them in place of leaving the others idle.
+        takers: forward passes that could start now, including this one; the pending texts are
+        divided among them so that none stays idle.
         """
         expired: list[Request] = []
         while first := self._first():
@@ -154,10 +154,10 @@ class Batcher(Generic[Request]):
             del self._left[text.request]
 
     def _first(self) -> tuple[float, int] | None:
-        """(due, arrival) of the text that is due first, with the window filled around it."""
+        """Fill the window; return (due, arrival) of the text with the earliest due time."""
         while True:
-            _forget(self._due, self._texts)
-            _forget(self._later, self._texts)
+            _drop_stale(self._due, self._texts)
+            _drop_stale(self._later, self._texts)
             if not self._later:
                 break
             if len(self._lengths) >= self.window and self._due[0] <= self._later[0]:
@@ -168,8 +168,8 @@ class Batcher(Generic[Request]):
         return self._due[0] if self._due else None
 
 
-def _forget(heap: list[tuple[float, int]], known: Container[int]) -> None:
-    """Take off the top what has left the pool."""
+def _drop_stale(heap: list[tuple[float, int]], known: Container[int]) -> None:
+    """Pop entries from the top of the heap whose text has left the pool."""
     while heap and heap[0][1] not in known:
         heapq.heappop(heap)
 
@@ -177,12 +177,12 @@ def _forget(heap: list[tuple[float, int]], known: Container[int]) -> None:
 def choose(
     lengths: Sequence[tuple[int, int]], anchor: int, *, max_tokens: int, max_padding: float
 ) -> tuple[int, int]:
-    """The texts that share a batch with the one at `anchor`: from the first to before the second.
+    """Return the half-open range of texts that share a batch with the one at `anchor`.
 
-    lengths: sorted, tokens first. Rows times longest row stays within max_tokens, but for the
-    anchor, which is taken whatever its length; of that, padding stays within max_padding, for
-    which the batcher takes what a pass costs: in a simulation of real lengths, less than half
-    or more than twice that came out worse.
+    lengths: sorted (tokens, arrival). Rows times longest row stays within max_tokens, except
+    that the anchor is taken whatever its length. Its padding stays within max_padding, for
+    which the batcher passes the fixed cost of a pass: in a simulation of real lengths, less
+    than half or more than twice that value did worse.
     """
     low, high = anchor, anchor + 1
     total = lengths[anchor][0]

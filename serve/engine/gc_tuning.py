@@ -1,4 +1,4 @@
-"""Python's garbage collector, told what kind of program this is."""
+"""Tuning of Python's garbage collector for a server process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import gc
 
 
 def tune_gc() -> None:
-    """Let the collector pass over what is there now, and look at the rest less often.
+    """Freeze the loaded objects and raise the collection thresholds.
 
-    To be called when a process has loaded all that it keeps. An answer with many labels
-    makes thousands of small dictionaries, none of them in a cycle: with the default
-    thresholds looking for cycles took a seventh of an HTTP process's time.
+    Call it once a process has loaded everything it keeps. A response with many labels
+    allocates thousands of small dictionaries, none of them in a cycle: with the default
+    thresholds, looking for cycles took a seventh of an HTTP process's time.
     """
     gc.collect()
     gc.freeze()

@@ -1,12 +1,11 @@
-"""The model process: takes token ids off its socket, batches them, sends logits back.
+"""The loop of a model process: read token ids from its socket, batch them, send logits back.
 
 LitServe's stock batched loop (0.2.19) runs decode, predict and encode of a whole batch in
-one `try`, so that one bad request fails its neighbours, counts batches in requests, and
-spins while idle when its batch timeout is 0. Here one thread reads frames into the pool of
-`serve.engine.batcher`, and as many threads as the backend has streams take batches out of it; all
-of them sleep while there is nothing to do. Requests arrive validated and tokenized; should
-a pass fail all the same, its texts are run one at a time, so that only the guilty request
-fails.
+one `try`, so one bad request fails its neighbours; it counts batches in requests, and it
+spins while idle if its batch timeout is 0. Here one thread reads frames into the pool of
+`serve.engine.batcher`, and one thread per concurrent forward pass takes batches out of it;
+all of them sleep while there is nothing to do. Requests arrive validated and tokenized. If
+a pass fails nevertheless, its texts are run one at a time, so only the request at fault fails.
 
 Shape suffixes: N texts, C labels.
 """
@@ -42,12 +41,12 @@ from serve.inference.scores import Array
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S = 10.0
-"""An HTTP process that takes no reply for so long is taken for dead."""
+"""Seconds after which an HTTP process that accepts no reply counts as dead."""
 
 
 @dataclass(eq=False)
 class _Request:
-    """A request in this process, and its rows of logits as they come."""
+    """A request in this process, and the rows of logits computed so far."""
 
     connection: _Connection
     work: WorkRequest
@@ -59,7 +58,7 @@ class _Request:
 
 @dataclass(eq=False)
 class _Connection:
-    """One HTTP process."""
+    """The connection to one HTTP process."""
 
     socket: socket.socket
     frames: Frames = field(default_factory=Frames)
@@ -67,7 +66,7 @@ class _Connection:
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, frames: bytes) -> None:
-        """Send replies; what cannot be sent has nobody who waits for it."""
+        """Send replies; if sending fails, nobody is waiting for them any more."""
         with self.sending, contextlib.suppress(OSError):
             self.socket.sendall(frames)
 
@@ -75,22 +74,24 @@ class _Connection:
 class Worker:
     """The pool of pending texts, its reader and its forward threads."""
 
-    def __init__(self, predictor: Predictor, pace: Throughput, *, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, predictor: Predictor, throughput: Throughput, *, metrics: WorkerMetrics
+    ) -> None:
         self.predictor = predictor
         self.metrics = metrics
         self.batcher: Batcher[_Request] = Batcher(
-            max_tokens=pace.max_batch_tokens,
-            overhead_tokens=pace.overhead_tokens,
-            tokens_per_s=pace.tokens_per_s,
+            max_tokens=throughput.max_batch_tokens,
+            overhead_tokens=throughput.overhead_tokens,
+            tokens_per_s=throughput.tokens_per_s,
         )
-        logger.info("batches: %s", pace)
+        logger.info("measured throughput: %s", throughput)
         self.work = threading.Condition()
         self.idle = 0
 
     def serve(self, path: Path, until: int) -> None:
-        """Listen on the Unix socket `path` until the file descriptor `until` can be read."""
+        """Listen on the Unix socket `path` until the file descriptor `until` is readable."""
         path.unlink(missing_ok=True)
-        for number in range(self.predictor.backend.streams):
+        for number in range(self.predictor.backend.concurrency):
             threading.Thread(
                 target=self._forward_loop, name=f"forward-{number}", daemon=True
             ).start()
@@ -118,7 +119,7 @@ class Worker:
                         connections.remove(key.data)
 
     def _receive(self, connection: _Connection) -> bool:
-        """Take what has arrived on a connection; False if it has ended."""
+        """Read what has arrived on a connection; return False if the connection has ended."""
         try:
             data = connection.socket.recv(1 << 20)
         except OSError:
@@ -132,7 +133,7 @@ class Worker:
             for frame in connection.frames.feed(data):
                 work = unpack_request(frame, self.predictor.encoder.columns)
                 if not work.encodings:
-                    self._give_up(connection, work.id)
+                    self._cancel(connection, work.id)
                     continue
                 request = _Request(
                     connection, work, rows=[None] * len(work.encodings), missing=len(work.encodings)
@@ -147,11 +148,11 @@ class Worker:
             self.work.notify_all()
         return True
 
-    def _give_up(self, connection: _Connection, id_: int) -> None:
+    def _cancel(self, connection: _Connection, id_: int) -> None:
         request = connection.requests.pop(id_, None)
         if request is not None:
             self.batcher.drop(request)
-            self.metrics.abandoned.inc()
+            self.metrics.cancelled.inc()
 
     def _forward_loop(self) -> None:
         while True:
@@ -165,8 +166,10 @@ class Worker:
                 self._finish(selection.expired, Status.EXPIRED)
                 if selection.rows:
                     self._run(selection.rows)
-            except Exception:  # a fault of ours: the thread must live, or its share is lost
-                logger.exception("batch of %d texts lost", len(selection.rows))
+            except Exception:  # our own bug: the thread must survive, or its capacity is lost
+                logger.exception(
+                    "internal error while processing a batch of %d texts", len(selection.rows)
+                )
                 self._finish({request for request, _ in selection.rows}, Status.FAILED)
 
     def _run(self, rows: list[tuple[_Request, int]]) -> None:
@@ -199,7 +202,7 @@ class Worker:
     def _checked(self, encodings: list[Any]) -> Array:
         logits_NC = self.predictor.backend.forward(self.predictor.encoder.pad(encodings))
         if not np.isfinite(logits_NC).all():
-            raise FloatingPointError("the model gave logits that are not finite")
+            raise FloatingPointError("the model returned logits that are not finite")
         return logits_NC
 
     def _alone(self, encoding: Any) -> Array | None:
@@ -212,14 +215,14 @@ class Worker:
             return None
 
     def _finish(self, requests: Iterable[_Request], status: Status) -> None:
-        """Answer requests, each once, whatever else comes of its texts."""
+        """Reply to requests, at most once each, even if more of their texts complete later."""
         now = time.monotonic()
         frames: dict[_Connection, list[bytes]] = {}
         for request in requests:
             with self.work:
                 self.batcher.drop(request)
                 if request.connection.requests.pop(request.work.id, None) is None:
-                    continue  # answered, given up, or its connection is gone
+                    continue  # already replied to, cancelled, or disconnected
             started_s = now if request.started_s is None else request.started_s
             rows = [row for row in request.rows if row is not None] if status is Status.OK else []
             reply = WorkReply(
@@ -241,10 +244,10 @@ class Worker:
         ended_s: float,
     ) -> None:
         lengths = [len(encoding["input_ids"]) for encoding in encodings]
-        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.streams
+        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.concurrency
         with self.work:
             self.batcher.tokens_per_s += 0.05 * (rate - self.batcher.tokens_per_s)
-        self.metrics.batch(
+        self.metrics.record_batch(
             lengths,
             seconds=ended_s - started_s,
             waits_s=[started_s - request.work.submitted_s for request, _ in rows],

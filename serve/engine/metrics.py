@@ -1,9 +1,9 @@
-"""Prometheus metrics that are right across processes.
+"""Prometheus metrics aggregated over all processes.
 
-Every process writes its counts into files of one directory, and whichever HTTP process is
-asked for `/metrics` adds them up (prometheus_client's multiprocess mode, which reads
-PROMETHEUS_MULTIPROC_DIR when it is first imported; so this module must be imported after
-`serve.server` has set it). A counter of a process that has died keeps its value.
+Every process writes its metrics to files in one directory, and the HTTP process that serves
+`/metrics` aggregates them. This is prometheus_client's multiprocess mode, which reads
+PROMETHEUS_MULTIPROC_DIR on first import; so import this module after `serve.server` has set
+it. The counters of a process that has died keep their values.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _TOKENS = tuple(2**power for power in range(4, 16))
 
 
 class HttpMetrics:
-    """What HTTP processes count."""
+    """Metrics of the HTTP processes."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "textloop_request_duration_seconds",
-            "Time from the request's first byte to the answer's last, by route and status",
+            "Time from the first byte of the request to the last byte of the response",
             ["route", "status"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.request_errors = Counter(
             "textloop_request_errors",
-            "Requests that failed, by reason: refused, timed out, cancelled or failed",
+            "Requests without a successful response, by reason",
             ["reason"],
             registry=registry,
         )
@@ -52,26 +52,26 @@ class HttpMetrics:
             registry=registry,
         )
         self._labels = Counter(
-            "textloop_labels", "Texts by their best label", ["label"], registry=registry
+            "textloop_labels", "Texts by highest-scoring label", ["label"], registry=registry
         )
-        self.waiting_tokens = Gauge(
+        self.inflight_tokens = Gauge(
             "textloop_inflight_tokens",
-            "Tokens admitted and not yet answered",
+            "Tokens of admitted requests without a response yet",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self.workers_ready = Gauge(
             "textloop_model_processes_ready",
-            "Model processes that are ready, as the HTTP process that sees fewest does",
+            "Ready model processes (minimum over HTTP processes)",
             registry=registry,
             multiprocess_mode="livemin",
         )
-        # This is made before the HTTP processes are forked. They begin at 0 themselves; the
-        # process that forks them sees no model process and must not be the one that sees fewest.
+        # Created before the HTTP processes are forked. They reset it to 0; the process that
+        # forks them connects to no model process and must not supply the minimum.
         self.workers_ready.set(math.inf)
         self._info = Gauge(
             "textloop_model_info",
-            "The model that answers; its value is 1",
+            "The model being served; the value is always 1",
             ["model", "version", "backend"],
             registry=registry,
             multiprocess_mode="livemax",
@@ -87,7 +87,7 @@ class HttpMetrics:
 
 
 class WorkerMetrics:
-    """What model processes count."""
+    """Metrics of the model processes."""
 
     def __init__(self, *, device: str) -> None:
         registry = CollectorRegistry()
@@ -100,7 +100,7 @@ class WorkerMetrics:
         ).labels(device)
         self.queue_seconds = Histogram(
             "textloop_queue_duration_seconds",
-            "Time a text waited for its forward pass",
+            "Time a text waited before its forward pass",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -114,24 +114,28 @@ class WorkerMetrics:
             registry=registry,
         )
         self.tokens = Counter(
-            "textloop_tokens", "Tokens of texts that went through the model", registry=registry
+            "textloop_tokens",
+            "Tokens of texts processed by the model, padding excluded",
+            registry=registry,
         )
         self.padding = Counter(
             "textloop_padding_tokens",
-            "Tokens of padding; its share is padding / (padding + tokens)",
+            "Padding tokens; the padding fraction is padding / (padding + tokens)",
             registry=registry,
         )
-        self.abandoned = Counter(
+        self.cancelled = Counter(
             "textloop_requests_cancelled",
-            "Requests taken out of the queue because their client had gone or given up",
+            "Requests cancelled in the queue: client disconnected or timed out",
             registry=registry,
         )
         self.failed = Counter(
             "textloop_failed_texts", "Texts whose forward pass failed", registry=registry
         )
 
-    def batch(self, lengths: Sequence[int], *, seconds: float, waits_s: Sequence[float]) -> None:
-        """Count one forward pass over texts of these lengths, in tokens."""
+    def record_batch(
+        self, lengths: Sequence[int], *, seconds: float, waits_s: Sequence[float]
+    ) -> None:
+        """Record one forward pass over texts of these lengths, in tokens."""
         tokens = sum(lengths)
         padded = len(lengths) * max(lengths)
         self.forward_seconds.observe(seconds)
@@ -144,7 +148,7 @@ class WorkerMetrics:
 
 
 def exposition() -> tuple[bytes, str]:
-    """All processes' metrics in Prometheus' text form, and its content type."""
+    """Return the metrics of all processes in the Prometheus text format, and its content type."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_LATEST

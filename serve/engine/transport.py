@@ -1,15 +1,15 @@
 """Frames between HTTP processes and model processes, over Unix sockets.
 
-In place of LitServe's queues: those live in a manager process, so that one request costs at
-least four round trips to it, some of them on the event loop; `fast_queue=True`, which is
-meant to help, selects nothing (litserve 0.2.19 passes `TransportConfig(transport_config=...)`
-where the field is `transport_type`; Lightning-AI/LitServe#751, #752). A test holds the
-version and fails when the fault is mended.
+They replace LitServe's queues, which live in a manager process: one request costs at least
+four round trips to it, some of them on the event loop. `fast_queue=True`, which is meant to
+help, has no effect (litserve 0.2.19 passes `TransportConfig(transport_config=...)` where the
+field is `transport_type`; Lightning-AI/LitServe#751, #752). A test pins the version and fails
+when the bug is fixed.
 
-A model process listens on a socket of its own once its model has answered; a connection
-to it is thus the sign that it is ready, and the end of the connection the sign that it is not.
+A model process listens on its own socket once its model has run a test inference. A
+connection to it therefore means that it is ready, and the end of the connection that it is not.
 
-Only token ids travel, as int32, and logits come back, as float32. Times are seconds of
+Requests carry token ids as int32, replies logits as float32. Times are seconds of
 CLOCK_MONOTONIC, which all processes of a machine share.
 
 Shape suffixes: N texts, C labels.
@@ -34,7 +34,7 @@ _REPLY = struct.Struct("<BIddII")
 
 
 class Status(IntEnum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     OK = 0
     FAILED = 1
@@ -43,7 +43,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkRequest:
-    """Texts to classify; with none, the request of that id is given up."""
+    """Texts to classify; without texts it cancels the request of that id."""
 
     id: int
     submitted_s: float
@@ -53,19 +53,22 @@ class WorkRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkReply:
-    """Logits of shape (N, C), or none where the status is not OK."""
+    """Logits of shape (N, C); empty unless the status is OK."""
 
     id: int
     status: Status
     queue_s: float
     """Time from submission to the start of the first forward pass."""
     compute_s: float
-    """Time of the longest forward pass that the request had a text in."""
+    """Duration of the longest forward pass that contained a text of the request."""
     logits_NC: Array
 
 
 def pack_request(request: WorkRequest, columns: Sequence[str]) -> bytes:
-    """One frame. columns: the names in each encoding, which both sides know."""
+    """Serialize a request into one frame.
+
+    columns: the names in each encoding, known to both sides.
+    """
     encodings = request.encodings
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
     ids = [token for name in columns for encoding in encodings for token in encoding[name]]
@@ -78,7 +81,7 @@ def pack_request(request: WorkRequest, columns: Sequence[str]) -> bytes:
 
 
 def unpack_request(frame: bytes, columns: Sequence[str]) -> WorkRequest:
-    """The request in a frame from `pack_request`; encodings hold int32 arrays."""
+    """Parse a frame of `pack_request`; the encodings hold int32 arrays."""
     _, id_, submitted_s, deadline_s, num_texts, num_columns = _REQUEST.unpack_from(frame)
     assert num_columns == len(columns)
     numbers = np.frombuffer(frame, dtype="<i4", offset=_REQUEST.size)
@@ -95,7 +98,7 @@ def unpack_request(frame: bytes, columns: Sequence[str]) -> WorkRequest:
 
 
 def pack_reply(reply: WorkReply) -> bytes:
-    """One frame."""
+    """Serialize a reply into one frame."""
     num_texts, num_labels = reply.logits_NC.shape
     return _frame(
         _REPLY.pack(reply.status, reply.id, reply.queue_s, reply.compute_s, num_texts, num_labels)
@@ -104,7 +107,7 @@ def pack_reply(reply: WorkReply) -> bytes:
 
 
 def unpack_reply(frame: bytes) -> WorkReply:
-    """The reply in a frame from `pack_reply`."""
+    """Parse a frame of `pack_reply`."""
     status, id_, queue_s, compute_s, num_texts, num_labels = _REPLY.unpack_from(frame)
     logits = np.frombuffer(frame, dtype="<f4", offset=_REPLY.size)
     return WorkReply(
@@ -117,13 +120,13 @@ def unpack_reply(frame: bytes) -> WorkReply:
 
 
 class Frames:
-    """Cuts a stream of bytes into frames."""
+    """Splits a stream of bytes into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield every frame that is whole now; the rest waits for more bytes."""
+        """Yield every complete frame; buffer the remaining bytes."""
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= _LENGTH.size:

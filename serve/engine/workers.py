@@ -1,11 +1,8 @@
-"""The HTTP process's side of the sockets: which model process gets a request, and when none does.
+"""The HTTP process's side of the sockets: which model process gets a request.
 
-Decides admission. The limit is counted in tokens, in one rule for a request of one text and
-of five hundred: a request is taken if its tokens fit under the limit together with those
-that wait, or if nothing waits. A request that is not taken is told when to come back.
-
-A connection to a model process stands for as long as the process is ready. When it ends,
-the requests that were on it fail at once; it is tried again until the process is back.
+A connection to a model process exists for as long as that process is ready. When it ends,
+the requests on it fail at once, and the connection is retried until the process is back.
+Admission is decided in `serve.engine.admission`.
 
 Shape suffixes: N texts, C labels.
 """
@@ -21,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import cast
 
+from serve.engine.admission import Admission, Unavailable
 from serve.engine.metrics import HttpMetrics
 from serve.engine.transport import (
     Frames,
@@ -33,44 +31,32 @@ from serve.engine.transport import (
 from serve.inference.text import Encoding, count_tokens
 
 PROBE_S = 5.0
-"""A model process that was silent for so long is asked; so long it may take to answer."""
+"""Seconds of silence after which a probe sends a model process a test inference, and seconds
+that the process has to reply."""
 
 WATCH_S = 0.1
-"""A request that waits for so long is given up if its client leaves; a shorter wait is not
-worth a task that watches."""
-
-COUNT_S = 0.1
-"""Seconds between two updates of the gauges."""
+"""Seconds a request waits before a task watches for its client to disconnect; starting one
+for a shorter wait costs more than it saves."""
 
 RETRY_S = 0.05
-"""Seconds between two tries to reach a model process that is not there."""
-
-
-class Unavailable(Exception):
-    """No answer can be had now. `status` is the HTTP status that says so."""
-
-    def __init__(self, status: int, reason: str, message: str, retry_after_s: int | None = None):
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.retry_after_s = retry_after_s
+"""Seconds between two attempts to connect to a model process."""
 
 
 class ClientGone(Exception):
-    """The client left before the answer."""
+    """The client disconnected before the response."""
 
 
 class _Connection(asyncio.Protocol):
-    """One model process."""
+    """The connection to one model process."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
         self.frames = Frames()
-        self.waiting: dict[int, tuple[asyncio.Future[WorkReply], int]] = {}
+        self.waiting: dict[int, asyncio.Future[WorkReply]] = {}
         self.tokens = 0
         self.transport: asyncio.Transport | None = None
         self.outgoing: list[bytes] = []
-        self.answered_s = -math.inf  # not in this process's sight
+        self.replied_s = -math.inf  # no reply yet
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,7 +65,7 @@ class _Connection(asyncio.Protocol):
         self.pool.metrics.workers_ready.set(len(self.pool.ready))
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, together with the others of this turn of the event loop."""
+        """Send a frame, together with the others of this iteration of the event loop."""
         if not self.outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
         self.outgoing.append(frame)
@@ -87,64 +73,59 @@ class _Connection(asyncio.Protocol):
     def _flush(self) -> None:
         assert self.transport is not None
         if self.transport.is_closing():
-            return  # whoever waits on this connection is told by connection_lost
+            return  # connection_lost fails the requests that wait on this connection
         self.transport.write(b"".join(self.outgoing))
         self.outgoing.clear()
 
     def data_received(self, data: bytes) -> None:
-        self.answered_s = time.monotonic()
+        self.replied_s = time.monotonic()
         for frame in self.frames.feed(data):
             reply = unpack_reply(frame)
-            entry = self.waiting.get(reply.id)
-            if entry is not None and not entry[0].done():
-                entry[0].set_result(reply)
+            future = self.waiting.get(reply.id)
+            if future is not None and not future.done():
+                future.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.ready.remove(self)
         self.pool.metrics.workers_ready.set(len(self.pool.ready))
-        for future, _ in self.waiting.values():
+        for future in self.waiting.values():
             if not future.done():
                 future.set_exception(
                     Unavailable(
-                        503, "worker_died", "the model process ended while it had this request", 1
+                        503, "worker_died", "the model process died while handling this request", 1
                     )
                 )
         self.lost.set()
 
 
 class WorkerPool:
-    """All model processes, as one HTTP process sees them.
+    """The model processes of one bundle, as seen by one HTTP process.
 
-    max_queue_tokens: tokens that may wait on this HTTP process's account.
+    admission: the HTTP process's own, shared by all of its pools.
     """
 
     def __init__(
         self,
         columns: Sequence[str],
         *,
-        max_queue_tokens: int,
+        admission: Admission,
         metrics: HttpMetrics,
     ) -> None:
         self.paths: Sequence[Path] = ()
         """Sockets of the model processes; to be set before `start`."""
         self.columns = columns
-        self.max_queue_tokens = max_queue_tokens
         self.metrics = metrics
+        self.admission = admission
         self.ready: list[_Connection] = []
-        self.tokens = 0
-        self.tokens_per_s = 0.0
         self._ids = count()
         self._tasks: list[asyncio.Task[None]] = []
-        self._window_s = time.monotonic()
-        self._window_tokens = 0
-        self._counting = False
 
     def start(self) -> None:
         """Begin to connect; needs a running event loop."""
         self._tasks = [asyncio.create_task(self._keep(path)) for path in self.paths]
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for task in self._tasks:
             task.cancel()
         for connection in list(self.ready):
@@ -153,16 +134,16 @@ class WorkerPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def probe(self, encodings: list[Encoding]) -> int:
-        """Number of model processes that answer.
+        """Return the number of model processes that reply.
 
-        A process is asked to classify `encodings` unless an answer came from it within the
-        last PROBE_S seconds, so that a full queue is not taken for a dead process.
+        A process that has replied to anything within the last PROBE_S seconds counts without
+        a test inference on `encodings`, so that a full queue does not look like a dead process.
         """
         now = time.monotonic()
         tokens = count_tokens(encodings)
 
-        async def answers(connection: _Connection) -> bool:
-            if now - connection.answered_s < PROBE_S:
+        async def replies(connection: _Connection) -> bool:
+            if now - connection.replied_s < PROBE_S:
                 return True
             try:
                 await self._ask(connection, encodings, tokens, timeout_s=PROBE_S, gone=_never)
@@ -170,24 +151,16 @@ class WorkerPool:
                 return False
             return True
 
-        return sum(await asyncio.gather(*map(answers, list(self.ready))))
+        return sum(await asyncio.gather(*map(replies, list(self.ready))))
 
     def admit(self, tokens: int) -> None:
-        """Raise Unavailable 429 unless `tokens` more may wait, 503 if no process is ready.
+        """Raise Unavailable 503 if no process is ready, 429 unless `tokens` more may enter.
 
-        Ask with 0 before the texts are tokenized, so that a full queue costs nothing.
+        Call it with 0 before tokenizing, so that a full queue costs nothing.
         """
         if not self.ready:
             raise Unavailable(503, "not_ready", "no model process is ready", 1)
-        if self.tokens and self.tokens + max(tokens, 1) > self.max_queue_tokens:
-            wait_s = self.tokens / self.tokens_per_s if self.tokens_per_s else 1.0
-            raise Unavailable(
-                429,
-                "queue_full",
-                f"the queue is full: {self.tokens} tokens wait, {tokens} more would pass the "
-                f"limit of {self.max_queue_tokens}; come back later",
-                max(1, math.ceil(wait_s)),
-            )
+        self.admission.check(tokens)
 
     async def submit(
         self,
@@ -197,16 +170,17 @@ class WorkerPool:
         timeout_s: float,
         gone: Callable[[], Awaitable[None]],
     ) -> WorkReply:
-        """Logits of admitted texts, from the process with the least to do.
+        """Return the logits of texts, computed by the process with the fewest tokens in flight.
 
-        tokens: `count_tokens` of them. gone: returns when the client has left; the request
-        is then given up before it costs a forward pass. Called for requests that wait for WATCH_S.
+        tokens: `count_tokens` of the encodings. gone: returns when the client has disconnected,
+        and the request is then cancelled before it costs a forward pass; called only for
+        requests that wait longer than WATCH_S.
         Raises ClientGone, Unavailable 429, 503 or 504, and RuntimeError if the pass failed.
         """
         self.admit(tokens)
         connection = min(self.ready, key=lambda each: each.tokens)
         reply = await self._ask(connection, encodings, tokens, timeout_s=timeout_s, gone=gone)
-        self._count(tokens)
+        self.admission.measure(tokens)
         return reply
 
     async def _ask(
@@ -228,9 +202,7 @@ class WorkerPool:
 
         def time_out() -> None:
             if not future.done():
-                future.set_exception(
-                    Unavailable(504, "timeout", f"no answer within timeout_s = {timeout_s:g} s")
-                )
+                future.set_exception(_timed_out(timeout_s))
 
         watcher: list[asyncio.Task[None]] = []
 
@@ -241,15 +213,14 @@ class WorkerPool:
 
         timer = loop.call_later(timeout_s, time_out)
         watch = loop.call_later(WATCH_S, lambda: watcher.append(loop.create_task(leave())))
-        connection.waiting[id_] = (future, tokens)
+        connection.waiting[id_] = future
         connection.tokens += tokens
-        self.tokens += tokens
-        self._count_waiting()
+        self.admission.enter(tokens)
         connection.send(pack_request(request, self.columns))
-        answered = False
+        replied = False
         try:
             reply = await future
-            answered = True
+            replied = True
         finally:
             timer.cancel()
             watch.cancel()
@@ -257,38 +228,18 @@ class WorkerPool:
                 task.cancel()
             del connection.waiting[id_]
             connection.tokens -= tokens
-            self.tokens -= tokens
-            self._count_waiting()
-            if not answered and not connection.lost.is_set():
-                given_up = WorkRequest(id=id_, submitted_s=now, deadline_s=now, encodings=[])
-                connection.send(pack_request(given_up, self.columns))
+            self.admission.leave(tokens)
+            if not replied and not connection.lost.is_set():
+                cancellation = WorkRequest(id=id_, submitted_s=now, deadline_s=now, encodings=[])
+                connection.send(pack_request(cancellation, self.columns))
         if reply.status is Status.EXPIRED:
-            raise Unavailable(504, "timeout", f"no answer within timeout_s = {timeout_s:g} s")
+            raise _timed_out(timeout_s)
         if reply.status is Status.FAILED:
             raise RuntimeError("the model failed on this request; see the server's log")
         return reply
 
-    def _count_waiting(self) -> None:
-        """Set the gauge, but not for every request: it costs as much as all else here."""
-        if not self._counting:
-            self._counting = True
-            asyncio.get_running_loop().call_later(COUNT_S, self._set_waiting)
-
-    def _set_waiting(self) -> None:
-        self._counting = False
-        self.metrics.waiting_tokens.set(self.tokens)
-
-    def _count(self, tokens: int) -> None:
-        """Measure the rate of answers over windows of about a second that had some."""
-        self._window_tokens += tokens
-        now = time.monotonic()
-        if (elapsed := now - self._window_s) >= 1.0:
-            if elapsed < 2.0:
-                self.tokens_per_s = self._window_tokens / elapsed
-            self._window_s, self._window_tokens = now, 0
-
     async def _keep(self, path: Path) -> None:
-        """Connect to a model process, and again whenever the connection has ended."""
+        """Connect to a model process, and reconnect whenever the connection ends."""
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(OSError):
@@ -299,6 +250,10 @@ class WorkerPool:
             await asyncio.sleep(RETRY_S)
 
 
+def _timed_out(timeout_s: float) -> Unavailable:
+    return Unavailable(504, "timeout", f"no response within timeout_s = {timeout_s:g} s")
+
+
 async def _never() -> None:
-    """Wait for a client that does not leave."""
+    """Wait for a client that does not disconnect."""
     await asyncio.get_running_loop().create_future()

@@ -15,10 +15,12 @@ from prometheus_client import Counter
 from serve.bundle.manifest import Manifest
 from serve.bundle.seal import Bundle
 from serve.config import ServeConfig
+from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.engine.workers import WorkerPool
 from serve.inference.decision import Rules
-from serve.inference.predictor import PRECISION, WARM_UP, load_encoder, pick_backend
+from serve.inference.placement import PRECISION, pick_backend
+from serve.inference.predictor import WARM_UP, load_encoder
 from serve.inference.scores import Activation, default_activation, json_heads
 from serve.inference.text import Encoding, TextEncoder
 
@@ -58,13 +60,18 @@ class Arm:
         return answering == wanted
 
 
-def build_arm(bundle: Bundle, config: ServeConfig, *, device: str, metrics: HttpMetrics) -> Arm:
+def build_arm(
+    bundle: Bundle,
+    config: ServeConfig,
+    *,
+    device: str,
+    admission: Admission,
+    metrics: HttpMetrics,
+) -> Arm:
     """The arm of a verified bundle on a resolved device; it connects when its pool is started."""
     manifest = bundle.manifest
     version = manifest.version
-    backend, reason = pick_backend(
-        bundle, device=device, asked=config.backend, streams=config.streams
-    )
+    backend, reason = pick_backend(bundle, device=device, requested=config.backend)
     encoder = load_encoder(bundle)
     return Arm(
         manifest=manifest,
@@ -80,9 +87,5 @@ def build_arm(bundle: Bundle, config: ServeConfig, *, device: str, metrics: Http
         json_heads=json_heads(manifest.labels),
         label_counts=metrics.count_labels(manifest.labels),
         warm_up=encoder.encode([WARM_UP[encoder.is_pair]]),
-        pool=WorkerPool(
-            encoder.columns,
-            max_queue_tokens=-(-config.max_queue_tokens // config.api_processes),
-            metrics=metrics,
-        ),
+        pool=WorkerPool(encoder.columns, admission=admission, metrics=metrics),
     )

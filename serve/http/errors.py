@@ -7,7 +7,7 @@ import logging
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve.engine.workers import Unavailable
+from serve.engine.admission import Unavailable
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.wire import json_response
 from serve.inference.text import TextError

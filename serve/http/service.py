@@ -41,7 +41,7 @@ class Answer:
 
 
 class Service:
-    """The arm that new requests take, and what is the server's: configuration and metrics."""
+    """The arm that new requests take; configuration and metrics of the server."""
 
     def __init__(self, arm: Arm, config: ServeConfig, metrics: HttpMetrics) -> None:
         self.arm = arm

@@ -1,1 +1,1 @@
-"""From texts to probabilities: the only inference path."""
+"""Inference: from texts to probabilities and decisions."""

@@ -1,8 +1,8 @@
-"""From probabilities to decisions: which labels, how sure, and whether to answer at all.
+"""From probabilities to decisions: predicted labels, confidence and abstention.
 
-The bundle's calibration decides; the server, the file classifier and `train evaluate` all
-come through `Rules.decide`. The temperature is no matter of this module: `train merge` has
-folded it into the weights, so that every probability is calibrated already.
+The rules come from the bundle's calibration; the server, the file classifier and `train
+evaluate` all use `Rules.decide`. The temperature is not applied here: `train merge` has
+folded it into the weights, so the probabilities are already calibrated.
 
 Shape suffixes: N texts, C labels.
 """
@@ -20,28 +20,28 @@ from serve.inference.scores import Array, chosen, confidence
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What is predicted for N texts."""
+    """Predictions for N texts."""
 
     predicted_NC: NDArray[np.bool_]
     confidence_N: NDArray[np.float64]
-    """As `serve.inference.scores.confidence` has it."""
+    """See `serve.inference.scores.confidence`."""
     abstain_N: NDArray[np.bool_] | None
-    """Whether to give no answer; None where the bundle has no abstention threshold."""
+    """Whether to abstain; None if the bundle has no abstention threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a bundle decides on one backend."""
+    """The decision rules of a bundle on one backend."""
 
     task: str
     thresholds_C: Array | None
-    """Least probability of each label of a multi-label model; None for 0.5."""
+    """Decision thresholds of a multi-label model; None: 0.5."""
     abstention: Abstention | None
-    """That of the backend: int8 is not as sure as full precision is."""
+    """The backend's own threshold: int8 and full precision differ in confidence."""
 
     @classmethod
     def of(cls, manifest: Manifest, backend: str) -> Rules:
-        """The rules of a bundle on the backend torch or onnx."""
+        """Read the rules for the backend torch or onnx from a manifest."""
         calibration = manifest.calibration
         thresholds = calibration.thresholds if calibration else None
         return cls(
@@ -52,21 +52,21 @@ class Rules:
 
     @property
     def abstain_below(self) -> float | None:
-        """Confidence under which there is no answer; None where the bundle has no threshold."""
+        """Confidence below which to abstain; None if the bundle has no threshold."""
         return self.abstention.abstain_below if self.abstention else None
 
     @property
     def no_abstention(self) -> str:
-        """Why there is no abstention threshold, and what to do about it."""
+        """The reason why there is no abstention threshold, and the remedy."""
         if self.abstention is None:
             return (
                 "the bundle has no abstention threshold; merge it again with "
-                "calibration.max_risk set to the share of wrong answers that is acceptable"
+                "calibration.max_risk set to the acceptable error rate on answered texts"
             )
         return f"the bundle has no abstention threshold: {self.abstention.reason}"
 
     def decide(self, probabilities_NC: Array) -> Decision:
-        """Labels, confidence and abstention. probabilities_NC: by the task's own activation."""
+        """Apply the rules to probabilities, computed with the task's own activation."""
         predicted_NC = chosen(probabilities_NC, self.task, self.thresholds_C)
         confidence_N = confidence(probabilities_NC, predicted_NC, self.task)
         below = self.abstain_below

@@ -1,4 +1,4 @@
-"""Precision of fp32 matrix products, which PyTorch keeps as state of the whole process."""
+"""Precision of fp32 matrix products, which is process-wide state in PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From logits to the scores and labels of an answer. Pure.
+"""From logits to scores and labels. Pure.
 
 Shape suffixes: N texts, C labels.
 """
@@ -17,22 +17,22 @@ Activation = Literal["softmax", "sigmoid", "none"]
 
 
 def softmax(logits_NC: Array) -> Array:
-    """Softmax over the last axis, safe for any finite logits.
+    """Compute the softmax over the last axis.
 
-    Subtracting the row's maximum leaves exponents of at most 0, so nothing overflows.
+    The row's maximum is subtracted first, so finite logits cannot overflow.
     """
     exp_NC = np.exp(logits_NC - logits_NC.max(axis=-1, keepdims=True))
     return np.asarray(exp_NC / exp_NC.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def sigmoid(logits_NC: Array) -> Array:
-    """Logistic function, safe for any finite logits: exp is only taken of values up to 0."""
+    """Compute the logistic function; exp is taken only of values up to 0, so it cannot overflow."""
     exp_NC = np.exp(-np.abs(logits_NC))
     return np.asarray(np.where(logits_NC >= 0, 1.0, exp_NC) / (1.0 + exp_NC), dtype=np.float32)
 
 
 def activate(logits_NC: Array, activation: Activation) -> Array:
-    """Scores in [0, 1] for softmax and sigmoid; the logits themselves for none."""
+    """Return scores in [0, 1] for softmax and sigmoid, the logits themselves for none."""
     if activation == "softmax":
         return softmax(logits_NC)
     if activation == "sigmoid":
@@ -41,15 +41,15 @@ def activate(logits_NC: Array, activation: Activation) -> Array:
 
 
 def default_activation(task: str) -> Activation:
-    """The activation that `transformers.pipeline` picks: sigmoid for multi-label models."""
+    """Return the activation that `transformers.pipeline` uses: sigmoid for multi-label models."""
     return "sigmoid" if task == "multi_label" else "softmax"
 
 
 def chosen(scores_NC: Array, task: str, thresholds_C: Array | None = None) -> NDArray[np.bool_]:
-    """Predicted labels, bool of shape (N, C).
+    """Return the predicted labels, bool of shape (N, C).
 
-    Single-label: the best one of each text; logits do as well as probabilities.
-    Multi-label: every probability from its label's threshold, 0.5 where thresholds_C is None.
+    Single-label: the highest score of each text; scores may be logits or probabilities.
+    Multi-label: each probability at or above its label's threshold; None means 0.5 for all.
     """
     if task == "multi_label":
         return np.asarray(scores_NC >= (0.5 if thresholds_C is None else thresholds_C))
@@ -59,11 +59,11 @@ def chosen(scores_NC: Array, task: str, thresholds_C: Array | None = None) -> ND
 def confidence(
     probabilities_NC: Array, predicted_NC: NDArray[np.bool_], task: str
 ) -> NDArray[np.float64]:
-    """How sure the model is of the labels that it predicts, in [0, 1], of shape (N,).
+    """Return the confidence in the predicted labels, in [0, 1], of shape (N,).
 
     Single-label: the probability of the predicted label. Multi-label: the probability that
-    every label is decided right, if the labels were independent: the product over labels of
-    p where it is predicted and 1 - p where it is not.
+    every label is correct, assuming independent labels: the product over labels of p where
+    the label is predicted and 1 - p where it is not.
     """
     agreed_NC = np.where(predicted_NC, probabilities_NC, 1.0 - probabilities_NC)
     if task == "multi_label":
@@ -72,9 +72,9 @@ def confidence(
 
 
 def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], Array]:
-    """Labels and scores of shape (N, K) of each text, highest score first.
+    """Return label indices and scores of shape (N, K), highest score of each text first.
 
-    top_k None gives every label, otherwise the first top_k. Equal scores keep label order.
+    top_k: number of labels; None: all. Equal scores keep label order.
     """
     order_NK = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
     return order_NK, scores_NC[np.arange(len(order_NK))[:, None], order_NK]
@@ -83,7 +83,7 @@ def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], 
 def ranked(
     scores_NC: Array, labels: Sequence[str], top_k: int | None
 ) -> list[list[dict[str, Any]]]:
-    """For each text its `{"label", "score"}` entries, as `best_first` orders them."""
+    """Return the `{"label", "score"}` entries of each text, in the order of `best_first`."""
     order_NK, scores_NK = best_first(scores_NC, top_k)
     return [
         [{"label": labels[c], "score": score} for c, score in zip(order_K, scores_K, strict=True)]
@@ -92,14 +92,14 @@ def ranked(
 
 
 def json_heads(labels: Sequence[str]) -> list[bytes]:
-    """What `ranked_json` writes before each label's score."""
+    """Return the JSON that `ranked_json` writes before each label's score."""
     return [b'{"label":' + pydantic_core.to_json(label) + b',"score":' for label in labels]
 
 
 def ranked_json(scores_NC: Array, heads: Sequence[bytes], top_k: int | None) -> list[bytes]:
-    """What `ranked` gives for each text, in JSON, in half the time.
+    """Return the result of `ranked` as JSON, one per text, in half the time.
 
-    heads: of `json_heads`, for the labels in the order of the scores.
+    heads: the result of `json_heads`, in the label order of the scores.
     """
     order_NK, scores_NK = best_first(scores_NC, top_k)
     rows = []

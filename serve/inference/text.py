@@ -1,7 +1,7 @@
-"""The only text preparation: texts, or pairs of texts, to token ids.
+"""Tokenization: texts, or pairs of texts, to token ids.
 
-Training, evaluation and serving all come through `TextEncoder`, so a model never meets
-text that was prepared in another way than the text it learnt from.
+Training, evaluation and serving all use `TextEncoder`, so a model never sees text that was
+tokenized differently from its training data.
 
 Shape suffixes: N texts, L tokens.
 """
@@ -28,7 +28,7 @@ Batch = dict[str, NDArray[np.int64]]
 
 
 class TextError(ValueError):
-    """A text that cannot be classified. `index` is its position among the texts given."""
+    """A text cannot be classified. `index` is its position in the input."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class TextError(ValueError):
 
 
 def text_problem(text: object) -> str | None:
-    """Why one text cannot be classified, or None if it can."""
+    """Return why a text cannot be classified, or None if it can."""
     if not isinstance(text, str):
         return f"expected a string, got {type(text).__name__}"
     if not text.strip():
@@ -50,20 +50,20 @@ def text_problem(text: object) -> str | None:
 
 
 def count_tokens(encodings: Sequence[Encoding]) -> int:
-    """Tokens of all encodings."""
+    """Return the total number of tokens of the encodings."""
     return sum(len(encoding["input_ids"]) for encoding in encodings)
 
 
 def shortest_first(encodings: Sequence[Encoding]) -> list[int]:
-    """Row numbers by length; those of one length stay in order."""
+    """Return row numbers sorted by length; the sort is stable."""
     return sorted(range(len(encodings)), key=lambda row: len(encodings[row]["input_ids"]))
 
 
 class TextEncoder:
-    """Token ids by one tokenizer under one length limit.
+    """A tokenizer with a length limit.
 
-    is_pair: whether each text is a pair, encoded together as `[CLS] a [SEP] b [SEP]` or
-    whatever the tokenizer does for two segments.
+    is_pair: whether each text is a pair, encoded together as `[CLS] a [SEP] b [SEP]` or in
+    the tokenizer's own form for two segments.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class TextEncoder:
         raw: Any | None,
         tokenizer: Any | None = None,
     ) -> None:
-        """raw: a `tokenizers.Tokenizer`, or None to go through `tokenizer` of transformers.
+        """raw: a `tokenizers.Tokenizer`, or None to use the transformers `tokenizer`.
 
-        The tokenizer of transformers switches truncation on and off in one shared Rust
-        object at each call, which two threads must not do at once, and costs more than the
-        tokenizing itself. Copies of the Rust object that nobody alters give the same ids.
+        A transformers tokenizer switches truncation on and off in one shared Rust object at
+        each call, which is not thread-safe and costs more than the tokenization itself.
+        Copies of the Rust object that are never modified give the same ids.
         """
         self.rules = rules
         self.columns = rules.columns
@@ -98,7 +98,7 @@ class TextEncoder:
 
     @classmethod
     def from_directory(cls, path: Path, *, max_length: int, is_pair: bool) -> TextEncoder:
-        """Load the tokenizer of a model directory by transformers, from the disk alone."""
+        """Load the tokenizer of a model directory with transformers, from local files only."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoTokenizer
 
@@ -107,7 +107,7 @@ class TextEncoder:
 
     @classmethod
     def of(cls, tokenizer: Any, *, max_length: int, is_pair: bool) -> TextEncoder:
-        """Use a tokenizer of transformers."""
+        """Wrap a transformers tokenizer."""
         columns = tuple(name for name in tokenizer.model_input_names if name != "attention_mask")
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         fast = tokenizer.is_fast and set(columns) <= fill.keys()
@@ -124,9 +124,9 @@ class TextEncoder:
     def from_rules(
         cls, path: Path, rules: TokenizerRules, *, max_length: int, is_pair: bool
     ) -> TextEncoder:
-        """Load a model directory's `tokenizer.json` without transformers and PyTorch.
+        """Load the `tokenizer.json` of a model directory without transformers and PyTorch.
 
-        rules: those of `of` for the same tokenizer, which must be fast.
+        rules: the result of `of` for the same tokenizer, which must be fast.
         """
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from tokenizers import Tokenizer
@@ -137,7 +137,7 @@ class TextEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that bears on the token ids."""
+        """SHA-256 of everything that affects the token ids."""
         raw = self._raw.get(None)
         if raw is None:
             assert self.tokenizer is not None
@@ -151,12 +151,11 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[Text], *, truncation: bool = True, side: str | None = None
     ) -> list[Encoding]:
-        """Token ids of each text, in order: `input_ids` and what else the model takes.
+        """Return the `input_ids` and other model inputs of each text, in order. Thread-safe.
 
-        A text of more than `max_length` tokens is cut at `side`, left or right, None for the
-        tokenizer's own (of a pair, the longer text is cut first); with truncation False it
-        raises TextError instead. May be called from several threads at once.
-        Raises TextError for a text that is empty or not valid Unicode.
+        A text of more than `max_length` tokens is truncated on `side`, left or right, None for
+        the tokenizer's own (of a pair, the longer text first); with truncation False it raises
+        TextError instead. Raises TextError for a text that is empty or not valid Unicode.
         """
         for index, text in enumerate(texts):
             for part in self._parts(index, text):
@@ -186,7 +185,7 @@ class TextEncoder:
     def _encode_slowly(
         self, texts: Sequence[Text], *, truncation: bool, side: str | None
     ) -> list[Encoding]:
-        """The same through transformers, for tokenizers that have no Rust half."""
+        """Encode with transformers, for tokenizers without a Rust implementation."""
         assert self.tokenizer is not None
         with self._slow:
             own, self.tokenizer.truncation_side = self.tokenizer.truncation_side, side
@@ -209,7 +208,7 @@ class TextEncoder:
         )
 
     def pad(self, encodings: Sequence[Encoding]) -> Batch:
-        """Stack encodings into arrays of shape (N, L), L the longest, with their mask."""
+        """Stack encodings into arrays of shape (N, L), L the longest, plus the attention mask."""
         length = max(len(encoding["input_ids"]) for encoding in encodings)
         shape = (len(encodings), length)
         batch_NL: Batch = {

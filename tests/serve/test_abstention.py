@@ -1,4 +1,4 @@
-"""The server and the file classifier honour thresholds and abstention of the bundle."""
+"""The server and the file classifier apply the bundle's thresholds and abstention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Bundles = Callable[[str], Path]
 
 
 def calibrated(bundle: Path, directory: Path, **fitted: Any) -> Path:
-    """The same model, sealed with another calibration."""
+    """Seal the same model with a different calibration."""
     manifest = open_bundle(bundle).manifest
     staging = directory / "staging"
     shutil.copytree(bundle, staging)
@@ -44,7 +44,7 @@ def abstention(below: float | None) -> Abstention:
 
 
 def middle(bundle: Path, backend: Any) -> float:
-    """A confidence that half of the texts reach."""
+    """Return a confidence that half of the texts reach."""
     predictor = Predictor.load(bundle, device="cpu", backend=backend)
     sure_N = np.sort(predictor.rules.decide(predictor.predict(TEXTS)).confidence_N)
     return float(sure_N[19:21].mean())
@@ -52,7 +52,7 @@ def middle(bundle: Path, backend: Any) -> float:
 
 @pytest.fixture(scope="module")
 def unsure(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that abstains from half of the texts on int8, and from all in full precision."""
+    """A bundle that abstains on half of the texts in int8, and on all in full precision."""
     return calibrated(
         bundles("single"),
         tmp_path_factory.mktemp("unsure"),
@@ -80,7 +80,7 @@ def several(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_server_says_where_it_abstains(server: Server, unsure: Path) -> None:
+def test_server_reports_where_it_abstains(server: Server, unsure: Path) -> None:
     predictor = Predictor.load(unsure, device="cpu", backend="onnx")
     probabilities_NC = predictor.predict(TEXTS)
     decision = predictor.rules.decide(probabilities_NC)
@@ -94,9 +94,9 @@ def test_server_says_where_it_abstains(server: Server, unsure: Path) -> None:
         decision.confidence_N.tolist(), abs=1e-4
     )
     sure_enough = np.abs(decision.confidence_N - predictor.rules.abstain_below) > 1e-4
-    told = np.array([each["abstain"] for each in answer])
-    assert (told == decision.abstain_N)[sure_enough].all()
-    assert 10 < told.sum() < 30
+    reported = np.array([each["abstain"] for each in answer])
+    assert (reported == decision.abstain_N)[sure_enough].all()
+    assert 10 < reported.sum() < 30
 
 
 @pytest.mark.parametrize("options", [{"function_to_apply": "none"}, {"top_k": 1}])
@@ -114,15 +114,13 @@ def test_abstention_does_not_depend_on_how_scores_are_shown(
 
 
 @pytest.mark.parametrize("parameters", [{}, {"abstain": False}, {"abstain": None}])
-def test_unless_asked_the_answer_is_the_usual_one(
-    server: Server, parameters: dict[str, Any]
-) -> None:
+def test_abstention_is_reported_only_on_request(server: Server, parameters: dict[str, Any]) -> None:
     answer = server.post({"inputs": TEXTS[:1], "parameters": parameters}).json()
 
     assert answer[0][0].keys() == {"label", "score"}
 
 
-def test_instances_get_verdicts_too(server: Server) -> None:
+def test_instances_report_abstention_too(server: Server) -> None:
     body = {"instances": TEXTS[:4], "parameters": {"abstain": True, "top_k": 2}}
     expected = server.post({"inputs": TEXTS[:4], "parameters": body["parameters"]}).json()
 
@@ -145,7 +143,7 @@ def test_info_holds_the_calibration(server: Server, unsure: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/textloop:predict"])
-def test_without_a_threshold_asking_is_refused_with_the_remedy(
+def test_abstain_without_a_threshold_is_422_with_the_remedy(
     serve: Callable[..., Server], path: str
 ) -> None:
     name = "inputs" if path == "/predict" else "instances"
@@ -158,7 +156,7 @@ def test_without_a_threshold_asking_is_refused_with_the_remedy(
     assert "calibration.max_risk" in response.json()["error"]
 
 
-def test_threshold_that_was_not_found_says_why(bundles: Bundles, tmp_path: Path) -> None:
+def test_missing_threshold_states_the_reason(bundles: Bundles, tmp_path: Path) -> None:
     bundle = calibrated(bundles("single"), tmp_path, abstention={"torch": abstention(None)})
 
     rules = Predictor.load(bundle, device="cpu", backend="torch").rules

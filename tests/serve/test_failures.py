@@ -142,7 +142,7 @@ def test_a_request_that_waits_too_long_is_504_and_costs_no_pass(bundles: Bundles
 
         assert response.status_code == 504
         assert response.json() == {
-            "error": "no answer within timeout_s = 1 s",
+            "error": "no response within timeout_s = 1 s",
             "error_type": "Unhealthy",
         }
         assert server.post({"inputs": "parcel"}).status_code == 200
@@ -188,7 +188,7 @@ def test_a_killed_model_process_fails_its_requests_at_once_and_comes_back(
         took = time.monotonic() - died[0]
 
         assert {answer.status_code for answer in answers} == {503}
-        assert "the model process ended" in answers[0].json()["error"]
+        assert "the model process died" in answers[0].json()["error"]
         assert took < 2
         down = httpx.get(f"{server.url}/health/ready")
         assert down.status_code == 503

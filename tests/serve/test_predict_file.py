@@ -1,4 +1,4 @@
-"""Whole files are classified: any format, row by row, restartable."""
+"""Classifying whole files: every format, errors per row, resuming."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_format_in_and_out(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{source}", target.name])
 
 
-def test_rows_that_cannot_be_classified_say_why(bundles: Bundles, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_classified_have_an_error(bundles: Bundles, tmp_path: Path) -> None:
     rows = [{"id": 1, "text": "my parcel"}, {"id": 2, "text": " "}, {"id": 3, "text": None}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
 
@@ -92,7 +92,7 @@ def test_rows_that_cannot_be_classified_say_why(bundles: Bundles, tmp_path: Path
     assert written[2]["predicted_error"] == "expected a string, got NoneType"
 
 
-def test_block_without_one_usable_row_is_no_failure(bundles: Bundles, tmp_path: Path) -> None:
+def test_block_without_a_usable_row_is_not_an_error(bundles: Bundles, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": ""}, {"text": "a \ud83d"}])
     predictor = Predictor.load(bundles("single"), device="cpu")
 
@@ -104,7 +104,7 @@ def test_block_without_one_usable_row_is_no_failure(bundles: Bundles, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_columns_that_come_late_are_kept(bundles: Bundles, tmp_path: Path, suffix: str) -> None:
+def test_columns_that_appear_late_are_kept(bundles: Bundles, tmp_path: Path, suffix: str) -> None:
     rows = [{"text": "a"}, {"text": "b", "id": 7}, {"text": " "}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     predictor = Predictor.load(bundles("single"), device="cpu")
@@ -123,7 +123,7 @@ def test_rows_that_parquet_cannot_hold_are_refused_before_the_work(
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": "x"}])
     predictor = Predictor.load(bundles("single"), device="cpu")
 
-    with pytest.raises(ValueError, match=r"cannot hold these rows .* write .jsonl instead"):
+    with pytest.raises(ValueError, match=r"cannot store these rows .* write .jsonl instead"):
         predict_file(predictor, source, tmp_path / "out.parquet", text_columns=("text",))
 
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -138,7 +138,7 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     second = predict(bundles("pair"), pair, tmp_path / "b.csv", "--text-columns", "left,right")
 
     assert second.returncode == 0, second.stderr
-    assert "1 rows to" in second.stdout
+    assert "wrote 1 rows to" in second.stdout
     row = next(read_rows(tmp_path / "a.jsonl"))
     assert len(row["predicted_labels"]) == len(row["predicted_scores"])
     manifest = predictor.bundle.manifest
@@ -148,7 +148,7 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     assert next(read_rows(tmp_path / "b.csv"))["predicted_label"]
 
 
-def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> None:
+def test_killed_run_resumes(bundles: Bundles, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", make_rows(8 * BLOCK_ROWS, seed=8))
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     journal = tmp_path / "out.jsonl.partial"
@@ -168,13 +168,13 @@ def test_killed_run_goes_on_where_it_was(bundles: Bundles, tmp_path: Path) -> No
     assert process.wait() == -signal.SIGKILL
     assert not output.exists()
     with journal.open("ab") as file:
-        file.write(b'{"predicted_label": "bill')  # a torn line
+        file.write(b'{"predicted_label": "bill')  # an incomplete line
 
     rerun = predict(bundles("single"), source, output)
-    undisturbed = predict(bundles("single"), source, whole)
+    uninterrupted = predict(bundles("single"), source, whole)
 
-    assert rerun.returncode == undisturbed.returncode == 0
-    assert "(0 were done before" not in rerun.stdout
+    assert rerun.returncode == uninterrupted.returncode == 0
+    assert "(0 from an earlier run" not in rerun.stdout
     assert not journal.exists()
     labels = [[row["predicted_label"] for row in read_rows(file)] for file in (output, whole)]
     assert labels[0] == labels[1]
@@ -187,7 +187,9 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
 
     predictor = Predictor.load(bundles("single"), device="cpu")
 
-    with pytest.raises(ValueError, match="belongs to another input, bundle or choice of columns"):
+    with pytest.raises(
+        ValueError, match="belongs to a different input, bundle or choice of columns"
+    ):
         predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
 
 
@@ -199,7 +201,11 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
         ("in.jsonl", "", "has no rows"),
         ("in.jsonl", '{"text": "a"}\n{broken\n', "line 2: not valid JSON"),
         ("in.jsonl", '{"body": "a"}\n', "has no column `text`, only body"),
-        ("in.jsonl", '{"text": "a", "predicted_label": 1}\n', "has a column `predicted_label`"),
+        (
+            "in.jsonl",
+            '{"text": "a", "predicted_label": 1}\n',
+            "already has a column `predicted_label`",
+        ),
         ("in.csv", "text,n\na,1\nb\n", "line 3: 1 values for 2 columns"),
     ],
 )
@@ -216,7 +222,7 @@ def test_input_that_cannot_be_read_is_named(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_csv_keeps_what_is_written(tmp_path: Path) -> None:
+def test_csv_values_are_not_converted(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text('\ufefftext,n\n"NA",007\n"a ""b"", c",\n' + "x" * 200_000 + ",1\n")
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from serve.files import write_atomic
-from serve.inference.predictor import pick_device
+from serve.inference.placement import pick_device
 from train.audit.audit import Audit, audit
 from train.audit.embed import embed, token_counts
 from train.audit.label_errors import LabelIssues, class_thresholds, cross_fit, find_label_issues

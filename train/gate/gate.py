@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.files import write_atomic
-from serve.inference.predictor import BackendName, Predictor
+from serve.inference.placement import BackendName
+from serve.inference.predictor import Predictor
 from serve.inference.text import Text
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data

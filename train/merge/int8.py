@@ -20,7 +20,7 @@ from serve.bundle.manifest import Calibration, Int8Export, Measured
 from serve.inference.backends.onnx import FILE as ONNX_FILE
 from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.decision import Rules
-from serve.inference.predictor import batched_logits, usable_cores
+from serve.inference.predictor import batched_logits
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import TextEncoder
 from serve.stats import paired_difference
@@ -60,7 +60,7 @@ def export_into(
         typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
         batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
         export_int8(staging, batches, file)
-        backend = OnnxBackend.load(staging, streams=usable_cores())
+        backend = OnnxBackend.load(staging)
     except Exception as error:  # what an architecture can raise here is open
         file.unlink(missing_ok=True)
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")

@@ -27,8 +27,9 @@ import numpy as np
 from serve.bundle.manifest import TokenizerRules
 from serve.bundle.seal import Bundle, record_metrics, seal
 from serve.inference.backends.torch import TorchBackend
+from serve.inference.placement import pick_device
 from serve.inference.pooling import set_custom_model_type
-from serve.inference.predictor import Predictor, batched_logits, pick_device
+from serve.inference.predictor import Predictor, batched_logits
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, Text, TextEncoder, shortest_first
 from train.config.run import RunConfig

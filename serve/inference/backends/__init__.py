@@ -1,1 +1,1 @@
-"""Ways to run a model's forward pass. Each takes token ids and gives logits."""
+"""Backends that run the forward pass: token ids in, logits out."""

@@ -8,41 +8,42 @@ from typing import Any
 
 import numpy as np
 
+from serve.inference.placement import usable_cores
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 
 FILE = "onnx/model_int8.onnx"
-"""Where a bundle holds its int8 export, if that passed its parity gate."""
+"""Path of the int8 export in a bundle, if the export passed its parity gate."""
 
 
 class OnnxBackend:
-    """An int8 sequence classifier on the CPU, one core per forward pass.
+    """An int8 sequence classifier on the CPU: one session per usable core.
 
-    Several passes side by side on one core each give more texts/s than one pass on all
-    cores: no thread waits for another inside a pass. Each has a session of its own, with its
-    own weights and working memory; passes that share one hand each other memory that lies in
-    the other core's cache, which costs 7 % (two cores, 8 to 32 short texts a pass).
+    Concurrent passes on one core each give more texts/s than one pass on all cores, because
+    no thread waits for another inside a pass. Each has its own session, with its own weights
+    and working memory: passes that share a session hand each other memory that is in the
+    other core's cache, which costs 7 % (two cores, 8 to 32 short texts a pass).
     """
 
     name = "onnx"
     precision = "int8"
     device_kind = "cpu"
     tolerance = 1e-4
-    """A text's scores in any two batches differ by no more: every row has its own scale."""
+    """Maximum difference between a text's scores in two batches; each row has its own scale."""
 
-    def __init__(self, model: str | bytes, *, streams: int) -> None:
+    def __init__(self, model: str | bytes) -> None:
         """Load a model from a file, or from its bytes."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        # A pattern per shape of batch would be kept for ever.
+        # ONNX Runtime would keep one memory pattern per batch shape and never free it.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        self.streams = streams
+        self.concurrency = usable_cores()
         self._idle: LifoQueue[Any] = LifoQueue()
-        for _ in range(streams):
+        for _ in range(self.concurrency):
             session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
@@ -50,14 +51,14 @@ class OnnxBackend:
         self.inputs = [each.name for each in session.get_inputs()]
 
     @classmethod
-    def load(cls, bundle: Path, *, streams: int) -> OnnxBackend:
+    def load(cls, bundle: Path) -> OnnxBackend:
         """Load the export of a bundle."""
-        return cls(str(bundle / FILE), streams=streams)
+        return cls(str(bundle / FILE))
 
     def forward(self, batch_NL: Batch) -> Array:
-        """Logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).
+        """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).
 
-        May be called from any number of threads; `streams` of them run at once.
+        Thread-safe; at most `concurrency` calls run at the same time, the others wait.
         """
         feeds = {
             name: batch_NL[name] if name in batch_NL else np.zeros_like(batch_NL["input_ids"])

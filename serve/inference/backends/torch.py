@@ -22,38 +22,41 @@ class TorchBackend:
     """A sequence classifier on one device."""
 
     name = "torch"
-    streams = 1
+    concurrency = 1
 
     def __init__(self, model: Any, *, device: str) -> None:
-        """Take a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
+        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
         self.device = torch.device(device)
         self.device_kind = self.device.type
         self.model: Any = model.to(self.device).eval()
         half = next(model.parameters()).dtype == torch.bfloat16
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
-        """A text's scores in any two batches differ by no more."""
+        """Maximum difference between a text's scores in two batches."""
         self.packed = self._pack() if half and self.device_kind == "cuda" else None
 
     def _pack(self) -> PackedModel | None:
-        """The model without padding, if its logits are those of the padded pass."""
+        """Return the padding-free model if its logits equal those of the padded pass, else None."""
         try:
             with torch.inference_mode():
                 packed = PackedModel(self.model)
                 packed.check_equivalence(tolerance=self.tolerance)
-        except Exception as error:  # what a kernel or an architecture can raise here is open
-            logger.warning("batches are padded, this model cannot go without: %s", error)
+        except Exception as error:  # kernels and architectures may raise any exception
+            logger.warning(
+                "padding-free inference is not available for this model, using padded batches: %s",
+                error,
+            )
             return None
         return packed
 
     @classmethod
     def load(cls, path: Path, *, device: str, precision: str = "fp32") -> TorchBackend:
-        """Load a model directory by the stock class, mean-pooled or not, in `fp32` or `bf16`.
+        """Load a model directory in `fp32` or `bf16`, with or without mean pooling.
 
-        Raises ValueError if the weights on the disk are not all of the model's weights.
+        Raises ValueError if the files lack weights of the model.
         """
-        transformers_logging.disable_progress_bar()  # there is no download to watch
-        # transformers loads in the checkpoint's own dtype unless it is told otherwise.
+        transformers_logging.disable_progress_bar()  # nothing is downloaded
+        # Without dtype, transformers uses the checkpoint's.
         model, info = load_classifier(
             path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
         )
@@ -63,7 +66,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def forward(self, batch_NL: Batch) -> Array:
-        """Logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L)."""
+        """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L)."""
         if self.packed:
             output = self.packed(batch_NL)
         else:

@@ -1,4 +1,4 @@
-"""A bundle is whole and unaltered, or refused by the name of the file."""
+"""A bundle is complete and unaltered, or rejected with the name of the file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_unlisted_file_is_refused_and_hidden_ones_are_not(copy: Path) -> None:
         open_bundle(copy)
 
 
-def test_card_and_its_plots_may_be_added_and_change_nothing(copy: Path) -> None:
+def test_adding_a_card_and_plots_keeps_the_version(copy: Path) -> None:
     version = open_bundle(copy).manifest.version
     (copy / "README.md").write_text("# a card")
     (copy / "evaluation").mkdir()
@@ -89,7 +89,7 @@ def test_card_and_its_plots_may_be_added_and_change_nothing(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluation/a.py", "evaluation/b/c.png", "c.png", "x/README.md"])
-def test_nothing_else_passes_for_a_card(copy: Path, name: str) -> None:
+def test_only_card_files_are_accepted_unlisted(copy: Path, name: str) -> None:
     (copy / name).parent.mkdir(parents=True, exist_ok=True)
     (copy / name).write_bytes(b"")
 
@@ -127,7 +127,7 @@ def test_server_and_file_classifier_refuse_an_altered_bundle(copy: Path, tmp_pat
     assert "model.safetensors" in predicted.stderr
 
 
-def test_directory_that_is_no_bundle_says_what_to_do(tmp_path: Path) -> None:
+def test_directory_that_is_not_a_bundle_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="python -m train merge"):
         open_bundle(tmp_path)
     with pytest.raises(BundleError, match="not a directory"):
@@ -153,7 +153,7 @@ def test_metrics_are_recorded_without_changing_the_version(copy: Path) -> None:
     assert after.manifest.version == before.manifest.version
 
 
-def test_sealing_replaces_the_bundle_that_stands_there(copy: Path, tmp_path: Path) -> None:
+def test_sealing_replaces_an_existing_bundle(copy: Path, tmp_path: Path) -> None:
     manifest = open_bundle(copy).manifest
     fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     del fields["files"]
@@ -168,7 +168,7 @@ def test_sealing_replaces_the_bundle_that_stands_there(copy: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_manifest_says_where_the_model_comes_from(bundles: Callable[[str], Path]) -> None:
+def test_manifest_records_the_origin_of_the_model(bundles: Callable[[str], Path]) -> None:
     manifest = open_bundle(bundles("single")).manifest
 
     assert manifest.labels == ("billing", "delivery", "login")

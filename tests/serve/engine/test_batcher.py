@@ -1,4 +1,4 @@
-"""Which texts go together, and that none waits for ever. The batcher is pure, so are these."""
+"""The batcher forms efficient batches and starves no text. It is pure, so are these tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drain(batcher: Batcher[str], *, now: float = 0.0) -> list[list[tuple[str, in
     return batches
 
 
-def test_every_text_comes_out_once_whatever_was_put_in() -> None:
+def test_every_text_leaves_the_pool_exactly_once() -> None:
     chooser = random.Random(0)
     batcher = make()
     put = set()
@@ -38,7 +38,7 @@ def test_every_text_comes_out_once_whatever_was_put_in() -> None:
     assert batcher.tokens == 0
 
 
-def test_batches_keep_to_the_budget_and_to_like_lengths() -> None:
+def test_batches_respect_the_budget_and_similar_lengths() -> None:
     chooser = random.Random(1)
     batcher = make()
     lengths = [chooser.randint(1, 100) for _ in range(300)]
@@ -50,7 +50,7 @@ def test_batches_keep_to_the_budget_and_to_like_lengths() -> None:
         assert max(sizes) * len(sizes) - sum(sizes) <= 5
 
 
-def test_a_text_over_the_budget_goes_alone() -> None:
+def test_a_text_over_the_budget_runs_alone() -> None:
     batcher = make(max_tokens=64)
     batcher.add("long", [400], now=0, deadline=9)
     batcher.add("short", [5], now=0, deadline=9)
@@ -69,7 +69,7 @@ def test_a_large_request_does_not_starve_a_single_text() -> None:
 
 
 def test_requests_of_one_size_are_served_in_turn() -> None:
-    """To serve them all at once, a little of each, would make each wait for all."""
+    """Serving all of them in parallel would make each wait for all the others."""
     batcher = make(tokens_per_s=10_000.0)
     for name in "abcd":
         batcher.add(name, [10] * 32, now=0.001 * ord(name), deadline=1e9)
@@ -80,13 +80,13 @@ def test_requests_of_one_size_are_served_in_turn() -> None:
 
 
 def test_single_texts_do_not_starve_a_large_request() -> None:
-    """With more single texts than the device can serve, the large request goes on."""
+    """Under an overload of single texts the large request still makes progress."""
     batcher = make()
     batcher.add("large", [20] * 100, now=0.0, deadline=1e9)
     names = count()
     now, left = 0.0, 100
     for _ in range(60):
-        for _ in range(13):  # 260 tokens come for every 256 that are served
+        for _ in range(13):  # 260 tokens arrive for every 256 that are served
             batcher.add(f"one{next(names)}", [20], now=now, deadline=1e9)
         rows = batcher.next(now=now).rows
         left -= sum(request == "large" for request, _ in rows)
@@ -96,7 +96,7 @@ def test_single_texts_do_not_starve_a_large_request() -> None:
 
 
 def test_the_text_that_is_due_first_is_in_the_next_batch() -> None:
-    """Though thirty texts of one length would make a better batch without it."""
+    """Even if thirty texts of equal length would make a better batch without it."""
     batcher = make()
     batcher.add("old", [200], now=0.0, deadline=1e9)
     for number in range(30):
@@ -113,7 +113,7 @@ def test_a_short_text_overtakes_a_long_one_that_came_with_it() -> None:
     assert drain(batcher) == [[("short", 0)], [("long", 0)]]
 
 
-def test_pending_texts_are_shared_out_among_idle_streams() -> None:
+def test_pending_texts_are_divided_among_idle_threads() -> None:
     batcher = make()
     batcher.add("r", [10] * 8, now=0, deadline=9)
 
@@ -133,7 +133,7 @@ def test_dropped_and_expired_requests_never_reach_a_batch() -> None:
     assert selection.rows == [("kept", 0)]
     assert selection.expired == ["late"]
     assert len(batcher) == batcher.tokens == 0
-    batcher.drop("gone")  # again is no error
+    batcher.drop("gone")  # a second time is not an error
 
 
 def test_an_empty_pool_gives_no_rows() -> None:

@@ -1,4 +1,4 @@
-"""The model process's inside: real sockets, a real model, threads in place of the process."""
+"""The loop of a model process: real sockets, a real model, a thread instead of a process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COLUMNS = ("input_ids", "token_type_ids")
 
 
 class Client:
-    """Speaks to a worker as an HTTP process does."""
+    """Talks to a worker like an HTTP process."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -65,7 +65,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def predictor(bundles: Callable[[str], Path]) -> Predictor:
-    return Predictor.load(bundles("single"), device="cpu", streams=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serve.inference.backends.onnx.usable_cores", lambda: 2)
+        return Predictor.load(bundles("single"), device="cpu")
 
 
 Running = tuple[Worker, Callable[[], Client]]
@@ -73,9 +75,9 @@ Running = tuple[Worker, Callable[[], Client]]
 
 @pytest.fixture
 def worker(predictor: Predictor, tmp_path: Path) -> Iterator[Running]:
-    """A running worker, and a way to connect to it."""
-    pace = Throughput(max_batch_tokens=256, overhead_tokens=5.0, tokens_per_s=10_000.0)
-    worker = Worker(predictor, pace, metrics=WorkerMetrics(device="cpu"))
+    """A running worker, and a function that connects to it."""
+    throughput = Throughput(max_batch_tokens=256, overhead_tokens=5.0, tokens_per_s=10_000.0)
+    worker = Worker(predictor, throughput, metrics=WorkerMetrics(device="cpu"))
     read, write = os.pipe()
     path = tmp_path / "model.sock"
     thread = threading.Thread(target=worker.serve, args=(path, read))
@@ -135,7 +137,7 @@ def test_a_failing_text_fails_its_request_and_no_other(
     assert replies[2].logits_NC == pytest.approx(predictor.logits([other]), abs=1e-4)
 
 
-def test_a_request_past_its_deadline_is_answered_so(worker: Running, predictor: Predictor) -> None:
+def test_a_request_past_its_deadline_expires(worker: Running, predictor: Predictor) -> None:
     client = worker[1]()
 
     client.send(1, predictor.encoder.encode(TEXTS[:3]), seconds=-1.0)
@@ -143,7 +145,7 @@ def test_a_request_past_its_deadline_is_answered_so(worker: Running, predictor: 
     assert client.receive(1)[1].status is Status.EXPIRED
 
 
-def test_given_up_requests_and_those_of_a_lost_connection_cost_no_pass(
+def test_cancelled_and_disconnected_requests_cost_no_pass(
     worker: Running, predictor: Predictor
 ) -> None:
     many = predictor.encoder.encode(TEXTS) * 10
@@ -165,7 +167,7 @@ def test_given_up_requests_and_those_of_a_lost_connection_cost_no_pass(
     assert worker[0].batcher.tokens == 0
 
 
-def test_frames_survive_any_cut() -> None:
+def test_frames_survive_any_chunking() -> None:
     request = WorkRequest(
         id=7,
         submitted_s=1.5,
@@ -198,14 +200,14 @@ def test_frames_survive_any_cut() -> None:
         assert back.logits_NC.tolist() == [[1.5, -2.0]]
 
 
-def test_what_a_model_process_is_given_can_be_pickled(bundles: Callable[[str], Path]) -> None:
+def test_classifier_api_can_be_pickled(bundles: Callable[[str], Path]) -> None:
     api = ClassifierAPI(bundles("single"), ServeConfig())
 
     assert pickle.loads(pickle.dumps(api)).bundle_path == api.bundle_path
 
 
-def test_litserve_is_the_one_whose_insides_are_replaced() -> None:
-    """Fails when the fault that `serve.engine.transport` names is mended, or LitServe moves on."""
+def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
+    """Fails when the bug named in `serve.engine.transport` is fixed, or LitServe changes."""
     assert importlib.metadata.version("litserve") == "0.2.19"
     assert TransportConfig(transport_config="zmq").transport_type == "mp"
     import litserve.server

@@ -19,6 +19,7 @@ from rows import make_rows
 
 from serve.bundle.seal import Bundle, open_bundle, seal
 from serve.config import ServeConfig
+from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.http.api import build
 from serve.http.arm import Arm, build_arm
@@ -99,7 +100,9 @@ def arms(
             made = []
             for bundle, sockets in sides:
                 config = ServeConfig()
-                arm = build_arm(bundle, config, device="cpu", metrics=HttpMetrics())
+                metrics = HttpMetrics()
+                admission = Admission(max_tokens=10**6, gauge=metrics.inflight_tokens)
+                arm = build_arm(bundle, config, device="cpu", admission=admission, metrics=metrics)
                 arm.pool.paths = sockets
                 arm.pool.start()
                 made.append(arm)

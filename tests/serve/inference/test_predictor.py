@@ -1,4 +1,4 @@
-"""Predictions do not depend on the company a text keeps."""
+"""Predictions do not depend on the other texts of a batch, nor on their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from rows import make_rows
 
 from serve.bundle.seal import open_bundle
-from serve.inference.predictor import BATCH_TOKENS, Predictor, pick_backend, pick_device
+from serve.inference.placement import pick_backend, pick_device
+from serve.inference.predictor import BATCH_TOKENS, Predictor
 
 TEXTS = [row["text"] for row in make_rows(150, seed=4)]
 
@@ -21,7 +22,7 @@ def predictor(bundles: Callable[[str], Path]) -> Predictor:
 
 
 def test_rows_come_back_in_the_order_of_the_texts(predictor: Predictor) -> None:
-    """Batches are sorted by length inside; stock length grouping loses the order."""
+    """Batches are sorted by length internally; stock length grouping loses the order."""
     together_NC = predictor.predict(TEXTS)
 
     apart_NC = np.concatenate([predictor.predict([text]) for text in TEXTS])
@@ -31,50 +32,48 @@ def test_rows_come_back_in_the_order_of_the_texts(predictor: Predictor) -> None:
     assert together_NC.sum(axis=1) == pytest.approx(np.ones(150), abs=1e-5)
 
 
-def test_int8_answers_do_not_depend_on_the_batch(predictor: Predictor) -> None:
-    """Stock dynamic quantization gives a batch one scale: a text's scores move with it."""
+def test_int8_scores_do_not_depend_on_the_batch(predictor: Predictor) -> None:
+    """Stock dynamic quantization uses one scale per batch, so scores depend on the batch."""
     assert predictor.backend.name == "onnx"
     encodings = predictor.encoder.encode(TEXTS)
     long = predictor.encoder.encode(["parcel invoice password " * 10])
 
     alone_NC = np.concatenate([predictor.logits([encoding]) for encoding in encodings])
-    beside_NC = np.concatenate([predictor.logits([each, *long])[:1] for each in encodings])
+    together_NC = np.concatenate([predictor.logits([each, *long])[:1] for each in encodings])
 
-    assert np.abs(alone_NC - beside_NC).max() <= predictor.backend.tolerance
+    assert np.abs(alone_NC - together_NC).max() <= predictor.backend.tolerance
     assert np.abs(alone_NC - predictor.logits(encodings)).max() <= predictor.backend.tolerance
 
 
-def test_auto_takes_the_int8_export_where_there_is_one(
+def test_auto_uses_the_int8_export_if_there_is_one(
     bundles: Callable[[str], Path],
 ) -> None:
     with_export, without = (open_bundle(bundles(kind)) for kind in ("single", "multi"))
 
-    assert pick_backend(with_export, device="cpu", asked="auto")[0] == "onnx"
-    assert pick_backend(with_export, device="cuda", asked="auto")[0] == "torch"
-    assert pick_backend(with_export, device="cpu", asked="torch")[0] == "torch"
-    assert pick_backend(without, device="cpu", asked="auto") == (
+    assert pick_backend(with_export, device="cpu", requested="auto")[0] == "onnx"
+    assert pick_backend(with_export, device="cuda", requested="auto")[0] == "torch"
+    assert pick_backend(with_export, device="cpu", requested="torch")[0] == "torch"
+    assert pick_backend(without, device="cpu", requested="auto") == (
         "torch",
         "the bundle has no int8 export",
     )
     with pytest.raises(ValueError, match="has no int8 export; use torch"):
-        pick_backend(without, device="cpu", asked="onnx")
+        pick_backend(without, device="cpu", requested="onnx")
     with pytest.raises(ValueError, match="the device is cuda"):
-        pick_backend(with_export, device="cuda", asked="onnx")
-    with pytest.raises(ValueError, match="`streams: 2` is for the onnx backend"):
-        pick_backend(without, device="cpu", asked="auto", streams=2)
+        pick_backend(with_export, device="cuda", requested="onnx")
 
 
-def test_warm_up_finds_a_size_that_it_was_offered(predictor: Predictor) -> None:
-    pace = predictor.warm_up()
+def test_warm_up_chooses_one_of_the_candidate_sizes(predictor: Predictor) -> None:
+    throughput = predictor.warm_up()
 
-    assert pace.max_batch_tokens in BATCH_TOKENS["cpu"]
-    assert pace.tokens_per_s > 0
+    assert throughput.max_batch_tokens in BATCH_TOKENS["cpu"]
+    assert throughput.tokens_per_s > 0
     assert predictor.warm_up(100).max_batch_tokens == 100
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("serve.inference.predictor.GPU_NODES", ("/dev/null",))
+    monkeypatch.setattr("serve.inference.placement.GPU_NODES", ("/dev/null",))
 
     assert pick_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no CUDA GPU"):

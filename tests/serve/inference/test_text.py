@@ -1,4 +1,4 @@
-"""Texts become token ids by one set of rules."""
+"""Tokenization: truncation, padding, pairs, and rejected texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pairs(tiny_base: Path) -> TextEncoder:
 
 
 def test_length_and_padding_stored_in_the_tokenizer_are_not_applied(single: TextEncoder) -> None:
-    """Tokenizers from sentence-transformers bring their own; this one cuts and pads to 6."""
+    """Those of sentence-transformers have some; this one truncates and pads to 6 tokens."""
     short, long = single.encode(["parcel", "my parcel is late again today still"])
 
     assert len(short["input_ids"]) == 3
@@ -42,7 +42,7 @@ def test_ids_are_those_of_the_stock_tokenizer(pairs: TextEncoder, tiny_base: Pat
     assert 1 in ours["token_type_ids"]
 
 
-def test_over_long_text_is_refused_where_truncation_is_off(single: TextEncoder) -> None:
+def test_too_long_text_is_refused_without_truncation(single: TextEncoder) -> None:
     with pytest.raises(TextError, match="9 tokens, over the limit of 8 tokens") as caught:
         single.encode(["parcel", "my parcel is late again today still"], truncation=False)
 

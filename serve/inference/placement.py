@@ -1,0 +1,74 @@
+"""Where a model runs: its device, its backend, the precision that follows, and the usable cores.
+
+Shared by `Predictor.load` and by processes that report the choice without loading the model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from serve.bundle.manifest import BundleError
+from serve.bundle.seal import Bundle
+
+BackendName = Literal["auto", "torch", "onnx"]
+
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
+"""One of them exists wherever CUDA does (the second under WSL); importing torch takes seconds."""
+
+PRECISION = {("onnx", "cpu"): "int8", ("torch", "cpu"): "fp32", ("torch", "cuda"): "bf16"}
+"""Precision of the matrix products, by backend and kind of device."""
+
+
+def pick_device(device: str) -> str:
+    """Resolve auto to cuda if there is a CUDA GPU, else to cpu.
+
+    Raises ValueError if a CUDA device is requested and PyTorch sees none.
+    """
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_NODES))):
+        return "cpu"
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device `{device}` requested, but PyTorch sees no CUDA GPU; use cpu")
+    return device
+
+
+def pick_backend(
+    bundle: Bundle, *, device: str, requested: BackendName
+) -> tuple[Literal["torch", "onnx"], str]:
+    """Choose the backend for a resolved device; return it with the reason.
+
+    auto selects onnx on the CPU if the bundle has the int8 export, torch otherwise.
+    Raises BundleError if onnx is requested but not available.
+    """
+    if requested == "torch":
+        return "torch", "requested"
+    int8 = bundle.manifest.int8
+    missing = None
+    if device != "cpu":
+        missing = f"the int8 export is for the CPU, the device is {device}"
+    elif int8 is None or not int8.shipped:
+        missing = "the bundle has no int8 export" + (f": {int8.reason}" if int8 else "")
+    if requested == "onnx":
+        if missing:
+            raise BundleError(f"backend `onnx` requested, but {missing}; use torch")
+        return "onnx", "requested"
+    if missing:
+        return "torch", missing
+    assert int8 is not None
+    return "onnx", f"int8 export: {int8.reason}"
+
+
+def usable_cores() -> int:
+    """Count the cores this process may use: its CPU affinity, capped by its cgroup's CPU limit."""
+    cores = len(os.sched_getaffinity(0))
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, _, period = limit.read_text().partition(" ")
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
