@@ -110,7 +110,7 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert report.candidates == report.champions
     assert all(check.passed for check in report.checks)
     text = capsys.readouterr().out
-    assert "not shown to be better" in text
+    assert "not significantly better" in text
     assert "NOT PASSED" in text
 
     (run_file.parent / "run" / f"gate-{version}-vs-{version}.json").unlink()
@@ -145,9 +145,11 @@ def test_damaged_candidate_is_refused_and_the_repaired_one_is_superior_to_it(
 
     refused = GateReport.model_validate_json((tmp_path / "damaged.json").read_bytes())
     assert refused.verdict == "inferior"
-    assert "accuracy is shown to be worse" in refused.reasons[0]
+    assert "accuracy is significantly worse" in refused.reasons[0]
     assert any(reason.startswith("macro-F1: ") for reason in refused.reasons)
-    assert any(reason.startswith("recall of each label: shown") for reason in refused.reasons)
+    assert any(
+        reason.startswith("per-label recall: significant drop") for reason in refused.reasons
+    )
     passed = GateReport.model_validate_json((tmp_path / "repaired.json").read_bytes())
     assert passed.verdict == "superior"
     assert passed.accuracy.difference == -refused.accuracy.difference
@@ -195,7 +197,7 @@ def test_other_labels_are_not_compared(
 
     assert gate(run_file, other, bundles("single")) == 2
 
-    assert "['login', 'refunds'] are in one alone" in capsys.readouterr().err
+    assert "only one has ['login', 'refunds']" in capsys.readouterr().err
 
 
 def test_other_test_rows_are_not_compared_and_the_bundle_is_named(
@@ -210,9 +212,9 @@ def test_other_test_rows_are_not_compared_and_the_bundle_is_named(
     changed = write_jsonl(tmp_path / "changed.jsonl", make_rows(60, seed=9))
 
     assert gate(run_file, stranger, whole) == 2
-    assert f"candidate `{stranger}` knows 60 test rows" in capsys.readouterr().err
+    assert f"candidate `{stranger}` records 60 test rows" in capsys.readouterr().err
     assert gate(run_file, whole, stranger) == 2
-    assert f"champion `{stranger}` knows 60 test rows" in capsys.readouterr().err
+    assert f"champion `{stranger}` records 60 test rows" in capsys.readouterr().err
     assert gate(run_file, whole, whole, f"data.test={changed}") == 2
     assert "test rows with SHA-256" in capsys.readouterr().err
     assert not list((run_file.parent / "run").glob("gate-*"))

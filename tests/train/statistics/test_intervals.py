@@ -22,12 +22,11 @@ from serve.stats import weighted_bootstrap, wilson
 from train.statistics.intervals import Metrics, measure_all
 from train.statistics.metrics import one_hot, scores
 from train.statistics.probability_metrics import (
-    areas,
     bin_numbers,
     calibration_bins,
     predictions_and_outcomes,
-    rank,
 )
+from train.statistics.ranking_metrics import areas, rank
 
 GENERATOR = np.random.default_rng(0)
 
