@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serve.bundle.manifest import Abstention, Manifest
+from serve.bundle.manifest import Manifest
 from serve.files import write_atomic
 from serve.html import Html, image, page, paragraph, section, table
 from train.data.splits import Split
 from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
+from train.evaluation.figures import draw, requested_abstention
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import LENGTH_BINS, MIN_ROWS
-from train.report import plots
 from train.report.cells import interval
-from train.statistics.probability_metrics import (
-    NUM_BINS,
-    calibration_bins,
-    predictions_and_outcomes,
-)
-from train.statistics.selective import risk_curve
+from train.statistics.probability_metrics import NUM_BINS
 
 NAMES = {
     "accuracy": "accuracy (exact match)",
@@ -63,7 +58,7 @@ def write_report(
     """
     full, labels = result.full, manifest.labels
     matrix_CC = confusion_matrix(full.reference_NC, full.predicted_NC)
-    figures = _draw(full, manifest, matrix_CC, log_history)
+    figures = draw(full, manifest, matrix_CC, log_history)
     for name, png in figures.items():
         file = result.directory / f"{name}.png"
         if png is None:
@@ -96,34 +91,6 @@ def write_report(
     ]
     title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, fine-tuned"
     write_atomic(result.directory / "report.html", page(title, SECTIONS, parts))
-
-
-def _draw(
-    full: Measurement, manifest: Manifest, matrix_CC: Any, log_history: Sequence[dict[str, Any]]
-) -> dict[str, bytes | None]:
-    """Draw the figures, as PNG by name; None for a learning curve without a log."""
-    single = manifest.task == "single_label"
-    bins = calibration_bins(
-        *predictions_and_outcomes(full.reference_NC, full.probabilities_NC, manifest.task)
-    )
-    curve = risk_curve(full.decision.confidence_N, ~full.correct_N)
-    abstention, point = full.abstention, None
-    if abstention and abstention.risk:
-        point = (abstention.coverage.value, abstention.risk.value)
-    requested = _requested(manifest)
-    return {
-        "reliability": plots.reliability(bins, "of the top label" if single else "of a label"),
-        "risk_coverage": plots.risk_coverage(
-            curve, point, requested.max_risk if requested else None
-        ),
-        "confusion": plots.confusion(matrix_CC, manifest.labels),
-        "learning_curve": plots.learning_curve(log_history, "accuracy" if single else "f1_micro"),
-    }
-
-
-def _requested(manifest: Manifest) -> Abstention | None:
-    """The abstention rule of full precision; None where none was requested."""
-    return manifest.calibration.abstention.get("torch") if manifest.calibration else None
 
 
 def _figure(png: bytes | None, description: str) -> Html:
@@ -192,7 +159,7 @@ def _calibration(manifest: Manifest) -> list[Html]:
 
 
 def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Html]:
-    requested = _requested(manifest)
+    requested = requested_abstention(manifest)
     if requested is None:
         return [paragraph("The model never abstains: calibration.max_risk was not set.")]
     parts = [paragraph(f"{requested.reason[0].upper()}{requested.reason[1:]}.")]
@@ -220,7 +187,7 @@ def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Htm
 def _confusion(full: Measurement, matrix_CC: Any, labels: Sequence[str], png: Any) -> list[Html]:
     pairs = most_confused(matrix_CC, full.reference_NC.sum(axis=0), labels)
     rows = [[*pair, f"{fraction:.1%}"] for *pair, fraction in pairs]
-    head = ["true", "predicted", "rows", "fraction of the true label's rows"]
+    head = ["true", "predicted", "rows", "% of true label"]
     kinds = ["", "", "number", "number"]
     found = table(head, rows, kinds=kinds) if rows else paragraph("No labels were confused.")
     return [found, _figure(png, "confusion matrix")]

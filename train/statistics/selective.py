@@ -107,8 +107,8 @@ def choose_threshold(
         needed = int(np.ceil(np.log(level_per_start) / np.log1p(-max_risk)))
         reason = (
             f"no threshold guarantees {promise} on {n} validation rows ({int(wrong_N.sum())} "
-            f"errors); at least {needed} error-free high-confidence rows are needed: increase "
-            "calibration.max_risk or provide more validation rows"
+            f"errors); at least {needed} error-free high-confidence rows are needed: allow a "
+            "larger calibration.max_risk or provide more validation rows"
         )
         return Abstention(**common, abstain_below=None, reason=reason)
     threshold, answered, errors = accepted
