@@ -112,8 +112,11 @@ def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes 
         for key in ("loss", "eval_loss", f"eval_{metric}"):
             if key in entry and "epoch" in entry:
                 epochs, values = series.setdefault(key, ([], []))
-                epochs.append(float(entry["epoch"]))
-                values.append(float(entry[key]))
+                if (
+                    entry["epoch"] not in epochs
+                ):  # the best checkpoint is evaluated again at the end
+                    epochs.append(float(entry["epoch"]))
+                    values.append(float(entry[key]))
     if not series:
         return None
     figure, axes = _figure(5.6, 3.6)

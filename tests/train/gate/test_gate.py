@@ -1,4 +1,4 @@
-"""The gate on real bundles: what passes, what is refused and why, what is not compared at all."""
+"""The gate on real bundles: which pass, which are refused and why, which are not compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.gate.report import GateReport
 
 SETTINGS = {"min_test_rows": 20, "margin": 0.1, "f1_margin": 0.1, "latency_samples": 10,
             "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
-"""What 60 test rows and tiny models can show on a busy machine."""
+"""Limits that 60 test rows and tiny models meet on a busy machine."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run_file(bundles: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def write_run(manifest: Manifest, directory: Path, **gate: Any) -> Path:
-    # The manifest has the files' names alone; the same rows are written anew.
+    # The manifest has the files' names alone; the same rows are written again.
     columns = list(manifest.text_columns)
     multi = manifest.task == "multi_label"
     data = {}
@@ -60,7 +60,7 @@ def altered(
     config: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     **fields: Any,
 ) -> Path:
-    """A bundle with other weights, `config.json` or manifest, sealed anew."""
+    """A bundle with changed weights, `config.json` or manifest, sealed again."""
     staging = directory / "staging"
     shutil.copytree(bundle, staging)
     (staging / MANIFEST).unlink()
@@ -119,7 +119,7 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert report_of(run_file).passed
 
 
-def test_server_pick_of_backend_is_the_default_and_written_down(
+def test_backend_of_the_server_is_the_default_and_recorded(
     run_file: Path, bundles: Callable[[str], Path], tmp_path: Path
 ) -> None:
     bundle, output = str(bundles("single")), tmp_path / "elsewhere" / "gate.json"
@@ -257,7 +257,7 @@ def test_multi_label_bundles_are_compared_by_exact_sets(
     assert report_of(run_file).verdict == "non_inferior"
 
 
-def test_settings_of_the_gate_do_not_make_another_run(
+def test_gate_settings_do_not_change_the_identity_of_a_run(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     config = RunConfig.model_validate(make_config(tmp_path / "run"))

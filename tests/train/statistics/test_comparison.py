@@ -1,4 +1,4 @@
-"""The gate's statistics keep their level, agree with hand computation, and say when they cannot."""
+"""The gate's statistics keep their level, agree with hand computation, or are inconclusive."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BOOTSTRAP: Any = {"alpha": 0.05, "resamples": 500, "seed": 0}
 
 
 def outcomes(n: int, gained: int, lost: int) -> tuple[Outcome, Outcome]:
-    """Champion and candidate on n rows, right on all others."""
+    """Outcomes of champion and candidate on n rows, correct on all others."""
     champion_N, candidate_N = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
     champion_N[:gained] = False
     candidate_N[gained : gained + lost] = False
@@ -141,7 +141,7 @@ def test_exact_critical_value_keeps_the_level_on_few_rows(n: int) -> None:
 
 
 def test_region_grows_with_gained_rows_and_fewer_lost_ones() -> None:
-    """Which is why the level is highest at the edge of the hypothesis."""
+    """Therefore the level is highest at the boundary of the hypothesis."""
     for n, difference in ((50, -0.05), (300, -0.005), (60, 0.1)):
         least_K = rejection_boundary(n, difference, NORMAL)
         reachable_K = least_K[least_K <= n - np.arange(n + 1)]
@@ -159,7 +159,7 @@ def test_exact_p_value_is_the_sum_over_outcomes_at_least_as_extreme() -> None:
     assert exact_p_value(9, 2, 25, 0.1) == pytest.approx(summed, abs=1e-3)
 
 
-def test_powers_are_the_sums_over_every_outcome() -> None:
+def test_power_is_the_sum_over_every_outcome() -> None:
     n, discordance, gain = 30, 0.3, 0.2
     p_gained, p_lost = split_discordance(discordance, gain)
     total = 0.0
@@ -176,7 +176,7 @@ def test_powers_are_the_sums_over_every_outcome() -> None:
     )
 
 
-def test_rows_needed_have_about_the_power_they_promise() -> None:
+def test_rows_needed_have_about_the_stated_power() -> None:
     for discordance, gain in ((0.06, 0.01), (0.03, 0.02)):
         rows = rows_needed(discordance, gain, 0.05)
         assert rows is not None
@@ -250,7 +250,7 @@ def test_false_promotions_are_at_most_alpha(require: str, gain: float, discordan
     assert wilson(promoted, 1000)[0] <= 0.05
 
 
-def test_seeds_alike_say_no_more_than_one_and_seeds_apart_say_less() -> None:
+def test_identical_seeds_are_no_more_certain_than_one_and_different_seeds_less() -> None:
     champion_N, candidate_N = outcomes(3080, 80, 50)
     one = decide(champion_N, candidate_N, alpha=0.05, margin=0.005).accuracy
     alike_SN = np.stack([candidate_N] * 3)
@@ -273,7 +273,7 @@ def test_seeds_alike_say_no_more_than_one_and_seeds_apart_say_less() -> None:
 def test_false_promotions_of_three_seeds_are_at_most_alpha(
     require: str, gain: float, spread: float
 ) -> None:
-    """A fifth of the rows are coins, tossed anew by each seed; `spread` is a seed's luck."""
+    """A fifth of the rows are random for each seed; `spread` is the deviation between seeds."""
     generator = np.random.default_rng(0)
     promoted = 0
     for _ in range(400):
@@ -287,7 +287,7 @@ def test_false_promotions_of_three_seeds_are_at_most_alpha(
     assert wilson(promoted, 400)[0] <= 0.05
 
 
-def test_wrong_numbers_of_bundles_rows_and_shares_are_refused() -> None:
+def test_wrong_numbers_of_bundles_and_rows_and_alpha_out_of_range_are_refused() -> None:
     right_SN = np.ones((3, 10), dtype=bool)
     with pytest.raises(ValueError, match="3 candidates and 2 champions"):
         decide(right_SN[:2], right_SN, alpha=0.05, margin=0.01)
@@ -298,7 +298,7 @@ def test_wrong_numbers_of_bundles_rows_and_shares_are_refused() -> None:
 
 
 def test_holm_stops_at_the_first_that_is_not_small_enough() -> None:
-    """0.01 <= 0.05/4, 0.014 <= 0.05/3, 0.03 > 0.05/2, so 0.04 is not looked at."""
+    """0.01 <= 0.05/4, 0.014 <= 0.05/3, 0.03 > 0.05/2, so 0.04 is not tested."""
     refuted = holm(np.array([0.04, 0.01, 0.03, 0.014]), 0.05)
 
     assert refuted.tolist() == [False, True, False, True]
@@ -373,7 +373,7 @@ def test_bootstrap_of_a_full_test_set_takes_less_than_five_seconds_of_cpu() -> N
     assert time.process_time() - started < 5
 
 
-def test_resamples_hold_every_row_as_often_as_chance_has_it() -> None:
+def test_resamples_draw_every_row_with_the_same_probability() -> None:
     blocks = []
 
     def record(weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -406,7 +406,7 @@ def test_calibration_error_is_that_of_the_evaluation(task: str) -> None:
     assert found.candidate == pytest.approx(measured.value)
 
 
-def test_a_label_that_died_is_named_and_one_lost_row_is_not() -> None:
+def test_label_without_recall_is_named_and_one_lost_row_is_not() -> None:
     true_N = np.arange(600) % 20
     perfect = answers_of(true_N, true_N, 20)
     labels = [f"label-{c}" for c in range(20)]
@@ -425,7 +425,7 @@ def test_a_label_that_died_is_named_and_one_lost_row_is_not() -> None:
     assert not recall_check([perfect], [dead] * 3, labels, max_drop=0.1, alpha=0.05).passed
 
 
-def test_floors_seldom_refuse_a_candidate_whose_recalls_fell_by_less() -> None:
+def test_recall_check_seldom_refuses_a_candidate_whose_recalls_dropped_by_less() -> None:
     generator = np.random.default_rng(0)
     true_N = np.arange(300) % 10
     perfect = answers_of(true_N, true_N, 10)
@@ -464,7 +464,7 @@ def test_guards_refuse_what_accuracy_would_promote_and_say_why() -> None:
     assert any("2.00 times" in reason for reason in report.reasons)
 
 
-def test_scores_that_are_no_numbers_are_refused() -> None:
+def test_scores_that_are_not_finite_are_refused() -> None:
     good = some_answers(600, 3, 0.9, 1)
     probabilities_NC = good.probabilities_NC.copy()
     probabilities_NC[5] = np.nan
