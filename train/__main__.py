@@ -1,4 +1,4 @@
-"""Command line of the training side.
+"""Command line for training.
 
 python -m train prepare --config configs/X.yaml key.sub=value ...
 accelerate launch -m train fit --config configs/X.yaml key.sub=value ...
@@ -16,25 +16,27 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from serve.bundle.manifest import Calibration
 from serve.config import load_config
+from train.config.refusal import Refused
 from train.config.run import RunConfig
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage; 0 when done, 1 when refused, 2 for a mistake of the caller's."""
+    """Run one command; 0 when done, 1 when refused, 2 for a mistake of the caller."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # progress also reaches a pipe or a log
+        sys.stdout.reconfigure(line_buffering=True)  # so that pipes and logs show progress
     try:
         config = load_config(RunConfig, arguments.config, arguments.overrides)
         return int(arguments.command(config, arguments))
+    except Refused as refusal:
+        print(f"refused: {refusal}")
+        return 1
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,7 +49,10 @@ def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
     print("\n".join(summary_lines(prepared)))
     print(f"wrote {prepared.directory / 'report.html'}, report.json and fixes.jsonl")
     if arguments.strict and not prepared.audit.is_clean:
-        print("refused: splits share texts, or copies of a text have different labels")
+        print(
+            "failed (--strict): texts shared between splits, or duplicate texts with conflicting "
+            "labels"
+        )
         return 1
     return 0
 
@@ -60,73 +65,20 @@ def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.evaluation.evaluate import table
-    from train.merge.merge import MergeRefused, merge
+    from train.merge.merge import merge
+    from train.merge.summary import summary_lines
 
-    try:
-        bundle = merge(config, device=arguments.device)
-    except MergeRefused as refusal:
-        print(f"refused: {refusal}")
-        return 1
-    parity = bundle.manifest.parity
-    print(f"largest difference of logits on {parity['texts']:.0f} validation texts:")
-    for name in ("adapter_live", "adapter_merged", "adapter_reloaded"):
-        if name in parity:  # full fine-tuning merges nothing
-            print(f"  {name.replace('_', ' to '):<20} {parity[name]:.1e}")
-    for line in _calibration_lines(bundle.manifest.calibration):
-        print(line)
-    print("validation metrics of the bundle, with 95 % intervals:")
-    print(table(bundle.manifest.metrics["validation"]))
-    if int8 := bundle.manifest.int8:
-        print(f"int8 export for CPUs {'ships' if int8.shipped else 'left out'}: {int8.reason}")
-    print(f"sealed {bundle.path}, version {bundle.manifest.version}")
+    bundle = merge(config, device=arguments.device)
+    print("\n".join(summary_lines(bundle)))
     return 0
 
 
-def _calibration_lines(calibration: Calibration | None) -> Iterator[str]:
-    """What was fitted on the validation split."""
-    if calibration is None:
-        return
-    fitted = calibration
-    yield (
-        f"temperature {fitted.temperature:.3f}, folded into the last layer: on {fitted.rows} "
-        f"validation rows log-loss {fitted.log_loss_before:.4f} becomes "
-        f"{fitted.log_loss_after:.4f}, calibration error {fitted.ece_before:.4f} becomes "
-        f"{fitted.ece_after:.4f}"
-    )
-    for backend, found in fitted.abstention.items():
-        state = "" if found.abstain_below is not None else "none: "
-        yield f"abstention on {backend}: {state}{found.reason}"
-    for note in fitted.notes:
-        yield f"note: {note}"
-
-
 def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.evaluation.evaluate import abstention_line, evaluate, table
+    from train.evaluation.evaluate import evaluate
+    from train.evaluation.summary import summary_lines
 
     result = evaluate(config, bundle=arguments.bundle, device=arguments.device)
-    print(f"test metrics on {len(result.full.reference_NC)} rows, with 95 % intervals:")
-    print(table(result.full.intervals))
-    if result.full.abstention:
-        print(f"abstention: {abstention_line(result.full.abstention)}")
-    if result.int8 and result.difference:
-        change = result.difference
-        print("of the int8 export, which serves on CPUs:")
-        print(table(result.int8.intervals))
-        if result.int8.abstention:
-            print(f"abstention: {abstention_line(result.int8.abstention)}")
-        print(
-            f"accuracy against full precision {change.value:+.4f} "
-            f"[{change.low:+.4f}, {change.high:+.4f}], paired; "
-            f"{result.agreement:.2%} of the labels agree"
-        )
-    for found in (each for each in result.slices.slices if each.flag == "worse"):
-        accuracy = found.accuracy
-        print(
-            f"worse: {found.by} {found.value}, {found.rows} rows, accuracy {accuracy.value:.4f} "
-            f"[{accuracy.low:.4f}, {accuracy.high:.4f}]"
-        )
-    print(f"wrote {result.directory}, with report.html")
+    print("\n".join(summary_lines(result)))
     if arguments.bundle is None and (config.output_dir / "tracking.json").is_file():
         from train.fit.tracking import attach_evaluation
 
@@ -169,7 +121,7 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
     try:
         from train.tune.tune import tune
     except ModuleNotFoundError as error:
-        raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
+        raise ValueError(f"tune needs {error.name}: pip install 'textloop[tune]'") from error
 
     result = tune(config)
     print(result.summary)
@@ -180,15 +132,10 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.publish.delivery import PublishRefused
     from train.publish.publish import describe, publish
 
-    try:
-        for published in publish(config, bundle=arguments.bundle, to=arguments.to):
-            print(describe(published))
-    except PublishRefused as refusal:
-        print(f"refused: {refusal}")
-        return 1
+    for published in publish(config, bundle=arguments.bundle, to=arguments.to):
+        print(describe(published))
     return 0
 
 
@@ -204,50 +151,52 @@ def _parser() -> argparse.ArgumentParser:
         stage = commands.add_parser(name, help=text)
         stage.set_defaults(command=command)
         stage.add_argument("--config", type=Path, required=True, help="the run's YAML")
-        stage.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override a key")
+        stage.add_argument(
+            "overrides", nargs="*", metavar="key.sub=value", help="override a configuration key"
+        )
         return stage
 
-    prepare = add("prepare", _prepare, "audit the data: report, fingerprints, suggested fixes")
+    prepare = add("prepare", _prepare, "audit the data: report, fingerprints and suggested fixes")
     prepare.add_argument("--device", default="auto", help="auto, cpu or cuda")
     prepare.add_argument(
         "--strict",
         action="store_true",
-        help="exit code 1 if splits share texts or copies of a text have different labels",
+        help="exit with 1 if splits share texts or duplicate texts have conflicting labels",
     )
-    fit = add("fit", _fit, "fine-tune; under `accelerate launch -m`")
+    fit = add("fit", _fit, "fine-tune; run it under `accelerate launch -m`")
     fit.add_argument("--fresh", action="store_true", help="delete the run's checkpoints first")
-    merge = add("merge", _merge, "merge the adapter, prove it equal, seal the bundle")
+    merge = add("merge", _merge, "merge the adapter, verify that it is equal, seal the bundle")
     merge.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate = add("evaluate", _evaluate, "score the bundle on the test split")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    evaluate.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    evaluate.add_argument("--bundle", type=Path, help="a bundle other than the run's own")
     run = add("run", _run, "fit, merge and evaluate in one process")
-    run.add_argument("--device", default="auto", help="of merge and evaluate: auto, cpu or cuda")
-    gate = add("gate", _gate, "may a candidate take the champion's place?")
+    run.add_argument("--device", default="auto", help="for merge and evaluate: auto, cpu or cuda")
+    gate = add("gate", _gate, "decide whether a candidate may replace the champion")
     gate.add_argument(
         "--candidate",
         type=Path,
         action="append",
-        help="a bundle (default: the run's own); again for more seeds of its configuration",
+        help="a bundle (default: the run's own); repeat for more seeds of its configuration",
     )
     gate.add_argument(
         "--champion",
         type=Path,
         action="append",
         required=True,
-        help="the bundle it would replace; once, or once per candidate",
+        help="the bundle to replace; once, or once per candidate",
     )
     gate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     gate.add_argument(
         "--backend",
         choices=["auto", "torch", "onnx"],
         default="auto",
-        help="what runs both; auto is what the server picks on the device",
+        help="backend for both; auto chooses as the server does on the device",
     )
-    gate.add_argument("--output", type=Path, help="where to write the report, as JSON")
-    add("tune", _tune, "search over settings, judged on the validation split")
+    gate.add_argument("--output", type=Path, help="path of the report, as JSON")
+    add("tune", _tune, "search hyperparameters on the validation split")
     publish = add("publish", _publish, "publish the bundle to the Hub, S3 or a directory")
-    publish.add_argument("--bundle", type=Path, help="another bundle than the run's own")
+    publish.add_argument("--bundle", type=Path, help="a bundle other than the run's own")
     publish.add_argument("--to", help="hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory")
     return parser
 

@@ -42,6 +42,16 @@ class Measured(FrozenModel):
     high: float | None = None
     """Upper bound; null if there is no interval."""
 
+    def __str__(self) -> str:
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        """`value [low, high]`, each number formatted by `spec`, by default `.4f`."""
+        spec = spec or ".4f"
+        if self.low is None or self.high is None:
+            return format(self.value, spec)
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 class Int8Export(FrozenModel):
     """Comparison of the int8 export with full precision on the validation split."""

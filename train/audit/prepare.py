@@ -27,7 +27,7 @@ from train.config.run import RunConfig
 from train.data.fixes import write_fixes
 from train.data.rows import SplitName
 from train.data.splits import InvalidRow, LabelledData, Split, load_data
-from train.evaluation.evaluate import reference
+from train.evaluation.measure import reference
 from train.model.base import Base, load_base
 
 MIN_ROWS_JUDGED = 5

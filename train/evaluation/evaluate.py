@@ -1,8 +1,8 @@
-"""Judge a bundle on the test split, through the predictor that serves it.
+"""Score a bundle on the test split, through the predictor that serves it.
 
-Writes `output_dir/evaluation/` (`evaluation-VERSION/` for another bundle than the run's own):
-`predictions.parquet`, one row per text, `metrics.json`, and `report.html` with its figures;
-the metrics of the run's own bundle on its own test rows go into its manifest as well.
+Writes `output_dir/evaluation/` (`evaluation-VERSION/` for a bundle other than the run's own):
+`predictions.parquet`, one row per text, `metrics.json`, and `report.html` with its figures.
+The metrics of the run's own bundle on its own test rows are also recorded in its manifest.
 
 Shape suffixes: N texts, C labels.
 """
@@ -10,12 +10,8 @@ Shape suffixes: N texts, C labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from tqdm import tqdm
+from typing import Any
 
 from serve.bundle.manifest import Manifest, Measured
 from serve.bundle.seal import record_metrics
@@ -25,16 +21,10 @@ from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data
-from train.evaluation.errors import evaluate_abstention
+from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
-from train.statistics.intervals import LabelMetrics, measure_all
-from train.statistics.metrics import Choice
-
-BLOCK_TEXTS = 1024
-
-BACKEND_SPLITS: dict[Literal["torch", "onnx"], str] = {"torch": "", "onnx": "_int8"}
-"""What is added to a split's name in the manifest, by the backend that was measured."""
+from train.statistics.intervals import LabelMetrics
 
 
 def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "auto") -> Evaluation:
@@ -42,61 +32,103 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
 
     Raises ValueError if the bundle's task, labels or columns are not those of the data.
     """
-    from train.evaluation.report import write_report  # before the work: it wants matplotlib
+    from train.evaluation.report import write_report  # fails early if matplotlib is missing
 
-    data = load_data(config)
-    path = bundle or config.output_dir / "bundle"
-    predictor = Predictor.load(path, device=device, backend="torch")
+    test = load_data(config).test
+    predictor = Predictor.load(
+        bundle or config.output_dir / "bundle", device=device, backend="torch"
+    )
     manifest = predictor.bundle.manifest
-    if manifest.task != config.task or manifest.is_pair != config.is_pair:
-        raise ValueError(
-            f"the bundle is a {manifest.task} model of {len(manifest.text_columns)} text columns, "
-            f"the configuration asks for {config.task} and {len(config.data.text_columns)}"
-        )
-    full = measure(predictor, data.test, config.seed)
-    measured = {"test": full}
+    check_task("the bundle", manifest, config)
+    suffix = f"-{manifest.version}" if bundle else ""
+    directory = config.output_dir / f"evaluation{suffix}"
+
+    result = _measure(predictor, test, config.seed, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_predictions(test, manifest.labels, result)
+    _write_metrics(test, manifest, result)
+    if bundle is None:
+        _record(predictor, test, result)
+    write_report(result, manifest, test, _log_history(config) if bundle is None else [])
+    return result
+
+
+def _measure(predictor: Predictor, test: Split, seed: int, directory: Path) -> Evaluation:
+    """Measure full precision, and the int8 export where the bundle has one."""
+    manifest = predictor.bundle.manifest
+    full = measure(predictor, test, seed)
     int8 = difference = agreement = None
     if manifest.int8 and manifest.int8.shipped:
+        path = predictor.bundle.path
         onnx = Predictor.load(path, device="cpu", backend="onnx", verify=False)
-        int8 = measured["test_int8"] = measure(onnx, data.test, config.seed)
-        value, low, high = paired_difference(full.right_N, int8.right_N)
+        int8 = measure(onnx, test, seed)
+        value, low, high = paired_difference(full.correct_N, int8.correct_N)
         difference = Measured(value=value, low=low, high=high)
         agreement = float((full.predicted_NC == int8.predicted_NC).all(axis=1).mean())
-
-    own = bundle is None
-    directory = config.output_dir / ("evaluation" if own else f"evaluation-{manifest.version}")
-    directory.mkdir(parents=True, exist_ok=True)
-    result = Evaluation(
+    return Evaluation(
         full=full,
         int8=int8,
         difference=difference,
         agreement=agreement,
-        slices=find_slices(data.test, full.right_N),
+        slices=find_slices(test, full.correct_N),
         directory=directory,
     )
-    rows = _prediction_rows(data.test, manifest.labels, full)
-    temporary = directory / ".predictions.parquet"
+
+
+def _write_predictions(test: Split, names: tuple[str, ...], result: Evaluation) -> None:
+    rows = _prediction_rows(test, names, result.full)
+    temporary = result.directory / ".predictions.parquet"
     write_rows(temporary, lambda: rows, list(rows[0]))
-    temporary.replace(directory / "predictions.parquet")
-    values = {"model_version": manifest.version, "test": data.test.fingerprint}
-    values |= _result_values(result, manifest)
-    write_atomic(directory / "metrics.json", json.dumps(values, indent=2).encode())
-    if own and data.test.fingerprint == manifest.data["test"]:
-        sealed = predictor.bundle
-        for split, measurement in measured.items():
-            sealed = record_metrics(sealed, split, measurement.intervals)
-    elif own:
-        print(
-            "note: these are not the test rows that the bundle knows; its manifest stays as it is"
+    temporary.replace(result.directory / "predictions.parquet")
+
+
+def _prediction_rows(split: Split, names: tuple[str, ...], result: Measurement) -> list[Any]:
+    rows = []
+    decision = result.decision
+    for n, text in enumerate(split.texts):
+        predicted_C = result.predicted_NC[n]
+        parts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+        rows.append(
+            {
+                "row": n,
+                **parts,
+                "labels": list(split.labels[n]),
+                "predicted": [name for name, on in zip(names, predicted_C, strict=True) if on],
+                "correct": bool((predicted_C == result.reference_NC[n]).all()),
+                "probabilities": result.probabilities_NC[n].tolist(),
+                "confidence": float(decision.confidence_N[n]),
+                "abstain": None if decision.abstain_N is None else bool(decision.abstain_N[n]),
+            }
         )
-    fitted = config.output_dir / "adapter" / "fit.json"
-    record = json.loads(fitted.read_text(encoding="utf-8")) if own and fitted.is_file() else {}
-    write_report(result, manifest, data.test, record.get("log_history", []))
-    return result
+    return rows
+
+
+def _write_metrics(test: Split, manifest: Manifest, result: Evaluation) -> None:
+    values = {"model_version": manifest.version, "test": test.fingerprint}
+    values |= _result_values(result, manifest)
+    write_atomic(result.directory / "metrics.json", json.dumps(values, indent=2).encode())
+
+
+def _record(predictor: Predictor, test: Split, result: Evaluation) -> None:
+    """Record the metrics in the manifest of the run's own bundle, if the test rows are its own."""
+    sealed = predictor.bundle
+    if test.fingerprint != sealed.manifest.data["test"]:
+        print("note: these are not the test rows recorded in the bundle; its manifest is unchanged")
+        return
+    sealed = record_metrics(sealed, "test", result.full.intervals)
+    if result.int8:
+        record_metrics(sealed, "test" + BACKEND_SPLITS["onnx"], result.int8.intervals)
+
+
+def _log_history(config: RunConfig) -> list[dict[str, Any]]:
+    """The Trainer's log of the run; empty where it is not available."""
+    file = config.output_dir / "adapter" / "fit.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return list(record.get("log_history", []))
 
 
 def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
-    """What `metrics.json` says of the test split."""
+    """Content of `metrics.json`."""
     full, int8, difference = result.full, result.int8, result.difference
     values: dict[str, Any] = {
         "metrics": _values(full),
@@ -129,7 +161,7 @@ def _abstention_values(result: AbstentionResult | None) -> dict[str, Any] | None
     if result is None:
         return None
     return {
-        "asked": result.asked.model_dump(),
+        "asked": result.requested.model_dump(),
         "coverage": result.coverage.model_dump(),
         "risk": result.risk.model_dump() if result.risk else None,
     }
@@ -137,92 +169,3 @@ def _abstention_values(result: AbstentionResult | None) -> dict[str, Any] | None
 
 def _values(measurement: Measurement) -> dict[str, Any]:
     return {name: value.model_dump() for name, value in measurement.intervals.items()}
-
-
-def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
-    """Predict every text of a split; metrics with 95 % intervals.
-
-    The labels are those that the bundle's rules choose; the intervals are those of
-    `train.statistics.intervals`. Raises ValueError for a label that the bundle does not know.
-    """
-    manifest = predictor.bundle.manifest
-    reference_NC = reference(split, manifest.labels)
-    parts = []
-    with tqdm(total=len(split), unit="texts", desc="predict", disable=None) as bar:
-        for start in range(0, len(split), BLOCK_TEXTS):
-            texts = split.texts[start : start + BLOCK_TEXTS]
-            parts.append(predictor.predict(texts))
-            bar.update(len(texts))
-    probabilities_NC = np.concatenate(parts)
-    decision = predictor.rules.decide(probabilities_NC)
-    metrics = measure_all(
-        reference_NC,
-        decision.predicted_NC,
-        probabilities_NC,
-        task=manifest.task,
-        labels=manifest.labels,
-        seed=seed,
-    )
-    right_N = (reference_NC == decision.predicted_NC).all(axis=1)
-    return Measurement(
-        probabilities_NC=probabilities_NC,
-        decision=decision,
-        reference_NC=reference_NC,
-        metrics=metrics,
-        abstention=evaluate_abstention(predictor.rules.abstention, decision.abstain_N, right_N),
-    )
-
-
-def reference(split: Split, names: Sequence[str]) -> Choice:
-    """The true labels, bool of shape (N, C); ValueError for one that is not among `names`."""
-    index = {label: number for number, label in enumerate(names)}
-    reference_NC = np.zeros((len(split), len(index)), dtype=bool)
-    for row, labels in enumerate(split.labels):
-        for label in labels:
-            if label not in index:
-                raise ValueError(f"the data has the label {label!r}, the bundle does not")
-            reference_NC[row, index[label]] = True
-    return reference_NC
-
-
-def table(intervals: dict[str, Measured]) -> str:
-    """One line per metric: name, value and 95 % interval, as fractions."""
-    return "\n".join(f"{name:<12} {shown(metric)}" for name, metric in intervals.items())
-
-
-def shown(metric: Measured) -> str:
-    """Value and interval of a metric."""
-    if metric.low is None or metric.high is None:
-        return f"{metric.value:.4f}"
-    return f"{metric.value:.4f}  [{metric.low:.4f}, {metric.high:.4f}]"
-
-
-def abstention_line(result: AbstentionResult) -> str:
-    """What abstaining did, in a sentence."""
-    asked = result.asked
-    risk = shown(result.risk) if result.risk else "none"
-    return (
-        f"answers {shown(result.coverage)} of the texts, wrong among them {risk}; "
-        f"asked for at most {asked.max_risk:g} with confidence {asked.risk_confidence:g}"
-    )
-
-
-def _prediction_rows(split: Split, names: tuple[str, ...], result: Measurement) -> list[Any]:
-    rows = []
-    decision = result.decision
-    for n, text in enumerate(split.texts):
-        predicted_C = result.predicted_NC[n]
-        parts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
-        rows.append(
-            {
-                "row": n,
-                **parts,
-                "labels": list(split.labels[n]),
-                "predicted": [name for name, on in zip(names, predicted_C, strict=True) if on],
-                "correct": bool((predicted_C == result.reference_NC[n]).all()),
-                "probabilities": result.probabilities_NC[n].tolist(),
-                "confidence": float(decision.confidence_N[n]),
-                "abstain": None if decision.abstain_N is None else bool(decision.abstain_N[n]),
-            }
-        )
-    return rows

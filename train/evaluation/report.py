@@ -1,6 +1,6 @@
-"""`report.html`: what an evaluation found, in one file that needs nothing else.
+"""`report.html`: the result of an evaluation in one self-contained file.
 
-Decides what is shown and says how it was measured. The figures also lie beside it as PNG,
+Decides what is shown and how it is explained. The figures are also written next to it as PNG,
 for a model card. Drawing is in `train.report.plots`, markup in `serve.html`.
 """
 
@@ -14,41 +14,36 @@ from serve.files import write_atomic
 from serve.html import Html, image, page, paragraph, section, table
 from train.data.splits import Split
 from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
+from train.evaluation.figures import draw, requested_abstention
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import LENGTH_BINS, MIN_ROWS
-from train.report import plots
 from train.report.cells import interval
-from train.statistics.probability_metrics import (
-    NUM_BINS,
-    calibration_bins,
-    predictions_and_outcomes,
-)
-from train.statistics.selective import risk_curve
+from train.statistics.probability_metrics import NUM_BINS
 
 NAMES = {
-    "accuracy": "accuracy: all labels of a text right",
-    "f1_macro": "F1, mean over labels",
-    "f1_micro": "F1 over all decisions",
-    "f1_weighted": "F1, labels weighed by frequency",
-    "mcc": "Matthews' correlation",
-    "roc_auc": "ROC-AUC, mean of one against the rest",
-    "pr_auc": "PR-AUC, mean of one against the rest",
-    "log_loss": "log-loss in nats (smaller is better)",
-    "brier": "Brier score (smaller is better)",
-    "ece": f"calibration error, {NUM_BINS} bins of equal mass (smaller is better)",
+    "accuracy": "accuracy (exact match)",
+    "f1_macro": "macro-F1",
+    "f1_micro": "micro-F1",
+    "f1_weighted": "weighted F1",
+    "mcc": "Matthews correlation coefficient",
+    "roc_auc": "ROC-AUC, macro one-vs-rest",
+    "pr_auc": "average precision, macro one-vs-rest",
+    "log_loss": "log-loss in nats (lower is better)",
+    "brier": "Brier score (lower is better)",
+    "ece": f"expected calibration error (ECE), {NUM_BINS} equal-mass bins (lower is better)",
 }
-"""What the report calls the metrics."""
+"""Display names of the metrics."""
 
 SECTIONS = (
     ("metrics", "Metrics"),
     ("calibration", "Calibration"),
     ("abstention", "Abstention"),
-    ("confusion", "Confused labels"),
-    ("labels", "Every label"),
+    ("confusion", "Confusion"),
+    ("labels", "Per-label metrics"),
     ("slices", "Slices"),
-    ("errors", "Confident errors"),
+    ("errors", "Most confident errors"),
     ("learning", "Learning curve"),
-    ("origin", "Origin"),
+    ("provenance", "Provenance"),
 )
 
 MAX_SLICES = 60
@@ -59,27 +54,11 @@ def write_report(
 ) -> None:
     """Write `report.html` and its figures into the evaluation's directory.
 
-    split: the rows that were scored. log_history: the Trainer's, empty where it is not known.
+    split: the rows that were scored. log_history: the Trainer's, empty if not available.
     """
     full, labels = result.full, manifest.labels
     matrix_CC = confusion_matrix(full.reference_NC, full.predicted_NC)
-    bins = calibration_bins(
-        *predictions_and_outcomes(full.reference_NC, full.probabilities_NC, manifest.task)
-    )
-    curve = risk_curve(full.decision.confidence_N, ~full.right_N)
-    abstained = full.abstention
-    point = None
-    if abstained and abstained.risk:
-        point = (abstained.coverage.value, abstained.risk.value)
-    metric = "accuracy" if manifest.task == "single_label" else "f1_micro"
-    claim = "probability of the " + ("best label" if metric == "accuracy" else "label")
-    asked = manifest.calibration.abstention.get("torch") if manifest.calibration else None
-    figures = {
-        "reliability": plots.reliability(bins, claim),
-        "risk_coverage": plots.risk_coverage(curve, point, asked.max_risk if asked else None),
-        "confusion": plots.confusion(matrix_CC, labels),
-        "learning_curve": plots.learning_curve(log_history, metric),
-    }
+    figures = draw(full, manifest, matrix_CC, log_history)
     for name, png in figures.items():
         file = result.directory / f"{name}.png"
         if png is None:
@@ -88,22 +67,25 @@ def write_report(
             write_atomic(file, png)
     bodies = {
         "metrics": _metrics(result),
-        "calibration": [*_calibration(manifest), _figure(figures["reliability"], "reliability")],
+        "calibration": [
+            *_calibration(manifest),
+            _figure(figures["reliability"], "reliability diagram"),
+        ],
         "abstention": [
             *_abstention(manifest, full.abstention),
-            _figure(figures["risk_coverage"], "risk and coverage"),
+            _figure(figures["risk_coverage"], "risk-coverage curve"),
         ],
         "confusion": _confusion(full, matrix_CC, labels, figures["confusion"]),
         "labels": _labels(full),
         "slices": _slices(result),
         "errors": _errors(full, split, labels),
         "learning": [_figure(figures["learning_curve"], "learning curve")],
-        "origin": _origin(manifest, split),
+        "provenance": _provenance(manifest, split),
     }
     parts = [
         paragraph(
-            f"Version {manifest.version} of a {manifest.task.replace('_', '-')} classifier with "
-            f"{len(labels)} labels, on {len(split)} test rows."
+            f"Version {manifest.version}, a {manifest.task.replace('_', '-')} classifier with "
+            f"{len(labels)} labels, evaluated on {len(split):,} test rows."
         ),
         *(section(name, title, *bodies[name]) for name, title in SECTIONS),
     ]
@@ -111,10 +93,10 @@ def write_report(
     write_atomic(result.directory / "report.html", page(title, SECTIONS, parts))
 
 
-def _figure(png: bytes | None, what: str) -> Html:
+def _figure(png: bytes | None, description: str) -> Html:
     if png is None:
-        return paragraph("The history of the training is not at hand.", quiet=True)
-    return image(png, f"Figure: {what}")
+        return paragraph("Training history is not available.", quiet=True)
+    return image(png, f"Figure: {description}")
 
 
 def _metrics(result: Evaluation) -> list[Html]:
@@ -128,17 +110,17 @@ def _metrics(result: Evaluation) -> list[Html]:
     if result.difference and result.agreement is not None:
         parts.append(
             paragraph(
-                "Accuracy of int8 minus that of full precision, paired: ",
+                "Accuracy of int8 minus full precision, paired: ",
                 interval(result.difference),
-                f"; {result.agreement:.2%} of the texts get the same labels.",
+                f"; both predict the same labels for {result.agreement:.2%} of the texts.",
             )
         )
     parts.append(
         paragraph(
-            "In brackets 95 % intervals: Wilson's for accuracy, else percentile bootstrap over "
-            "the test rows (1,000 resamples); that of the calibration error is corrected for "
-            "its upward bias. They say how far another test set of this size, drawn alike, "
-            "would move a figure, and not what another training run would give.",
+            "95 % intervals in brackets: Wilson's for accuracy, percentile bootstrap over the "
+            "test rows (1,000 resamples) for the others; that of the calibration error is "
+            "corrected for its upward bias. They cover the sampling of a test set of this size, "
+            "not the variation between training runs.",
             quiet=True,
         )
     )
@@ -148,13 +130,13 @@ def _metrics(result: Evaluation) -> list[Html]:
 def _calibration(manifest: Manifest) -> list[Html]:
     fitted = manifest.calibration
     if fitted is None:
-        return [paragraph("Nothing was calibrated; the configuration asked for nothing.")]
+        return [paragraph("Not calibrated: the configuration requested no calibration.")]
     parts = [
         table(
-            ["on the validation split", "as trained", "calibrated"],
+            ["on the validation split", "before", "after calibration"],
             [
                 ["log-loss", fitted.log_loss_before, fitted.log_loss_after],
-                ["calibration error", fitted.ece_before, fitted.ece_after],
+                ["expected calibration error", fitted.ece_before, fitted.ece_after],
             ],
             kinds=["", "number", "number"],
         ),
@@ -168,8 +150,8 @@ def _calibration(manifest: Manifest) -> list[Html]:
         parts.append(table(["label", "threshold"], rows, kinds=["", "number"], tall=True))
     parts.append(
         paragraph(
-            "Below, on the test split: points on the dashed line are probabilities that come "
-            "true as often as they say; the bars are 95 % intervals of a bin.",
+            "Reliability diagram on the test split: points on the diagonal are perfectly "
+            "calibrated; error bars are 95 % intervals per bin.",
             quiet=True,
         )
     )
@@ -177,28 +159,24 @@ def _calibration(manifest: Manifest) -> list[Html]:
 
 
 def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Html]:
-    found = manifest.calibration.abstention.get("torch") if manifest.calibration else None
-    if found is None:
-        return [
-            paragraph(
-                "The model answers everything: no acceptable risk (calibration.max_risk) was set."
-            )
-        ]
-    parts = [paragraph(f"Asked for: {found.reason}.")]
+    requested = requested_abstention(manifest)
+    if requested is None:
+        return [paragraph("The model never abstains: calibration.max_risk was not set.")]
+    parts = [paragraph(f"{requested.reason[0].upper()}{requested.reason[1:]}.")]
     if result is not None:
         parts.append(
             table(
-                ["on the test split", "share"],
+                ["on the test split", ""],
                 [
-                    ["texts answered", interval(result.coverage)],
-                    ["wrong among the answers", interval(result.risk)],
+                    ["coverage (fraction of texts answered)", interval(result.coverage)],
+                    ["selective risk (error rate on answered texts)", interval(result.risk)],
                 ],
                 kinds=["", "number"],
             )
         )
     parts.append(
         paragraph(
-            "The promise is about the draw of the validation rows. They also chose the "
+            "The guarantee is over the draw of the validation rows. These also chose the "
             "checkpoint and the temperature, which no theorem covers.",
             quiet=True,
         )
@@ -208,11 +186,11 @@ def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Htm
 
 def _confusion(full: Measurement, matrix_CC: Any, labels: Sequence[str], png: Any) -> list[Html]:
     pairs = most_confused(matrix_CC, full.reference_NC.sum(axis=0), labels)
-    rows = [[each.true, each.predicted, each.rows, f"{each.share:.1%}"] for each in pairs]
-    head = ["true", "predicted", "rows", "of the true label's"]
+    rows = [[*pair, f"{fraction:.1%}"] for *pair, fraction in pairs]
+    head = ["true", "predicted", "rows", "% of true label"]
     kinds = ["", "", "number", "number"]
-    found = table(head, rows, kinds=kinds) if rows else paragraph("No two labels are confused.")
-    return [found, _figure(png, "confusion of labels")]
+    found = table(head, rows, kinds=kinds) if rows else paragraph("No labels were confused.")
+    return [found, _figure(png, "confusion matrix")]
 
 
 def _labels(full: Measurement) -> list[Html]:
@@ -228,7 +206,10 @@ def _labels(full: Measurement) -> list[Html]:
         for each in sorted(full.metrics.per_label, key=lambda each: each.f1.value)
     ]
     head = ["number", "label", "rows", "predicted", "precision", "recall", "F1"]
-    note = paragraph("By F1, the worst first. A share of no rows is 0, without interval.")
+    note = paragraph(
+        "Sorted by F1, lowest first. A metric with a zero denominator is shown as 0, without an "
+        "interval."
+    )
     return [note, table(head, rows, kinds=["number", "", *["number"] * 5], tall=True)]
 
 
@@ -236,15 +217,15 @@ def _slices(result: Evaluation) -> list[Html]:
     found = result.slices
     shown = found.slices[:MAX_SLICES]
     rows = [[each.by, each.value, each.rows, interval(each.accuracy), each.flag] for each in shown]
-    head = ["by", "value", "rows", "accuracy", ""]
+    head = ["by", "value", "rows", "accuracy", "flag"]
     left = len(found.slices) - len(shown)
     return [
         paragraph(
             f"{len(found.slices)} slices: by number of words ({LENGTH_BINS} bins), by true label "
-            "and by the columns in evaluation.slice_columns. One is flagged only if its interval "
-            "excludes the accuracy on all rows; the intervals hold for all slices together "
-            f"(Bonferroni). {found.not_judged} slices with fewer than {MIN_ROWS} rows are not "
-            f"judged{f', {left} more are not shown' if left else ''}."
+            "and by the columns in evaluation.slice_columns. A slice is flagged only if its "
+            "interval excludes the accuracy on all rows; the intervals hold for all slices "
+            f"simultaneously (Bonferroni). {found.num_skipped} slices with fewer than {MIN_ROWS} "
+            f"rows are skipped{f'; {left} more are not shown' if left else ''}."
         ),
         table(
             head,
@@ -262,31 +243,31 @@ def _errors(full: Measurement, split: Split, labels: Sequence[str]) -> list[Html
     )
     rows = [
         [
-            each.row,
-            each.text if isinstance(each.text, str) else "\n— ".join(each.text),
-            ", ".join(each.true) or "(none)",
-            ", ".join(each.predicted) or "(none)",
-            each.confidence,
+            row,
+            text if isinstance(text, str) else "\n— ".join(text),
+            ", ".join(true) or "(none)",
+            ", ".join(predicted) or "(none)",
+            confidence,
         ]
-        for each in found
+        for row, text, true, predicted, confidence in found
     ]
     head = ["row", "text", "true", "predicted", "confidence"]
     if not rows:
-        return [paragraph("There is none.")]
+        return [paragraph("There are no errors.")]
     return [
-        paragraph("Rows that were wrong with the highest confidence: look at their labels first."),
+        paragraph("Misclassified rows by descending confidence. Check their labels first."),
         table(head, rows, kinds=["number", "text", "", "", "number"], tall=True),
     ]
 
 
-def _origin(manifest: Manifest, split: Split) -> list[Html]:
+def _provenance(manifest: Manifest, split: Split) -> list[Html]:
     rows: list[list[object]] = [
         ["version", manifest.version],
         ["base model", manifest.base_model.get("base")],
-        ["base revision or SHA-256", manifest.base_model.get("revision")
+        ["base revision, or SHA-256 of its weights", manifest.base_model.get("revision")
          or manifest.base_model.get("weights_sha256")],
         ["sealed", manifest.created],
-        ["code", manifest.code_revision],
+        ["code revision", manifest.code_revision],
         ["test rows", len(split)],
         ["SHA-256 of the test rows", split.fingerprint["sha256"]],
         *(["SHA-256 of " + name, each["sha256"]] for name, each in manifest.data.items()

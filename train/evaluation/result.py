@@ -1,4 +1,4 @@
-"""The result of an evaluation, which `evaluate` makes and `report` shows.
+"""The result of an evaluation, which `evaluate` returns and `report` presents.
 
 Shape suffixes: N texts, C labels.
 """
@@ -21,18 +21,18 @@ from train.statistics.metrics import Choice
 
 @dataclass(frozen=True, kw_only=True)
 class AbstentionResult:
-    """What the abstention threshold does on rows that it was not chosen on."""
+    """Effect of the abstention threshold on rows that it was not chosen on."""
 
-    asked: Abstention
+    requested: Abstention
     coverage: Measured
-    """Share of rows that are answered."""
+    """Fraction of rows that are answered."""
     risk: Measured | None
-    """Share of the answers that are wrong; None if nothing is answered."""
+    """Selective risk, the error rate on answered rows; None if no row is answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a predictor does on a split."""
+    """Predictions and metrics of a bundle on a split."""
 
     probabilities_NC: Array
     decision: Decision
@@ -48,25 +48,25 @@ class Measurement:
 
     @property
     def intervals(self) -> dict[str, Measured]:
-        """The metrics of all labels together."""
+        """The metrics over all labels."""
         return self.metrics.overall
 
     @property
-    def right_N(self) -> NDArray[np.bool_]:
+    def correct_N(self) -> NDArray[np.bool_]:
         """Whether a text got exactly its labels."""
-        right_N: NDArray[np.bool_] = (self.predicted_NC == self.reference_NC).all(axis=1)
-        return right_N
+        correct_N: NDArray[np.bool_] = (self.predicted_NC == self.reference_NC).all(axis=1)
+        return correct_N
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A bundle on the test split: in full precision, and its int8 export where it has one."""
+    """A bundle on the test split: full precision, and the int8 export where it has one."""
 
     full: Measurement
     int8: Measurement | None
     difference: Measured | None
-    """Accuracy of int8 minus that of full precision, paired."""
+    """Accuracy of int8 minus full precision, paired."""
     agreement: float | None
-    """Share of texts on which both choose the same labels."""
+    """Fraction of texts for which both predict the same labels."""
     slices: Slices
     directory: Path

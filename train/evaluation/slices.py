@@ -1,8 +1,8 @@
-"""Where the model is worse: accuracy by length of text, by class, by columns of the user's.
+"""Underperforming slices: accuracy by text length, by class and by columns that the user names.
 
 A slice is flagged only if its interval excludes the accuracy on all rows. The intervals hold
-together: with m slices each has an error of alpha / m (Bonferroni), so that among hundreds of
-slices a flag still means something. Slices with few rows are not judged at all.
+simultaneously: with m slices each has an error of alpha / m (Bonferroni), so that a flag among
+hundreds of slices is still significant. Slices with too few rows are skipped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from serve.stats import wilson
 from train.data.splits import Split
 
 MIN_ROWS = 20
-"""Rows that a slice takes; with fewer, only a disaster would be seen."""
+"""Minimum rows of a slice; with fewer, only a huge difference would be detected."""
 
 LENGTH_BINS = 5
-"""Bins by number of words, of about as many rows each."""
+"""Bins by number of words, with about the same number of rows each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,51 +30,51 @@ class Slice:
     """Rows that have something in common."""
 
     by: str
-    """What they are cut by: words, class or a column's name."""
+    """What the rows are grouped by: words, class or the name of a column."""
     value: str
     rows: int
     accuracy: Measured
-    """With the interval that holds for all slices together."""
+    """With an interval that holds for all slices simultaneously."""
     flag: str
-    """worse, better, or nothing where the interval includes the accuracy on all rows."""
+    """worse, better, or empty where the interval includes the accuracy on all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """All slices that were judged, the least accurate first."""
+    """All slices with enough rows: flagged as worse first, then by accuracy."""
 
     slices: list[Slice]
-    not_judged: int
+    num_skipped: int
     """Slices with fewer than `MIN_ROWS` rows."""
 
 
-def find_slices(split: Split, right_N: NDArray[np.bool_], *, alpha: float = 0.05) -> Slices:
-    """Cut the rows of a split in every way, and judge each slice.
+def find_slices(split: Split, correct_N: NDArray[np.bool_], *, alpha: float = 0.05) -> Slices:
+    """Measure the accuracy of every slice of a split.
 
-    right_N: whether a row got exactly its labels. alpha: error of all intervals together.
+    correct_N: whether a row got exactly its labels. alpha: error of all intervals together.
     """
     cuts = [*_by_length(split.texts), *_by_class(split.labels)]
     for column, values in split.slices.items():
         names = np.array(values, dtype=object)
         cuts += [(column, value, names == value) for value in sorted(set(values))]
-    judged = [cut for cut in cuts if int(cut[2].sum()) >= MIN_ROWS]
-    overall = float(right_N.mean())
+    measured = [cut for cut in cuts if int(cut[2].sum()) >= MIN_ROWS]
+    overall = float(correct_N.mean())
     slices = []
-    for by, value, member_N in judged:
-        rows, num_right = int(member_N.sum()), int(right_N[member_N].sum())
-        low, high = wilson(num_right, rows, alpha=alpha / len(judged))
+    for by, value, member_N in measured:
+        rows, num_correct = int(member_N.sum()), int(correct_N[member_N].sum())
+        low, high = wilson(num_correct, rows, alpha=alpha / len(measured))
         slices.append(
             Slice(
                 by=by,
                 value=value,
                 rows=rows,
-                accuracy=Measured(value=num_right / rows, low=low, high=high),
+                accuracy=Measured(value=num_correct / rows, low=low, high=high),
                 flag="worse" if high < overall else "better" if low > overall else "",
             )
         )
     order = {"worse": 0, "": 1, "better": 2}
     slices.sort(key=lambda each: (order[each.flag], each.accuracy.value))
-    return Slices(slices=slices, not_judged=len(cuts) - len(judged))
+    return Slices(slices=slices, num_skipped=len(cuts) - len(measured))
 
 
 Cut = tuple[str, str, NDArray[np.bool_]]

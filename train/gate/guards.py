@@ -1,13 +1,13 @@
-"""What else may stop a candidate whose accuracy is good enough.
+"""Guards that can refuse a candidate whose accuracy is good enough.
 
-Every guard can only refuse, so none of them adds to the rate of false promotions that
-`train.statistics.comparison` bounds. There are three kinds of rule, each as strict as its
-figure is certain:
+A guard can only refuse, so none of them adds to the rate of false promotions that
+`train.statistics.comparison` bounds. There are three kinds of rule, by how precisely the
+value can be measured:
 
-- macro-F1 must be shown not to fall by `f1_margin` (the lower end of an interval);
-- a label's recall must not be shown to fall by more than `max_recall_drop` (rows of one
-  label are few, so a fall is refused once it is proved, over all labels together);
-- calibration and latency are budgets, held against what was measured.
+- macro-F1 must be shown not to drop by `f1_margin` (the lower end of an interval);
+- no label's recall may drop by significantly more than `max_recall_drop` (one label has few
+  rows, so only a significant drop refuses, corrected for the number of labels);
+- calibration and latency have limits, compared with the measured value.
 
 Shape suffixes: N rows, C labels, K hypotheses.
 """
@@ -16,44 +16,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.config import FrozenModel
 from train.statistics.paired import exact_p_value
-from train.statistics.resampling import (
-    Answers,
-    Bootstrap,
-    Difference,
-    ece_difference,
-    f1_difference,
-)
+from train.statistics.resampling import MetricChange, Predictions
 
 
 class Check(FrozenModel):
-    """What one guard found."""
+    """Result of one guard."""
 
     name: str
-    """What was looked at."""
+    """What was checked."""
 
     passed: bool
-    """Whether it lets the candidate pass."""
+    """Whether the candidate passes it."""
 
     value: float
-    """The figure that is held against the limit."""
+    """The measured value that is compared with the limit."""
 
     limit: float
     """The limit, in the unit of the value."""
 
     detail: str
-    """The figures in words, and what to do where it refuses."""
+    """The figures in words, and what to do if it refuses."""
 
 
-def finite_check(answers: Sequence[Answers]) -> Check:
-    """Refuse scores that are no numbers, as of a model whose weights were damaged."""
-    bad = sum(int((~np.isfinite(each.probabilities_NC).all(axis=1)).sum()) for each in answers)
+def finite_check(side: Sequence[Predictions]) -> Check:
+    """Refuse scores that are not finite, as damaged weights give them."""
+    bad = sum(int((~np.isfinite(each.probabilities_NC).all(axis=1)).sum()) for each in side)
     return Check(
         name="finite scores",
         passed=bad == 0,
@@ -63,83 +56,74 @@ def finite_check(answers: Sequence[Answers]) -> Check:
     )
 
 
-def rows_check(rows: int, least: int) -> Check:
-    """Refuse to decide on fewer rows than the configuration asks for."""
+def rows_check(rows: int, min_rows: int) -> Check:
+    """Refuse to decide on fewer rows than the configuration requires."""
     return Check(
         name="test rows",
-        passed=rows >= least,
+        passed=rows >= min_rows,
         value=rows,
-        limit=least,
-        detail=f"{rows:,} test rows, at least {least:,} are asked for (gate.min_test_rows)",
+        limit=min_rows,
+        detail=f"{rows:,} test rows; at least {min_rows:,} are required (gate.min_test_rows)",
     )
 
 
-def f1_check(
-    champion: Sequence[Answers], candidate: Sequence[Answers], bootstrap: Bootstrap, *,
-    margin: float,
-) -> Check:  # fmt: skip
-    """Ask that macro-F1 is shown to fall by less than `margin`, at the bootstrap's alpha."""
-    found = f1_difference(champion, candidate, bootstrap)
+def f1_check(change: MetricChange, *, margin: float) -> Check:
+    """Require that the interval of the macro-F1 difference is above -margin."""
+    low = change.difference.low
+    assert low is not None
     return Check(
         name="macro-F1",
-        passed=found.low > -margin,
-        value=found.low,
+        passed=low > -margin,
+        value=low,
         limit=-margin,
-        detail=f"{_change(found)}; the lower end must be over {-margin:+.4f}",
+        detail=f"{_figures(change)}; the lower end must be above {-margin:+.4f}",
     )
 
 
 def calibration_checks(
-    champion: Sequence[Answers],
-    candidate: Sequence[Answers],
-    bootstrap: Bootstrap,
-    *,
-    task: str,
-    max_ece: float | None,
-    max_increase: float,
+    change: MetricChange, *, max_ece: float | None, max_increase: float
 ) -> list[Check]:
-    """Hold the expected calibration error, and its rise, against their limits."""
-    found = ece_difference(champion, candidate, bootstrap, task=task)
-    increase = found.candidate - found.champion
+    """Compare the expected calibration error, and its increase, with their limits."""
+    increase = change.difference.value
     checks = [
         Check(
-            name="calibration error rises",
+            name="calibration error increase",
             passed=increase <= max_increase,
             value=increase,
             limit=max_increase,
-            detail=f"{_change(found)}; the rise may be up to {max_increase:.4f}",
+            detail=f"{_figures(change)}; an increase of at most {max_increase:.4f} is allowed",
         )
     ]
     if max_ece is not None:
         checks.append(
             Check(
                 name="calibration error",
-                passed=found.candidate <= max_ece,
-                value=found.candidate,
+                passed=change.candidate <= max_ece,
+                value=change.candidate,
                 limit=max_ece,
-                detail=f"{found.candidate:.4f}, up to {max_ece:.4f} is allowed",
+                detail=f"{change.candidate:.4f}; at most {max_ece:.4f} is allowed",
             )
         )
     return checks
 
 
 def latency_check(champion_s: float, candidate_s: float, max_ratio: float) -> Check:
-    """Hold the ratio of median times of a single text against its limit."""
+    """Compare the ratio of median times of a single text with its limit."""
     ratio = candidate_s / champion_s
     return Check(
         name="latency",
         passed=ratio <= max_ratio,
         value=ratio,
         limit=max_ratio,
-        detail=f"median of one text {candidate_s * 1e3:.2f} ms, champion {champion_s * 1e3:.2f} "
-        f"ms: {ratio:.2f} times, up to {max_ratio:.2f} is allowed",
+        detail=f"median for one text {candidate_s * 1e3:.2f} ms, champion "
+        f"{champion_s * 1e3:.2f} ms: {ratio:.2f} times; at most {max_ratio:.2f} is allowed",
     )
 
 
 def holm(p_K: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]:
-    """Which hypotheses are refuted; the chance of refuting any true one is at most alpha.
+    """Which hypotheses Holm's procedure rejects at a family-wise error of at most alpha.
 
-    This bounds the family-wise error, under any dependence between the tests.
+    Valid under any dependence between the tests.
     Source: S. Holm (1979), A simple sequentially rejective multiple test procedure,
     Scandinavian Journal of Statistics 6, 65-70.
     """
@@ -147,55 +131,56 @@ def holm(p_K: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]:
     allowed_K = alpha / np.arange(len(p_K), 0, -1)
     over_K = p_K[order_K] > allowed_K
     count = int(over_K.argmax()) if over_K.any() else len(p_K)
-    refuted_K = np.zeros(len(p_K), dtype=bool)
-    refuted_K[order_K[:count]] = True
-    return refuted_K
+    rejected_K = np.zeros(len(p_K), dtype=bool)
+    rejected_K[order_K[:count]] = True
+    return rejected_K
 
 
-def floor_check(
-    champion: Sequence[Answers],
-    candidate: Sequence[Answers],
+def recall_check(
+    champion: Sequence[Predictions],
+    candidate: Sequence[Predictions],
     labels: Sequence[str],
     *,
-    drop: float,
+    max_drop: float,
     alpha: float,
 ) -> Check:
-    """Refuse if the recall of any label is shown to have fallen by more than `drop`.
+    """Refuse if the recall of any label drops by significantly more than `max_drop`.
 
     Per label an exact test on its own rows (`exact_p_value`), over all labels Holm's
-    procedure: the chance of refusing a candidate none of whose recalls falls by more than
-    `drop` is at most alpha. With several seeds a label's p-value is twice the mean over
+    procedure: a candidate none of whose recalls drops by more than `max_drop` is refused with
+    probability at most alpha. With several seeds a label's p-value is twice the mean over
     pairs of bundles, which is a p-value under any dependence (L. Rueschendorf 1982, Random
     variables with maximum sums, Advances in Applied Probability 14, 623-632), for the
-    hypothesis that it falls too far under no pair.
+    hypothesis that the recall drops too far in no pair.
     """
     pairs = list(zip([*champion] * (len(candidate) // len(champion)), candidate, strict=True))
     reference_NC = candidate[0].reference_NC
     support_C = reference_NC.sum(axis=0)
     present = [c for c in range(len(labels)) if support_C[c]]
-    falls, p_values = [], []
+    drops, p_values = [], []
     for c in present:
         rows = reference_NC[:, c]
         counts = [_counts(old.predicted_NC[rows, c], new.predicted_NC[rows, c])
                   for old, new in pairs]  # fmt: skip
-        falls.append(float(np.mean([lost - gained for gained, lost in counts])) / support_C[c])
-        each = [_p_of_fall(*count, int(support_C[c]), drop) for count in counts]
+        drops.append(float(np.mean([lost - gained for gained, lost in counts])) / support_C[c])
+        each = [_drop_p_value(*count, int(support_C[c]), max_drop) for count in counts]
         p_values.append(min(1.0, float(np.mean(each)) * (2 if len(each) > 1 else 1)))
-    fallen = holm(np.array(p_values), alpha)
-    worst = sorted(range(len(present)), key=lambda k: -falls[k])[:3]
-    shown = ", ".join(f"{labels[present[k]]} {0.0 - falls[k]:+.3f}" for k in worst)
-    named = ", ".join(labels[present[k]] for k in np.flatnonzero(fallen))
-    # A label all of whose rows were lost has this p-value: lost with probability (1 + drop) / 2.
-    least = math.ceil(math.log(alpha / len(present)) / math.log((1 + drop) / 2))
-    blind = sum(int(support_C[c]) < least for c in present)
+    significant = holm(np.array(p_values), alpha)
+    worst = sorted(range(len(present)), key=lambda k: -drops[k])[:3]
+    changes = ", ".join(f"{labels[present[k]]} {0.0 - drops[k]:+.3f}" for k in worst)
+    named = ", ".join(labels[present[k]] for k in np.flatnonzero(significant))
+    # A label that lost all of its n rows has p-value q^n, where q = (1 + max_drop) / 2 is the
+    # largest probability of losing a row under the hypothesis.
+    needed = math.ceil(math.log(alpha / len(present)) / math.log((1 + max_drop) / 2))
+    too_few = sum(int(support_C[c]) < needed for c in present)
     return Check(
-        name="recall of each label",
-        passed=not fallen.any(),
-        value=max(falls),
-        limit=drop,
-        detail=(f"shown to fall by more than {drop:.3f}: {named}; " if named else "")
-        + f"worst observed changes: {shown}; {blind} of {len(present)} labels have fewer than the "
-        f"{least} rows on which a loss of all could be shown",
+        name="per-label recall",
+        passed=not significant.any(),
+        value=max(drops),
+        limit=max_drop,
+        detail=(f"significant drop of more than {max_drop:.3f}: {named}; " if named else "")
+        + f"worst observed changes: {changes}; {too_few} of {len(present)} labels have too few "
+        f"rows (fewer than {needed}) to detect even a complete loss of recall",
     )
 
 
@@ -203,14 +188,13 @@ def _counts(old_N: NDArray[np.bool_], new_N: NDArray[np.bool_]) -> tuple[int, in
     return int((new_N & ~old_N).sum()), int((old_N & ~new_N).sum())
 
 
-def _p_of_fall(gained: int, lost: int, rows: int, drop: float) -> float:
-    """p-value that recall falls by at most `drop`; 1 where it was not seen to fall by more."""
-    return exact_p_value(lost, gained, rows, drop) if lost - gained > drop * rows else 1.0
+def _drop_p_value(gained: int, lost: int, rows: int, max_drop: float) -> float:
+    """p-value that recall drops by at most `max_drop`; 1 where the observed drop is no larger."""
+    return exact_p_value(lost, gained, rows, max_drop) if lost - gained > max_drop * rows else 1.0
 
 
-def _change(found: Difference) -> str:
-    change: Any = found.candidate - found.champion
+def _figures(change: MetricChange) -> str:
     return (
-        f"{found.candidate:.4f}, champion {found.champion:.4f}, difference {change:+.4f} "
-        f"[{found.low:+.4f}, {found.high:+.4f}]"
+        f"{change.candidate:.4f}, champion {change.champion:.4f}, "
+        f"difference {change.difference:+.4f}"
     )

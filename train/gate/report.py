@@ -1,4 +1,4 @@
-"""What the gate says: the report as it is written, and as it is printed."""
+"""The gate's report, as it is written and as it is printed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field
 from serve.config import FrozenModel
 from train.config.sections import GateSection
 from train.gate.guards import Check
-from train.statistics.comparison import Verdict
+from train.statistics.comparison import Accuracy, AccuracyVerdict
 
 
 class BundleInfo(FrozenModel):
-    """A bundle that was scored, and what ran it."""
+    """A bundle that was scored, and how it was run."""
 
     path: str
     """Directory."""
@@ -22,88 +22,54 @@ class BundleInfo(FrozenModel):
     """Version of the bundle."""
 
     backend: str
-    """What ran it: onnx or torch."""
+    """Backend that ran it: onnx or torch."""
 
     precision: str
-    """Number format: int8, bf16 or fp32."""
+    """Precision: int8, bf16 or fp32."""
 
     device: str
-    """Where it ran: cpu or cuda."""
-
-
-class Accuracy(FrozenModel):
-    """Accuracy of both, and what is known of the difference."""
-
-    champion: float
-    """Of the champion, a fraction; over seeds the mean."""
-
-    candidate: float
-    """Of the candidate."""
-
-    difference: float
-    """Candidate minus champion."""
-
-    low: float
-    """Lower end of the interval of the difference, with error alpha on each side."""
-
-    high: float
-    """Upper end."""
-
-    gained: float
-    """Share of rows that the candidate alone gets right."""
-
-    lost: float
-    """Share of rows that the champion alone gets right."""
-
-    p_superior: float
-    """One-sided p-value of "the candidate is no better"."""
-
-    p_inferior: float
-    """One-sided p-value of "the candidate is no worse"."""
-
-    covers: str
-    """Which variation the error rate covers."""
+    """Device it ran on: cpu or cuda."""
 
 
 class Power(FrozenModel):
-    """How likely one bundle's true gain over one other is seen, on rows like these."""
+    """Power of comparing two single bundles, at this sample size and disagreement."""
 
     gain: float
     """True difference of accuracy, candidate minus champion."""
 
     power: float
-    """Probability that the required verdict is reached, guards aside."""
+    """Probability of the required verdict, guards excluded."""
 
     rows_needed: int | None
-    """Rows at which it is reached with probability 0.8, about; None if never."""
+    """Approximate number of rows for a power of 0.8; None if no number is enough."""
 
 
 class GateReport(FrozenModel):
-    """May the candidate take the champion's place, and why."""
+    """Whether the candidate may replace the champion, and why."""
 
     passed: bool
-    """Whether the verdict is what is required and no guard refuses."""
+    """Whether the verdict satisfies the requirement and no guard refuses."""
 
-    verdict: Verdict
-    """On accuracy alone."""
+    verdict: AccuracyVerdict
+    """Verdict on accuracy alone."""
 
     reasons: tuple[str, ...]
-    """Why it was refused, or what was shown."""
+    """Why the candidate was refused, or why it passed."""
 
     accuracy: Accuracy
     """The figures behind the verdict."""
 
     checks: tuple[Check, ...]
-    """What each guard found."""
+    """Results of the guards."""
 
     power: tuple[Power, ...]
-    """What this test set can show."""
+    """Power of this test set, by true gain."""
 
     minimum_detectable: float | None
-    """The least true gain that is found to be one with probability 0.8; None over 0.5."""
+    """Minimum detectable gain at power 0.8; None over 0.5."""
 
     rows: int
-    """Test rows."""
+    """Number of test rows."""
 
     settings: GateSection
     """The `gate` section that was applied."""
@@ -115,14 +81,14 @@ class GateReport(FrozenModel):
     """The champion, or its seeds."""
 
     test: dict[str, Any] = Field(default_factory=dict)
-    """Number of test rows and SHA-256 over them."""
+    """Number and SHA-256 of the test rows."""
 
     created: str = ""
     """Time of the comparison, ISO 8601, UTC."""
 
 
 def to_text(report: GateReport) -> str:
-    """The report for people."""
+    """Format the report for people."""
     accuracy, section = report.accuracy, report.settings
     names = [" ".join(each.version for each in side) or "-"
              for side in (report.candidates, report.champions)]  # fmt: skip
@@ -130,22 +96,25 @@ def to_text(report: GateReport) -> str:
              for each in (*report.candidates, *report.champions)}  # fmt: skip
     lines = [
         f"candidate {names[0]} against champion {names[1]}",
-        f"on {report.rows:,} test rows, by {' and '.join(sorted(kinds)) or 'given answers'}",
-        f"accuracy     {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, difference "
-        f"{accuracy.difference:+.4f} [{accuracy.low:+.4f}, {accuracy.high:+.4f}]",
-        f"  the candidate alone is right on {accuracy.gained:.2%}, the champion alone on "
-        f"{accuracy.lost:.2%}; error {section.alpha} on each side covers {accuracy.covers}",
+        f"on {report.rows:,} test rows, by {' and '.join(sorted(kinds)) or 'given predictions'}",
+        f"accuracy     {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, "
+        f"difference {accuracy.interval:+.4f}",
+        f"  only the candidate correct: {accuracy.gained:.2%}; only the champion correct: "
+        f"{accuracy.lost:.2%}",
+        f"  one-sided error {section.alpha}; it covers {accuracy.covers}",
         f"verdict      {report.verdict} (required: {section.require})",
     ]
     lines += [
         f"{'ok     ' if check.passed else 'REFUSED'}      {check.name}: {check.detail}"
         for check in report.checks
     ]
-    lines.append("what rows and disagreement like these can show, guards aside:")
+    lines.append("power at this sample size and disagreement (guards excluded):")
     for each in report.power:
-        needed = "never" if each.rows_needed is None else f"{each.rows_needed:,} rows for 0.8"
-        lines.append(f"  true gain {each.gain:+.2f} passes with {each.power:.3f}, {needed}")
+        rows = (
+            "no number of rows is" if each.rows_needed is None else f"{each.rows_needed:,} rows are"
+        )
+        lines.append(f"  true gain {each.gain:+.2f}: {each.power:.3f}; {rows} enough for 0.8")
     if report.minimum_detectable is not None:
-        lines.append(f"  a true gain of {report.minimum_detectable:+.4f} is shown with 0.8")
+        lines.append(f"  minimum detectable gain at power 0.8: {report.minimum_detectable:+.4f}")
     lines.append("PASSED" if report.passed else "NOT PASSED")
     return "\n".join([*lines, *(f"  - {reason}" for reason in report.reasons)])

@@ -32,9 +32,10 @@ from serve.inference.pooling import set_custom_model_type
 from serve.inference.predictor import Predictor, batched_logits
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, Text, TextEncoder, shortest_first
+from train.config.refusal import Refused
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
-from train.evaluation.evaluate import BACKEND_SPLITS, measure, reference
+from train.evaluation.measure import BACKEND_SPLITS, measure, reference
 from train.fit.encode import TRAINED_LOGITS
 from train.fit.resume import differences, run_identity
 from train.merge.calibrate import abstention, calibrate, fit_temperature, scale_head
@@ -55,7 +56,7 @@ VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxrunt
 """Libraries whose versions go into the manifest."""
 
 
-class MergeRefused(Exception):
+class MergeRefused(Refused):
     """The merged model is not the trained one; the message says by how much."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from serve.bundle.manifest import Manifest, Measured
+from serve.bundle.manifest import Manifest
 from train.config.sections import PublishSection
 from train.publish.card_usage import adapter_usage, location, usage
 
@@ -196,8 +196,8 @@ def _metrics(manifest: Manifest) -> str:
         head = "| metric | full precision |" + (" int8 export, for CPUs |" if int8 else "")
         lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
         for name, measured in full.items():
-            line = f"| {name} | {_interval(measured)} |"
-            lines.append(line + (f" {_interval(int8[name])} |" if name in int8 else ""))
+            line = f"| {name} | {measured} |"
+            lines.append(line + (f" {int8[name]} |" if name in int8 else ""))
         note = ", which chose the checkpoint" if split == "validation" else ""
         parts.append(
             f"On the {rows} rows of the {split} split{note}, with 95 % intervals:\n\n"
@@ -254,12 +254,6 @@ def _base_id(manifest: Manifest, section: PublishSection) -> str | None:
 def _base_digest(manifest: Manifest) -> str | None:
     digest: str | None = manifest.base_model.get("weights_sha256")
     return digest
-
-
-def _interval(measured: Measured) -> str:
-    if measured.low is None or measured.high is None:
-        return f"{measured.value:.4f}"
-    return f"{measured.value:.4f} [{measured.low:.4f}, {measured.high:.4f}]"
 
 
 def _cell(value: Any) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.config.refusal import Refused
+
 LATEST = "latest"
 """Name of the file, beside the directories of the tags, that holds the newest tag."""
 
 
-class PublishRefused(Exception):
+class PublishRefused(Refused):
     """The target did not take the model; the message says why and what to do."""
 
 

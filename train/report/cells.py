@@ -7,10 +7,8 @@ from serve.html import Html
 
 
 def interval(metric: Measured | None) -> Html:
-    """Value and interval of a metric; a dash for none."""
+    """Format a metric with its interval in grey; a dash for None."""
     if metric is None:
         return Html("&ndash;")
-    if metric.low is None or metric.high is None:
-        return Html(f"{metric.value:.4f}")
-    ends = f"[{metric.low:.4f}, {metric.high:.4f}]"
-    return Html(f'{metric.value:.4f} <span class="quiet">{ends}</span>')
+    value, space, ends = str(metric).partition(" ")
+    return Html(f'{value}{space}<span class="quiet">{ends}</span>' if ends else value)

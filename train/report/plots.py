@@ -1,6 +1,6 @@
-"""The figures of an evaluation, as PNG. Needs matplotlib, which the extra `report` installs.
+"""Figures of an evaluation as PNG. Needs matplotlib, which the extra `report` installs.
 
-Figures are drawn by the Agg backend alone: no display, no global state.
+Figures are drawn with the Agg backend: no display, no global state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
     from matplotlib.figure import Figure
 except ImportError as missing:
     raise ValueError(
-        f"the report needs matplotlib ({missing}); pip install 'textloop[report]'"
+        f"the report needs matplotlib ({missing}): pip install 'textloop[report]'"
     ) from missing
 
 BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
@@ -34,12 +34,12 @@ STYLE: Any = {
     "text.parse_math": False,  # a label may hold dollar signs
 }
 MAX_NAMED = 40
-"""Labels up to which the heat map names them."""
+"""Maximum number of labels that the heat map names."""
 
 
 @rc_context(STYLE)
-def reliability(bins: Bins, what: str) -> bytes:
-    """Claimed against observed probability, with Wilson's interval of each bin."""
+def reliability(bins: Bins, whose: str) -> bytes:
+    """Draw observed frequency against predicted probability, with Wilson's interval per bin."""
     figure, axes = _figure(4.6, 4.2)
     hits_B = np.rint(bins.observed_frequency_B * bins.count_B).astype(int)
     ends = [wilson(int(h), int(n)) for h, n in zip(hits_B, bins.count_B, strict=True)]
@@ -58,7 +58,8 @@ def reliability(bins: Bins, what: str) -> bytes:
         linewidth=1,
         capsize=2,
     )
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel=f"{what}, mean of a bin", ylabel="came true")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel=f"mean predicted probability {whose}", ylabel="observed frequency")
     axes.set_aspect("equal")
     return _png(figure)
 
@@ -67,32 +68,34 @@ def reliability(bins: Bins, what: str) -> bytes:
 def risk_coverage(
     curve: RiskCurve, point: tuple[float, float] | None, limit: float | None
 ) -> bytes:
-    """Share of wrong answers against share of texts answered; point: at the threshold."""
+    """Draw selective risk against coverage. point: coverage and risk at the threshold."""
     figure, axes = _figure(5.6, 3.6)
     axes.plot(curve.coverage_K, curve.risk_K, color=BLUE, linewidth=1.2)
     if limit is not None:
         axes.axhline(limit, color=GREY, linewidth=1, linestyle="--")
-        axes.annotate("accepted risk", (0, limit), va="bottom", color=GREY)
+        axes.annotate("maximum risk", (0, limit), va="bottom", color=GREY)
     if point is not None:
         axes.plot(*point, color=ORANGE, marker="o", markersize=6, linestyle="none")
         axes.annotate("threshold", point, (6, 6), textcoords="offset points", color=ORANGE)
-    axes.set(xlim=(0, 1), xlabel="share of texts answered", ylabel="share of answers wrong")
+    axes.set(xlim=(0, 1), xlabel="coverage", ylabel="selective risk")
     axes.set_ylim(bottom=0)
     return _png(figure)
 
 
 @rc_context(STYLE)
 def confusion(matrix_CC: NDArray[np.int64], labels: Sequence[str]) -> bytes:
-    """Heat map of a confusion matrix, each row a true label and divided by its sum."""
+    """Draw a heat map of a confusion matrix; each row is a true label, divided by its sum."""
     many = len(labels) > MAX_NAMED
     size = 6.5 if many else max(3.6, min(9.0, 1.8 + 0.28 * len(labels)))
     figure, axes = _figure(size, size)
-    share_CC = matrix_CC / np.maximum(matrix_CC.sum(axis=1, keepdims=True), 1)
-    # The square root of a share sets its shade: rare confusions would be invisible.
-    image = axes.imshow(share_CC, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true label's rows")
+    fraction_CC = matrix_CC / np.maximum(matrix_CC.sum(axis=1, keepdims=True), 1)
+    # Colours follow the square root of the fraction: rare confusions would be invisible.
+    image = axes.imshow(
+        fraction_CC, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
+    )
+    figure.colorbar(image, ax=axes, shrink=0.6, label="fraction of the true label's rows")
     if many:
-        axes.set(xlabel="predicted label, by number", ylabel="true label, by number")
+        axes.set(xlabel="predicted label (number)", ylabel="true label (number)")
     else:
         short = [label if len(label) <= 24 else f"{label[:23]}…" for label in labels]
         axes.set_xticks(range(len(labels)), short, rotation=90)
@@ -103,14 +106,17 @@ def confusion(matrix_CC: NDArray[np.int64], labels: Sequence[str]) -> bytes:
 
 @rc_context(STYLE)
 def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes | None:
-    """Loss of training and validation and a validation metric by epoch; None without any."""
+    """Draw training loss, validation loss and a validation metric by epoch; None without any."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for entry in log_history:
         for key in ("loss", "eval_loss", f"eval_{metric}"):
             if key in entry and "epoch" in entry:
                 epochs, values = series.setdefault(key, ([], []))
-                epochs.append(float(entry["epoch"]))
-                values.append(float(entry[key]))
+                if (
+                    entry["epoch"] not in epochs
+                ):  # the best checkpoint is evaluated again at the end
+                    epochs.append(float(entry["epoch"]))
+                    values.append(float(entry[key]))
     if not series:
         return None
     figure, axes = _figure(5.6, 3.6)
@@ -136,7 +142,7 @@ def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes 
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    """A figure of a size in inches, and its axes."""
+    """Create a figure of a size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -144,7 +150,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # Labels in scripts that the built-in font does not have come out as boxes.
+        # Labels in scripts that the built-in font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

@@ -1,20 +1,21 @@
-"""Is the candidate better than the champion, as good, worse, or can these rows not tell?
+"""Is the candidate better than the champion, as good, worse, or is the test set inconclusive?
 
-Decides the verdict on accuracy; it is the only part of the gate that can let a candidate
-pass, the guards of `train.gate.guards` can only refuse one. Pure: arrays of right and wrong
-answers in, a `Decision` out, so that its error rates can be simulated (`scripts/check_gate`).
+Decides the verdict on accuracy. It is the only part of the gate that can pass a candidate; the
+guards of `train.gate.guards` can only refuse one. Pure: arrays of correct and wrong
+predictions in, a `Comparison` out, so that its error rates can be simulated
+(`scripts/check_gate`).
 
-One candidate against one champion, both fixed: the true difference is over all texts that
-the test rows are a sample of.
+One candidate is compared with one champion, both fixed; the true difference is the one over
+all texts that the test rows are a sample of.
 
-- Superior: the exact one-sided McNemar test at alpha refutes that the candidate is no better.
-- Non-inferior: the score test at an exact critical value refutes that it is worse by `margin`
+- Superior: the exact one-sided McNemar test at alpha rejects that the candidate is no better.
+- Non-inferior: the score test at an exact critical value rejects that it is worse by `margin`
   or more.
-- Superiority is only looked at where non-inferiority holds, so both can be tested at alpha
-  each without a correction: a fixed sequence is a closed testing procedure. Source:
+- Superiority is tested only where non-inferiority holds, so both can be tested at alpha each
+  without a correction: a fixed sequence is a closed testing procedure. Source:
   T. Morikawa and M. Yoshida (1995), A useful testing strategy in phase III trials: combined
   test of superiority and test of equivalence, J. of Biopharmaceutical Statistics 5, 297-306.
-- Inferior: neither, and McNemar's test the other way round says that it is worse.
+- Inferior: neither, and McNemar's test in the other direction finds it worse.
 
 So a candidate whose true difference is 0 or less is called superior with probability at most
 alpha, and one whose true difference is -margin or less is called superior or non-inferior
@@ -27,60 +28,87 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from serve.bundle.manifest import Measured
+from serve.config import FrozenModel
+from train.statistics.bisection import bisect
 from train.statistics.paired import exact_critical, mcnemar, score, score_interval
 
 Outcome = NDArray[np.bool_]
-Verdict = Literal["superior", "non_inferior", "inferior", "inconclusive"]
+AccuracyVerdict = Literal["superior", "non_inferior", "inferior", "inconclusive"]
 Requirement = Literal["superior", "non_inferior"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What is known of the difference of accuracies, candidate minus champion."""
+class Accuracy(FrozenModel):
+    """Accuracy of champion and candidate, and what is known about the difference."""
 
-    verdict: Verdict
-    rows: int
+    champion: float
+    """Of the champion, a fraction; over seeds the mean."""
+
+    candidate: float
+    """Of the candidate."""
+
     difference: float
-    """As observed, a fraction."""
+    """Candidate minus champion, as observed."""
+
     low: float
-    """Lower end of the interval with error alpha on each side."""
+    """Lower end of the interval of the difference, with error alpha on each side."""
+
     high: float
     """Upper end."""
+
     gained: float
-    """Share of rows that the candidate alone gets right; over seeds, the mean over pairs."""
+    """Fraction of rows that only the candidate gets right; over seeds, the mean over pairs."""
+
     lost: float
-    """Share of rows that the champion alone gets right."""
+    """Fraction of rows that only the champion gets right."""
+
     p_superior: float
     """One-sided p-value of "the candidate is no better"."""
+
     p_inferior: float
     """One-sided p-value of "the candidate is no worse"."""
+
     covers: str
-    """Which variation the error rate covers."""
+    """The sources of variation that the error rate covers."""
+
+    @property
+    def interval(self) -> Measured:
+        """The difference with its interval, to print."""
+        return Measured(value=self.difference, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The verdict on accuracy and the figures behind it."""
+
+    verdict: AccuracyVerdict
+    rows: int
+    accuracy: Accuracy
 
     @property
     def discordance(self) -> float:
-        """Share of rows that only one gets right, with half a row more on either side."""
-        return ((self.gained + self.lost) * self.rows + 1) / (self.rows + 2)
+        """Fraction of rows that only one side gets right, with half a row added to each side."""
+        discordant = (self.accuracy.gained + self.accuracy.lost) * self.rows
+        return (discordant + 1) / (self.rows + 2)
 
 
-def promotes(verdict: Verdict, require: Requirement) -> bool:
-    """Whether a verdict is enough."""
+def promotes(verdict: AccuracyVerdict, require: Requirement) -> bool:
+    """Whether a verdict satisfies the requirement."""
     return verdict == "superior" or verdict == require
 
 
-def decide(champion: Outcome, candidate: Outcome, *, alpha: float, margin: float) -> Decision:
-    """Judge the candidate on the rows that both answered.
+def decide(champion: Outcome, candidate: Outcome, *, alpha: float, margin: float) -> Comparison:
+    """Decide the verdict on the accuracies of champion and candidate on the same rows.
 
-    champion, candidate: True where right; shape (N,), or (H, N) and (S, N) for several seeds
-    of a configuration each, see `_decide_over_seeds`. alpha: one-sided error in (0, 0.5).
-    margin: in (0, 1). Raises ValueError for other numbers and for shapes that are no pairs.
+    champion, candidate: True where correct; shape (N,), or (H, N) and (S, N) for several seeds
+    of a configuration each, see `_compare_seeds`. alpha: one-sided error in (0, 0.5).
+    margin: in (0, 1). Raises ValueError for values out of range and for unpaired shapes.
     """
     champion_HN, candidate_SN = np.atleast_2d(champion), np.atleast_2d(candidate)
     num_champions, num_candidates = len(champion_HN), len(candidate_SN)
@@ -90,30 +118,37 @@ def decide(champion: Outcome, candidate: Outcome, *, alpha: float, margin: float
         raise ValueError(
             f"alpha {alpha} and margin {margin}: expected 0 < alpha < 0.5 and 0 < margin < 1"
         )
+    check_counts(num_candidates, num_champions)
     if num_champions == num_candidates == 1:
-        gained = int((candidate_SN & ~champion_HN).sum())
-        lost = int((champion_HN & ~candidate_SN).sum())
-        return _decide_pair(champion_HN.shape[1], gained, lost, alpha, margin)
+        return _compare_pair(champion_HN[0], candidate_SN[0], alpha, margin)
+    return _compare_seeds(champion_HN, candidate_SN, alpha, margin)
+
+
+def check_counts(num_candidates: int, num_champions: int) -> None:
+    """Raise ValueError unless there are as many champions as candidates, or one."""
     if num_champions not in (1, num_candidates):
         raise ValueError(
             f"{num_candidates} candidates and {num_champions} champions: give as many champions "
             "as candidates, or one"
         )
-    return _decide_over_seeds(champion_HN, candidate_SN, alpha, margin)
 
 
-@lru_cache(maxsize=65536)
-def _decide_pair(n: int, gained: int, lost: int, alpha: float, margin: float) -> Decision:
+def _compare_pair(
+    champion_N: Outcome, candidate_N: Outcome, alpha: float, margin: float
+) -> Comparison:
+    n = len(champion_N)
+    gained, lost = int((candidate_N & ~champion_N).sum()), int((champion_N & ~candidate_N).sum())
     critical = exact_critical(n, -margin, alpha)
     low, high = score_interval(gained, lost, n, critical)
     p_superior, p_inferior = mcnemar(gained, lost), mcnemar(lost, gained)
-    return Decision(
-        verdict=_verdict(
-            non_inferior=bool(score(gained, lost, n, -margin) >= critical),
-            better=p_superior <= alpha,
-            worse=p_inferior <= alpha,
-        ),
-        rows=n,
+    verdict = _verdict(
+        non_inferior=bool(score(gained, lost, n, -margin) >= critical),
+        better=p_superior <= alpha,
+        worse=p_inferior <= alpha,
+    )
+    accuracy = Accuracy(
+        champion=float(champion_N.mean()),
+        candidate=float(candidate_N.mean()),
         difference=(gained - lost) / n,
         low=low,
         high=high,
@@ -121,53 +156,55 @@ def _decide_pair(n: int, gained: int, lost: int, alpha: float, margin: float) ->
         lost=lost / n,
         p_superior=p_superior,
         p_inferior=p_inferior,
-        covers="the choice of test rows, for these very bundles",
+        covers="the sampling of test rows, for these two bundles",
     )
+    return Comparison(verdict=verdict, rows=n, accuracy=accuracy)
 
 
-def _verdict(*, non_inferior: bool, better: bool, worse: bool) -> Verdict:
+def _verdict(*, non_inferior: bool, better: bool, worse: bool) -> AccuracyVerdict:
     if non_inferior:
         return "superior" if better else "non_inferior"
     return "inferior" if worse else "inconclusive"
 
 
-def _decide_over_seeds(
+def _compare_seeds(
     champion_HN: Outcome, candidate_SN: Outcome, alpha: float, margin: float
-) -> Decision:
-    """Judge a configuration by S of its seeds, against H seeds of the champion's, or against it.
+) -> Comparison:
+    """Compare S seeds of a configuration with H seeds of the champion's, or with one bundle.
 
     The difference of mean correctness varies with the rows and with the seeds. Both variances
-    are added; what rows and seeds do together is thereby counted twice, which errs on the
-    safe side, as in the product bootstrap of A. B. Owen and D. Eckles (2012), Bootstrapping
-    data arrays of arbitrary order, Annals of Applied Statistics 6, 895-927. A bootstrap over
-    two or three seeds itself would understate theirs by a half or a third, so each variance
-    has its own quantile of Student's t, see `_quantile`. The rows' variance has Agresti and
-    Min's half observation in each cell (see `serve.stats`), for non-inferiority is no less
-    than a difference of -margin has, and a whole row is taken off the difference for
-    continuity (A. L. Edwards 1948, Psychometrika 13, 185-187). None of this is exact;
+    are added; their interaction is thereby counted twice, which is conservative, as in the
+    product bootstrap of A. B. Owen and D. Eckles (2012), Bootstrapping data arrays of
+    arbitrary order, Annals of Applied Statistics 6, 895-927. A bootstrap over two or three
+    seeds alone would understate their variance by a half or a third, so each variance has its
+    own quantile of Student's t, see `_quantile`. The variance over rows includes Agresti and
+    Min's half observation in each cell (see `serve.stats`), for non-inferiority is at least
+    that of a difference of -margin, and one row is taken off the difference as a continuity
+    correction (A. L. Edwards 1948, Psychometrika 13, 185-187). None of this is exact;
     `scripts/check_gate` simulates it.
 
-    A single champion is taken as it is: another seed of its configuration is not covered.
+    A single champion is taken as fixed: the error does not cover another seed of it.
     """
     n = champion_HN.shape[1]
     difference_N = candidate_SN.mean(axis=0) - champion_HN.mean(axis=0)
     difference = float(difference_N.mean())
-    spread = max((float((difference_N**2).sum()) + 1) / (n + 2) - difference**2, 0.0)
+    variance = max((float((difference_N**2).sum()) + 1) / (n + 2) - difference**2, 0.0)
     groups = [side_SN.mean(axis=1) for side_SN in (candidate_SN, champion_HN) if len(side_SN) > 1]
     seeds = [(float(means.var(ddof=1)) / len(means), len(means) - 1) for means in groups]
-    plain = [(spread / n, n), *seeds]
-    low = difference - 1 / n - _quantile(
-        alpha, [(max(spread, margin * (1 - margin)) / n, n), *seeds]
-    )  # fmt: skip
+    plain = [(variance / n, n), *seeds]
+    at_margin = [(max(variance, margin * (1 - margin)) / n, n), *seeds]
+    low = difference - 1 / n - _quantile(alpha, at_margin)
     high = difference + 1 / n + _quantile(alpha, plain)
-    p_superior, p_inferior = (_tail(way * difference - 1 / n, plain) for way in (1, -1))
+    p_superior, p_inferior = (_tail(sign * difference - 1 / n, plain) for sign in (1, -1))
     gained_N = candidate_SN.mean(axis=0) * (1 - champion_HN.mean(axis=0))
     lost_N = champion_HN.mean(axis=0) * (1 - candidate_SN.mean(axis=0))
-    return Decision(
-        verdict=_verdict(
-            non_inferior=low >= -margin, better=p_superior <= alpha, worse=p_inferior <= alpha
-        ),
-        rows=n,
+    whose = "candidate's and the champion's seeds" if len(groups) == 2 else "candidate's seeds"
+    verdict = _verdict(
+        non_inferior=low >= -margin, better=p_superior <= alpha, worse=p_inferior <= alpha
+    )
+    accuracy = Accuracy(
+        champion=float(champion_HN.mean()),
+        candidate=float(candidate_SN.mean()),
         difference=difference,
         low=low,
         high=high,
@@ -175,13 +212,13 @@ def _decide_over_seeds(
         lost=float(lost_N.mean()),
         p_superior=p_superior,
         p_inferior=p_inferior,
-        covers="the choice of test rows and of the "
-        + ("candidate's and the champion's seeds" if len(groups) == 2 else "candidate's seeds"),
+        covers=f"the sampling of test rows and of the {whose}",
     )
+    return Comparison(verdict=verdict, rows=n, accuracy=accuracy)
 
 
 def _quantile(alpha: float, parts: list[tuple[float, int]]) -> float:
-    """What a sum of independent errors exceeds with probability alpha at most, about.
+    """Approximate upper alpha quantile of a sum of independent errors.
 
     parts: the variance of each and its degrees of freedom. Their quantiles of t are averaged
     with the variances as weights, which keeps the level where few degrees of freedom make the
@@ -191,17 +228,14 @@ def _quantile(alpha: float, parts: list[tuple[float, int]]) -> float:
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 0.0
-    weighed = sum(-variance * float(stdtrit(degrees, alpha)) for variance, degrees in parts)
-    return weighed / math.sqrt(total)
+    weighted = sum(-variance * float(stdtrit(degrees, alpha)) for variance, degrees in parts)
+    return weighted / math.sqrt(total)
 
 
 def _tail(distance: float, parts: list[tuple[float, int]]) -> float:
-    """The alpha whose `_quantile` is `distance`: a p-value."""
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if _quantile(middle, parts) > distance:
-            low = middle
-        else:
-            high = middle
-    return high
+    """The p-value: the alpha whose `_quantile` is `distance`."""
+
+    def is_above(alpha: float) -> bool:
+        return _quantile(alpha, parts) <= distance
+
+    return bisect(is_above, 0.0, 1.0, tolerance=1e-15)[1]

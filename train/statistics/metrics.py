@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.inference.scores import chosen as chosen
-
 Choice = NDArray[np.bool_]
-Floats = NDArray[Any]
+Floats = NDArray[np.float64]
+Counts = NDArray[Any]
+"""Numbers of rows: integers, or floats where rows are weighted."""
 
 
 def one_hot(classes_N: NDArray[np.int64], num_labels: int) -> Choice:
-    """Class numbers as boolean rows."""
+    """Convert class numbers to boolean rows, (N, C)."""
     return np.asarray(np.arange(num_labels) == np.asarray(classes_N)[:, None])
 
 
-def f1_macro(hit: Floats, predicted: Floats, support: Floats) -> Floats:
+def f1_macro(hit: Counts, predicted: Counts, support: Counts) -> Counts:
     """Mean F1 over the labels that occur in either, from counts per label on the last axis."""
     total = predicted + support
     f1 = 2 * hit / np.maximum(total, 1)
@@ -32,8 +32,9 @@ def f1_macro(hit: Floats, predicted: Floats, support: Floats) -> Floats:
 def scores(reference_NC: Choice, predicted_NC: Choice) -> dict[str, float]:
     """Accuracy and F1 of predictions.
 
-    accuracy: share of rows whose labels are all right. f1_macro: mean over labels that occur
-    in either; f1_micro: over all decisions; f1_weighted: mean by the labels' frequency.
+    accuracy: fraction of rows whose labels are all correct (exact match). f1_macro: mean over
+    the labels that occur in either; f1_micro: over all decisions; f1_weighted: mean over
+    labels weighted by support.
     """
     hit_C = (reference_NC & predicted_NC).sum(axis=0)
     support_C = reference_NC.sum(axis=0)

@@ -287,7 +287,7 @@ def test_command_prints_fingerprints_and_refuses_only_when_strict(
         assert split.fingerprint["sha256"] in printed
     write_jsonl(tmp_path / "t.jsonl", [clean])
     assert main([*command, "--device", "cpu"]) == 1
-    assert "refused: splits share texts" in capsys.readouterr().out
+    assert "failed (--strict): texts shared between splits" in capsys.readouterr().out
     assert main([*command[:-1], "--device", "cpu"]) == 0
 
 

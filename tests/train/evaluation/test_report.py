@@ -1,4 +1,4 @@
-"""The report holds every section, escapes what it shows, and flags only what is proved."""
+"""The report has every section, escapes all values, and flags only significant slices."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Page(HTMLParser):
 def evaluated(
     kind: str, bundles: Callable[[str], Path], make_config: MakeConfig, output: Path
 ) -> tuple[Evaluation, RunConfig]:
-    """A trained run merged with a risk, and evaluated on rows with a column and hostile text."""
+    """A trained run, merged with a maximum risk and evaluated on rows with a hostile text."""
     multi = kind == "multi"
     shutil.copytree(bundles(kind).parent / "adapter", output / "adapter")
     values = make_config(
@@ -96,7 +96,9 @@ def result(
     return evaluated(request.param, bundles, make_config, output)
 
 
-def test_report_is_one_whole_page_with_every_section(result: tuple[Evaluation, RunConfig]) -> None:
+def test_report_is_one_complete_page_with_every_section(
+    result: tuple[Evaluation, RunConfig],
+) -> None:
     text = (result[0].directory / "report.html").read_text()
 
     page = Page(text)
@@ -200,7 +202,7 @@ def test_slice_is_flagged_only_if_its_interval_excludes_the_whole() -> None:
 
 
 def test_among_many_slices_chance_alone_flags_none_too_often() -> None:
-    """Fifty columns' values and no difference: without correction every run flags some."""
+    """Fifty values of a column and no difference: uncorrected, every run flags some."""
     flagged = 0
     for seed in range(40):
         generator = np.random.default_rng(seed)
@@ -212,12 +214,12 @@ def test_among_many_slices_chance_alone_flags_none_too_often() -> None:
     assert flagged <= 6
 
 
-def test_small_slices_are_not_judged() -> None:
+def test_small_slices_are_skipped() -> None:
     channels = ["rare"] * (MIN_ROWS - 1) + ["usual"] * 100
     found = find_slices(split_of([3] * len(channels), channels), np.ones(len(channels), bool))
 
     assert "rare" not in {each.value for each in found.slices}
-    assert found.not_judged == 1
+    assert found.num_skipped == 1
 
 
 def test_confused_pairs_are_counted() -> None:
@@ -228,11 +230,11 @@ def test_confused_pairs_are_counted() -> None:
     pairs = most_confused(matrix_CC, reference_NC.sum(axis=0), "abc")
 
     assert matrix_CC.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-    assert [(each.true, each.predicted, each.rows) for each in pairs] == [
+    assert [pair[:3] for pair in pairs] == [
         ("a", "b", 2),
         ("c", "a", 1),
     ]
-    assert pairs[0].share == pytest.approx(2 / 3)
+    assert pairs[0][3] == pytest.approx(2 / 3)
 
 
 def test_errors_are_listed_by_confidence() -> None:
@@ -242,7 +244,7 @@ def test_errors_are_listed_by_confidence() -> None:
         ["one", "two", "three"], reference_NC, predicted_NC, np.array([0.6, 0.99, 0.8]), "ab"
     )
 
-    assert [(each.row, each.text, each.true) for each in found] == [
+    assert [error[:3] for error in found] == [
         (2, "three", ("b",)),
         (0, "one", ("a",)),
     ]
@@ -259,7 +261,7 @@ def test_labels_with_markup_of_any_kind_are_drawn() -> None:
     ).startswith(b"\x89PNG")
 
 
-def test_history_without_losses_gives_no_figure() -> None:
+def test_log_without_losses_gives_no_figure() -> None:
     assert plots.learning_curve([{"train_runtime": 3.0}], "accuracy") is None
     assert plots.learning_curve([{"loss": 1.0, "epoch": 1}], "accuracy") is not None
 

@@ -1,4 +1,4 @@
-"""The gate on real bundles: what passes, what is refused and why, what is not compared at all."""
+"""The gate on real bundles: which pass, which are refused and why, which are not compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.gate.report import GateReport
 
 SETTINGS = {"min_test_rows": 20, "margin": 0.1, "f1_margin": 0.1, "latency_samples": 10,
             "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
-"""What 60 test rows and tiny models can show on a busy machine."""
+"""Limits that 60 test rows and tiny models meet on a busy machine."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run_file(bundles: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def write_run(manifest: Manifest, directory: Path, **gate: Any) -> Path:
-    # The manifest has the files' names alone; the same rows are written anew.
+    # The manifest has the files' names alone; the same rows are written again.
     columns = list(manifest.text_columns)
     multi = manifest.task == "multi_label"
     data = {}
@@ -60,7 +60,7 @@ def altered(
     config: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     **fields: Any,
 ) -> Path:
-    """A bundle with other weights, `config.json` or manifest, sealed anew."""
+    """A bundle with changed weights, `config.json` or manifest, sealed again."""
     staging = directory / "staging"
     shutil.copytree(bundle, staging)
     (staging / MANIFEST).unlink()
@@ -110,7 +110,7 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert report.candidates == report.champions
     assert all(check.passed for check in report.checks)
     text = capsys.readouterr().out
-    assert "not shown to be better" in text
+    assert "not significantly better" in text
     assert "NOT PASSED" in text
 
     (run_file.parent / "run" / f"gate-{version}-vs-{version}.json").unlink()
@@ -119,7 +119,7 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert report_of(run_file).passed
 
 
-def test_server_pick_of_backend_is_the_default_and_written_down(
+def test_backend_of_the_server_is_the_default_and_recorded(
     run_file: Path, bundles: Callable[[str], Path], tmp_path: Path
 ) -> None:
     bundle, output = str(bundles("single")), tmp_path / "elsewhere" / "gate.json"
@@ -145,9 +145,11 @@ def test_damaged_candidate_is_refused_and_the_repaired_one_is_superior_to_it(
 
     refused = GateReport.model_validate_json((tmp_path / "damaged.json").read_bytes())
     assert refused.verdict == "inferior"
-    assert "accuracy is shown to be worse" in refused.reasons[0]
+    assert "accuracy is significantly worse" in refused.reasons[0]
     assert any(reason.startswith("macro-F1: ") for reason in refused.reasons)
-    assert any(reason.startswith("recall of each label: shown") for reason in refused.reasons)
+    assert any(
+        reason.startswith("per-label recall: significant drop") for reason in refused.reasons
+    )
     passed = GateReport.model_validate_json((tmp_path / "repaired.json").read_bytes())
     assert passed.verdict == "superior"
     assert passed.accuracy.difference == -refused.accuracy.difference
@@ -195,7 +197,7 @@ def test_other_labels_are_not_compared(
 
     assert gate(run_file, other, bundles("single")) == 2
 
-    assert "['login', 'refunds'] are in one alone" in capsys.readouterr().err
+    assert "only one has ['login', 'refunds']" in capsys.readouterr().err
 
 
 def test_other_test_rows_are_not_compared_and_the_bundle_is_named(
@@ -210,9 +212,9 @@ def test_other_test_rows_are_not_compared_and_the_bundle_is_named(
     changed = write_jsonl(tmp_path / "changed.jsonl", make_rows(60, seed=9))
 
     assert gate(run_file, stranger, whole) == 2
-    assert f"candidate `{stranger}` knows 60 test rows" in capsys.readouterr().err
+    assert f"candidate `{stranger}` records 60 test rows" in capsys.readouterr().err
     assert gate(run_file, whole, stranger) == 2
-    assert f"champion `{stranger}` knows 60 test rows" in capsys.readouterr().err
+    assert f"champion `{stranger}` records 60 test rows" in capsys.readouterr().err
     assert gate(run_file, whole, whole, f"data.test={changed}") == 2
     assert "test rows with SHA-256" in capsys.readouterr().err
     assert not list((run_file.parent / "run").glob("gate-*"))
@@ -255,7 +257,7 @@ def test_multi_label_bundles_are_compared_by_exact_sets(
     assert report_of(run_file).verdict == "non_inferior"
 
 
-def test_settings_of_the_gate_do_not_make_another_run(
+def test_gate_settings_do_not_change_the_identity_of_a_run(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     config = RunConfig.model_validate(make_config(tmp_path / "run"))

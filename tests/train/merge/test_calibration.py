@@ -29,7 +29,7 @@ from serve.inference.text import TextEncoder
 from train.config.run import RunConfig
 from train.config.sections import CalibrationSection
 from train.data.splits import load_data
-from train.evaluation.evaluate import reference
+from train.evaluation.measure import reference
 from train.merge.calibrate import MIN_POSITIVES, fit_temperature, fit_thresholds
 from train.merge.merge import merge
 from train.model.adapters import peft_warnings_off

@@ -1,4 +1,4 @@
-"""The gate's statistics keep their level, agree with hand computation, and say when they cannot."""
+"""The gate's statistics keep their level, agree with hand computation, or are inconclusive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from fractions import Fraction
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from processes import run
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from serve.stats import wilson
+from serve.stats import weighted_bootstrap, wilson
 from train.config.sections import GateSection
-from train.gate.guards import floor_check, holm
+from train.gate.guards import holm, recall_check
 from train.gate.judge import build_gate_report
 from train.statistics.comparison import decide, promotes
 from train.statistics.intervals import measure_all
@@ -36,21 +37,15 @@ from train.statistics.paired import (
     split_discordance,
     superiority_power,
 )
-from train.statistics.resampling import (
-    Answers,
-    Bootstrap,
-    ece_difference,
-    f1_difference,
-    resampled_sums,
-)
+from train.statistics.resampling import Predictions, ece_difference, f1_difference
 
 Outcome = NDArray[np.bool_]
 NORMAL = 1.6448536269514722
-BOOTSTRAP = Bootstrap(alpha=0.05, resamples=500, seed=0)
+BOOTSTRAP: Any = {"alpha": 0.05, "resamples": 500, "seed": 0}
 
 
 def outcomes(n: int, gained: int, lost: int) -> tuple[Outcome, Outcome]:
-    """Champion and candidate on n rows, right on all others."""
+    """Outcomes of champion and candidate on n rows, correct on all others."""
     champion_N, candidate_N = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
     champion_N[:gained] = False
     candidate_N[gained : gained + lost] = False
@@ -146,7 +141,7 @@ def test_exact_critical_value_keeps_the_level_on_few_rows(n: int) -> None:
 
 
 def test_region_grows_with_gained_rows_and_fewer_lost_ones() -> None:
-    """Which is why the level is highest at the edge of the hypothesis."""
+    """Therefore the level is highest at the boundary of the hypothesis."""
     for n, difference in ((50, -0.05), (300, -0.005), (60, 0.1)):
         least_K = rejection_boundary(n, difference, NORMAL)
         reachable_K = least_K[least_K <= n - np.arange(n + 1)]
@@ -164,7 +159,7 @@ def test_exact_p_value_is_the_sum_over_outcomes_at_least_as_extreme() -> None:
     assert exact_p_value(9, 2, 25, 0.1) == pytest.approx(summed, abs=1e-3)
 
 
-def test_powers_are_the_sums_over_every_outcome() -> None:
+def test_power_is_the_sum_over_every_outcome() -> None:
     n, discordance, gain = 30, 0.3, 0.2
     p_gained, p_lost = split_discordance(discordance, gain)
     total = 0.0
@@ -181,7 +176,7 @@ def test_powers_are_the_sums_over_every_outcome() -> None:
     )
 
 
-def test_rows_needed_have_about_the_power_they_promise() -> None:
+def test_rows_needed_have_about_the_stated_power() -> None:
     for discordance, gain in ((0.06, 0.01), (0.03, 0.02)):
         rows = rows_needed(discordance, gain, 0.05)
         assert rows is not None
@@ -217,15 +212,16 @@ def test_verdicts(n: int, gained: int, lost: int, verdict: str) -> None:
     decision = decide(*outcomes(n, gained, lost), alpha=0.05, margin=0.005)
 
     assert decision.verdict == verdict
-    assert decision.difference == pytest.approx((gained - lost) / n)
-    assert decision.low < decision.difference < decision.high
+    accuracy = decision.accuracy
+    assert accuracy.difference == pytest.approx((gained - lost) / n)
+    assert accuracy.low < accuracy.difference < accuracy.high
 
 
 def test_interval_that_includes_the_margin_is_never_non_inferior() -> None:
     for n, gained, lost in product((100, 540, 3080), (0, 3, 20), (0, 3, 20, 40)):
         decision = decide(*outcomes(n, gained, lost), alpha=0.05, margin=0.01)
         shown = decision.verdict in ("superior", "non_inferior")
-        assert shown == (decision.low >= -0.01)
+        assert shown == (decision.accuracy.low >= -0.01)
 
 
 def test_superior_is_enough_for_both_requirements_and_non_inferior_for_one() -> None:
@@ -254,15 +250,16 @@ def test_false_promotions_are_at_most_alpha(require: str, gain: float, discordan
     assert wilson(promoted, 1000)[0] <= 0.05
 
 
-def test_seeds_alike_say_no_more_than_one_and_seeds_apart_say_less() -> None:
+def test_identical_seeds_are_no_more_certain_than_one_and_different_seeds_less() -> None:
     champion_N, candidate_N = outcomes(3080, 80, 50)
-    one = decide(champion_N, candidate_N, alpha=0.05, margin=0.005)
-    alike = decide(champion_N, np.stack([candidate_N] * 3), alpha=0.05, margin=0.005)
+    one = decide(champion_N, candidate_N, alpha=0.05, margin=0.005).accuracy
+    alike_SN = np.stack([candidate_N] * 3)
+    alike = decide(champion_N, alike_SN, alpha=0.05, margin=0.005).accuracy
     apart_SN = np.stack([candidate_N] * 3)
     apart_SN[1, 200:230] = False
     apart_SN[2, :50] = True
     apart_SN[2, 130:140] = False
-    apart = decide(champion_N, apart_SN, alpha=0.05, margin=0.005)
+    apart = decide(champion_N, apart_SN, alpha=0.05, margin=0.005).accuracy
 
     assert alike.difference == one.difference
     assert alike.low == pytest.approx(one.low, abs=1e-3)
@@ -276,7 +273,7 @@ def test_seeds_alike_say_no_more_than_one_and_seeds_apart_say_less() -> None:
 def test_false_promotions_of_three_seeds_are_at_most_alpha(
     require: str, gain: float, spread: float
 ) -> None:
-    """A fifth of the rows are coins, tossed anew by each seed; `spread` is a seed's luck."""
+    """A fifth of the rows are random for each seed; `spread` is the deviation between seeds."""
     generator = np.random.default_rng(0)
     promoted = 0
     for _ in range(400):
@@ -290,7 +287,7 @@ def test_false_promotions_of_three_seeds_are_at_most_alpha(
     assert wilson(promoted, 400)[0] <= 0.05
 
 
-def test_wrong_numbers_of_bundles_rows_and_shares_are_refused() -> None:
+def test_wrong_numbers_of_bundles_and_rows_and_alpha_out_of_range_are_refused() -> None:
     right_SN = np.ones((3, 10), dtype=bool)
     with pytest.raises(ValueError, match="3 candidates and 2 champions"):
         decide(right_SN[:2], right_SN, alpha=0.05, margin=0.01)
@@ -301,7 +298,7 @@ def test_wrong_numbers_of_bundles_rows_and_shares_are_refused() -> None:
 
 
 def test_holm_stops_at_the_first_that_is_not_small_enough() -> None:
-    """0.01 <= 0.05/4, 0.014 <= 0.05/3, 0.03 > 0.05/2, so 0.04 is not looked at."""
+    """0.01 <= 0.05/4, 0.014 <= 0.05/3, 0.03 > 0.05/2, so 0.04 is not tested."""
     refuted = holm(np.array([0.04, 0.01, 0.03, 0.014]), 0.05)
 
     assert refuted.tolist() == [False, True, False, True]
@@ -310,17 +307,17 @@ def test_holm_stops_at_the_first_that_is_not_small_enough() -> None:
 
 def answers_of(
     chosen_N: NDArray[np.int64], true_N: NDArray[np.int64], num_labels: int, confidence: float = 0.9
-) -> Answers:
+) -> Predictions:
     predicted_NC = one_hot(chosen_N, num_labels)
     rest = (1 - confidence) / (num_labels - 1)
-    return Answers(
+    return Predictions(
         probabilities_NC=np.where(predicted_NC, confidence, rest).astype(np.float32),
         predicted_NC=predicted_NC,
         reference_NC=one_hot(true_N, num_labels),
     )
 
 
-def some_answers(n: int, num_labels: int, accuracy: float, seed: int) -> Answers:
+def some_answers(n: int, num_labels: int, accuracy: float, seed: int) -> Predictions:
     generator = np.random.default_rng(seed)
     true_N = np.arange(n) % num_labels
     other_N = (true_N + generator.integers(1, num_labels, n)) % num_labels
@@ -330,9 +327,9 @@ def some_answers(n: int, num_labels: int, accuracy: float, seed: int) -> Answers
 def test_macro_f1_is_that_of_the_metrics_and_its_interval_that_of_resampled_rows() -> None:
     champion, candidate = some_answers(400, 5, 0.8, 1), some_answers(400, 5, 0.9, 2)
 
-    found = f1_difference([champion], [candidate], BOOTSTRAP)
+    found = f1_difference([champion], [candidate], **BOOTSTRAP)
 
-    def f1(answers: Answers, rows: NDArray[np.int64]) -> float:
+    def f1(answers: Predictions, rows: NDArray[np.int64]) -> float:
         return scores(answers.reference_NC[rows], answers.predicted_NC[rows])["f1_macro"]
 
     assert found.champion == pytest.approx(f1(champion, np.arange(400)))
@@ -342,26 +339,28 @@ def test_macro_f1_is_that_of_the_metrics_and_its_interval_that_of_resampled_rows
     for _ in range(500):
         rows = generator.integers(0, 400, 400)
         one_by_one.append(f1(candidate, rows) - f1(champion, rows))
-    assert (found.low, found.high) == pytest.approx(np.quantile(one_by_one, [0.05, 0.95]), abs=1e-9)
+    assert (found.difference.low, found.difference.high) == pytest.approx(
+        np.quantile(one_by_one, [0.05, 0.95]), abs=1e-9
+    )
 
 
 def test_a_model_against_itself_has_an_interval_of_no_width() -> None:
     same = some_answers(100, 4, 0.8, 3)
 
     for found in (
-        f1_difference([same], [same], BOOTSTRAP),
-        ece_difference([same], [same], BOOTSTRAP, task="single_label"),
+        f1_difference([same], [same], **BOOTSTRAP),
+        ece_difference([same], [same], **BOOTSTRAP, task="single_label"),
     ):
-        assert found.low == found.high == 0.0
+        assert found.difference.low == found.difference.high == 0.0
 
 
 def test_bootstrap_of_seeds_is_wider_than_that_of_one() -> None:
     champion = some_answers(300, 3, 0.8, 1)
     seeds = [some_answers(300, 3, accuracy, 5) for accuracy in (0.7, 0.8, 0.9)]
 
-    several = f1_difference([champion], seeds, BOOTSTRAP)
+    several = f1_difference([champion], seeds, **BOOTSTRAP).difference
 
-    one = f1_difference([champion], [seeds[1]], BOOTSTRAP)
+    one = f1_difference([champion], [seeds[1]], **BOOTSTRAP).difference
     assert several.high - several.low > one.high - one.low
 
 
@@ -369,14 +368,21 @@ def test_bootstrap_of_a_full_test_set_takes_less_than_five_seconds_of_cpu() -> N
     champion, candidate = some_answers(3080, 77, 0.92, 1), some_answers(3080, 77, 0.93, 2)
     started = time.process_time()
 
-    f1_difference([champion], [candidate], Bootstrap(alpha=0.05, resamples=2000, seed=0))
+    f1_difference([champion], [candidate], **BOOTSTRAP | {"resamples": 2000})
 
     assert time.process_time() - started < 5
 
 
-def test_resamples_hold_every_row_as_often_as_chance_has_it() -> None:
-    counts_RN = resampled_sums(np.eye(50, dtype=np.float32), resamples=3000, seed=0)
+def test_resamples_draw_every_row_with_the_same_probability() -> None:
+    blocks = []
 
+    def record(weights_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+        blocks.append(weights_NR.T)
+        return weights_NR.T
+
+    weighted_bootstrap(record, 50, resamples=3000, seed=0)
+
+    counts_RN = np.concatenate(blocks)
     assert (counts_RN.sum(axis=1) == 50).all()
     assert counts_RN.mean(axis=0) == pytest.approx(1, abs=0.1)
     assert counts_RN.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.02)
@@ -385,7 +391,7 @@ def test_resamples_hold_every_row_as_often_as_chance_has_it() -> None:
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
 def test_calibration_error_is_that_of_the_evaluation(task: str) -> None:
     answers = some_answers(400, 5, 0.8, 4)
-    found = ece_difference([answers], [answers], BOOTSTRAP, task=task)
+    found = ece_difference([answers], [answers], **BOOTSTRAP, task=task)
 
     measured = measure_all(
         answers.reference_NC,
@@ -400,7 +406,7 @@ def test_calibration_error_is_that_of_the_evaluation(task: str) -> None:
     assert found.candidate == pytest.approx(measured.value)
 
 
-def test_a_label_that_died_is_named_and_one_lost_row_is_not() -> None:
+def test_label_without_recall_is_named_and_one_lost_row_is_not() -> None:
     true_N = np.arange(600) % 20
     perfect = answers_of(true_N, true_N, 20)
     labels = [f"label-{c}" for c in range(20)]
@@ -409,25 +415,29 @@ def test_a_label_that_died_is_named_and_one_lost_row_is_not() -> None:
     nearly_N[7] = 8
     nearly = answers_of(nearly_N, true_N, 20)
 
-    refused = floor_check([perfect], [dead], labels, drop=0.1, alpha=0.05)
-    passed = floor_check([perfect], [nearly], labels, drop=0.1, alpha=0.05)
+    refused = recall_check([perfect], [dead], labels, max_drop=0.1, alpha=0.05)
+    passed = recall_check([perfect], [nearly], labels, max_drop=0.1, alpha=0.05)
 
     assert not refused.passed
-    assert "shown to fall by more than 0.100: label-7;" in refused.detail
+    assert "significant drop of more than 0.100: label-7;" in refused.detail
     assert passed.passed
-    assert "0 of 20 labels have fewer" in passed.detail
-    assert not floor_check([perfect], [dead] * 3, labels, drop=0.1, alpha=0.05).passed
+    assert "0 of 20 labels have too few rows" in passed.detail
+    assert not recall_check([perfect], [dead] * 3, labels, max_drop=0.1, alpha=0.05).passed
 
 
-def test_floors_seldom_refuse_a_candidate_whose_recalls_fell_by_less() -> None:
+def test_recall_check_seldom_refuses_a_candidate_whose_recalls_dropped_by_less() -> None:
     generator = np.random.default_rng(0)
     true_N = np.arange(300) % 10
     perfect = answers_of(true_N, true_N, 10)
     refused = 0
     for _ in range(100):
         chosen_N = np.where(generator.random(300) < 0.1, (true_N + 1) % 10, true_N)
-        check = floor_check(
-            [perfect], [answers_of(chosen_N, true_N, 10)], list("abcdefghij"), drop=0.1, alpha=0.05
+        check = recall_check(
+            [perfect],
+            [answers_of(chosen_N, true_N, 10)],
+            list("abcdefghij"),
+            max_drop=0.1,
+            alpha=0.05,
         )
         refused += not check.passed
 
@@ -447,18 +457,18 @@ def test_guards_refuse_what_accuracy_would_promote_and_say_why() -> None:
     assert report.verdict == "superior"
     assert not report.passed
     assert [check.name for check in report.checks if not check.passed] == [
-        "calibration error rises",
+        "calibration error increase",
         "calibration error",
         "latency",
     ]
     assert any("2.00 times" in reason for reason in report.reasons)
 
 
-def test_scores_that_are_no_numbers_are_refused() -> None:
+def test_scores_that_are_not_finite_are_refused() -> None:
     good = some_answers(600, 3, 0.9, 1)
     probabilities_NC = good.probabilities_NC.copy()
     probabilities_NC[5] = np.nan
-    broken = Answers(
+    broken = Predictions(
         probabilities_NC=probabilities_NC,
         predicted_NC=good.predicted_NC,
         reference_NC=good.reference_NC,
@@ -484,7 +494,7 @@ def test_too_few_rows_are_inconclusive_whatever_they_say() -> None:
     report = build_gate_report(GateSection(), [bad], [good], "abc", task="single_label", seed=0)
 
     assert report.verdict == "inconclusive"
-    assert any("at least 200 are asked for" in reason for reason in report.reasons)
+    assert any("at least 200 are required" in reason for reason in report.reasons)
 
 
 def test_inconclusive_says_how_many_rows_it_would_take() -> None:
@@ -495,7 +505,7 @@ def test_inconclusive_says_how_many_rows_it_would_take() -> None:
     )
 
     assert report.verdict == "inconclusive"
-    assert "test rows, these are 300" in report.reasons[0]
+    assert "probability 0.8, there are 300" in report.reasons[0]
     assert [each.gain for each in report.power] == [0.0, 0.01, 0.02, 0.05]
     assert report.power[0].power < 0.1
 

@@ -1,4 +1,4 @@
-"""Metrics are those of scikit-learn, and their intervals those of a plain bootstrap."""
+"""Metrics equal those of scikit-learn, and their intervals those of a plain bootstrap."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from serve.bundle.manifest import Measured
 from serve.inference.scores import chosen, sigmoid, softmax
 from serve.stats import weighted_bootstrap, wilson
 from train.statistics.intervals import Metrics, measure_all
 from train.statistics.metrics import one_hot, scores
 from train.statistics.probability_metrics import (
-    areas,
     bin_numbers,
     calibration_bins,
     predictions_and_outcomes,
-    rank,
 )
+from train.statistics.ranking_metrics import areas, rank
 
 GENERATOR = np.random.default_rng(0)
 
 
 def single(n: int, num_labels: int, seed: int, noise: float = 1.5) -> tuple:
-    """Reference, prediction and probabilities of a made-up classifier."""
+    """Reference, prediction and probabilities of a simulated classifier."""
     generator = np.random.default_rng(seed)
     reference_N = generator.integers(0, num_labels, n)
     logits_NC = generator.normal(0, noise, (n, num_labels)).astype(np.float32)
@@ -144,7 +144,7 @@ def test_label_that_never_or_always_occurs_has_no_area() -> None:
 
 
 def test_calibration_error_is_that_computed_by_hand() -> None:
-    """Two bins: claims 0.6, 0.7, 0.8 of which one is true; 0.9, 0.9, 1.0 of which all are."""
+    """Two bins: 0.6, 0.7, 0.8 of which one came true; 0.9, 0.9, 1.0 of which all did."""
     predicted_M = np.array([0.9, 0.6, 0.8, 1.0, 0.7, 0.9])
     true_M = np.array([True, False, True, True, False, True])
 
@@ -169,7 +169,7 @@ def test_calibration_error_in_the_table_is_that_of_the_bins() -> None:
         assert found.low <= found.value <= found.high
 
 
-def test_equal_claims_stand_in_one_bin() -> None:
+def test_equal_probabilities_fall_into_one_bin() -> None:
     numbers = bin_numbers(np.array([0.5] * 90 + [0.9] * 10))
 
     assert len(set(numbers[:90])) == 1
@@ -181,7 +181,7 @@ def test_equal_claims_stand_in_one_bin() -> None:
 def test_interval_of_the_calibration_error_holds_the_true_one(
     sharpen: float, true_ece: float
 ) -> None:
-    """Of a calibrated model, for which percentiles of the bootstrap never hold it, and of one
+    """For a calibrated model, whose percentile intervals never cover it, and for one
     whose logits are twice too large, whose error is that of 300,000 rows."""
     covered = 0
     for seed in range(40):
@@ -254,3 +254,9 @@ def test_thousand_resamples_of_a_large_test_set_take_seconds() -> None:
 
     assert time.process_time() - started_s < 20
     assert len(found.overall) == 10
+
+
+def test_measured_value_is_printed_with_its_interval_in_one_format() -> None:
+    assert str(Measured(value=0.9, low=0.85, high=0.93456)) == "0.9000 [0.8500, 0.9346]"
+    assert f"{Measured(value=0.01, low=-0.02, high=0.04):+.2f}" == "+0.01 [-0.02, +0.04]"
+    assert str(Measured(value=0.5)) == "0.5000"

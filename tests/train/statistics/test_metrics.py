@@ -10,10 +10,18 @@ import pytest
 from processes import run
 from sklearn.metrics import accuracy_score, f1_score
 
-from serve.inference.scores import activate, json_heads, ranked, ranked_json, sigmoid, softmax
+from serve.inference.scores import (
+    activate,
+    chosen,
+    json_heads,
+    ranked,
+    ranked_json,
+    sigmoid,
+    softmax,
+)
 from serve.stats import wilson
 from train.fit.training_metrics import ClassificationMetrics
-from train.statistics.metrics import chosen, one_hot, scores
+from train.statistics.metrics import one_hot, scores
 
 GENERATOR = np.random.default_rng(0)
 

@@ -1,0 +1,7 @@
+"""The base of refusals: a command decides, with reasons, not to do what it was asked to do."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """A stage refused; the message states the reason. The command line exits with 1."""

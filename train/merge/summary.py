@@ -1,0 +1,47 @@
+"""The lines that `train merge` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from serve.bundle.manifest import Calibration
+from serve.bundle.seal import Bundle
+from train.evaluation.summary import table
+
+COMPARISONS = {
+    "adapter_live": "adapter in memory vs. reloaded",
+    "adapter_merged": "adapter vs. merged weights",
+    "adapter_reloaded": "adapter vs. reloaded bundle",
+}
+"""Printed names of the manifest's `parity` keys; full fine-tuning has the last one only."""
+
+
+def summary_lines(bundle: Bundle) -> Iterator[str]:
+    """Differences of logits, calibration, validation metrics, the int8 export and the version."""
+    manifest = bundle.manifest
+    parity = manifest.parity
+    yield f"largest logit difference on {parity['texts']:.0f} validation texts:"
+    for key, name in COMPARISONS.items():
+        if key in parity:
+            yield f"  {name:<31} {parity[key]:.1e}"
+    if manifest.calibration:
+        yield from _calibration_lines(manifest.calibration)
+    yield "validation metrics of the bundle, with 95 % intervals:"
+    yield table(manifest.metrics["validation"])
+    if int8 := manifest.int8:
+        yield f"int8 export for CPUs {'included' if int8.shipped else 'skipped'}: {int8.reason}"
+    yield f"sealed {bundle.path}, version {manifest.version}"
+
+
+def _calibration_lines(fitted: Calibration) -> Iterator[str]:
+    """What was fitted on the validation split."""
+    yield (
+        f"temperature {fitted.temperature:.3f}, folded into the last layer; on {fitted.rows} "
+        f"validation rows: log-loss {fitted.log_loss_before:.4f} -> {fitted.log_loss_after:.4f}, "
+        f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f}"
+    )
+    for backend, found in fitted.abstention.items():
+        state = "" if found.abstain_below is not None else "none: "
+        yield f"abstention on {backend}: {state}{found.reason}"
+    for note in fitted.notes:
+        yield f"note: {note}"
