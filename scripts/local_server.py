@@ -12,16 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
-
-# Requests to this machine never go through a proxy.
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class LocalServer:
@@ -86,17 +84,27 @@ def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
     while process.poll() is None:
-        try:
-            with _open(url, timeout=5):
+        with suppress(OSError, HTTPException):  # nothing listens yet
+            if _request("GET", url)[0] == 200:
                 return
-        except OSError:  # nothing listens yet, or an error status
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{url} not ready after {READY_TIMEOUT_S} s") from None
-            time.sleep(0.1)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{url} not ready after {READY_TIMEOUT_S} s")
+        time.sleep(0.1)
     raise RuntimeError(f"the server exited with code {process.returncode} before it was ready")
 
 
 def post(url: str, body: Any) -> Any:
-    """Send `body` as JSON and return the decoded response."""
-    with _open(url, json.dumps(body).encode(), timeout=60) as response:
-        return json.load(response)
+    """Send `body` as JSON; return the decoded response. Raises RuntimeError unless it is 200."""
+    status, content = _request("POST", url, json.dumps(body).encode())
+    if status != 200:
+        raise RuntimeError(f"POST {url} returned {status}: {content.decode(errors='replace')}")
+    return json.loads(content)
+
+
+def _request(method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Return status and content. Never uses a proxy; the server is on this machine."""
+    parts = urlsplit(url)
+    with closing(HTTPConnection(parts.netloc, timeout=60)) as connection:
+        connection.request(method, parts.path or "/", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
