@@ -1,4 +1,4 @@
-"""Tiny real models, tiny data, and ways to run the product as its users do.
+"""Fixtures: tiny real models, tiny data, and running servers.
 
 Nothing here needs the network, a GPU or files outside the repository.
 """
@@ -16,7 +16,7 @@ from rows import FILLER, TOPICS, make_rows, write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:  # several at once; each takes one core
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at once, one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -39,7 +39,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    # Bases from sentence-transformers carry these; they must not leak into training.
+    # Bases from sentence-transformers have these settings; training must ignore them.
     tokenizer.enable_truncation(max_length=6)
     tokenizer.enable_padding(length=6)
     PreTrainedTokenizerFast(
@@ -72,7 +72,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_config(
     tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
-    """Values of a RunConfig on tiny data; keyword arguments replace whole sections' keys."""
+    """Values of a RunConfig on tiny data; keyword arguments override keys of its sections."""
 
     def make(
         output_dir: Path, *, task: str = "single_label", columns: int = 1, **sections: Any
@@ -82,7 +82,7 @@ def make_config(
         values: dict[str, Any] = {
             "output_dir": str(output_dir),
             "task": task,
-            "cpu_threads": 1,  # two tests at a time would slow each other down
+            "cpu_threads": 1,  # two tests run at a time
             "data": {
                 "train": str(
                     write_jsonl(
@@ -98,7 +98,7 @@ def make_config(
                 ),
                 "text_columns": ["text", "text_pair"][:columns],
             },
-            # A random base of this size learns little under dropout.
+            # A random base of this size learns little with dropout.
             "model": {"base": str(tiny_base), "max_length": 32, "dropout": 0.0},
             "lora": {"r": 4, "alpha": 8},
             "export_int8": False,  # takes seconds
@@ -107,7 +107,7 @@ def make_config(
                 "learning_rate": 1e-3,
                 "per_device_train_batch_size": 16,
                 "logging_steps": 1,
-                "bf16": False,  # the same figures on every CPU
+                "bf16": False,  # for equal results on every CPU
             },
         }
         for section, keys in sections.items():
@@ -123,7 +123,7 @@ def bundles(
 ) -> Callable[[str], Path]:
     """Sealed bundles made by `fit` and `merge`: "single", "multi" and "pair".
 
-    Those of "single" and "pair" hold the int8 export.
+    "single" and "pair" contain the int8 export.
     """
     made: dict[str, Path] = {}
 
@@ -155,7 +155,7 @@ def made(
     make_config: Callable[..., dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """A run with a bundle that was evaluated, to be published: a `publishing.Run`."""
+    """A run with an evaluated bundle, ready to publish: a `publishing.Run`."""
     from publishing import evaluated_run
 
     return evaluated_run(bundles("single"), make_config, tmp_path_factory.mktemp("made"))
@@ -163,7 +163,7 @@ def made(
 
 @pytest.fixture(scope="session")
 def serve(bundles: Callable[[str], Path]) -> Iterator[Callable[..., Server]]:
-    """A running server per kind of bundle and overrides, shared by the session's tests."""
+    """Running servers, one per kind of bundle and overrides, shared by all tests."""
     servers: dict[tuple[str, ...], Server] = {}
 
     def start(kind: str, *overrides: str) -> Server:

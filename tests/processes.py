@@ -1,10 +1,8 @@
-"""Run the product as its users do: as processes and over sockets."""
+"""Run Textloop as its users do: as processes, over HTTP."""
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
+from scripts.local_server import LocalServer, free_port
+
 ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """Run this Python with the arguments to its end; stdout and stderr come as text."""
+    """Run this Python with the arguments until it exits; capture stdout and stderr as text."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -32,63 +32,25 @@ def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.
     )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
-    """Wait for 200 from a URL; RuntimeError if the process ends before, or after 90 s."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError("the server did not start")
-
-
-class Server:
-    """`python -m serve run` as a real process group."""
+class Server(LocalServer):
+    """`python -m serve run` on a bundle; its output is in the file `log`."""
 
     def __init__(self, bundle: Path, *overrides: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = bundle.parent / f"server-{self.port}.log"
-        command = [sys.executable, "-m", "serve", "run", "--bundle", str(bundle)]
+        port = free_port()
+        self.log = bundle.parent / f"server-{port}.log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *overrides],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            wait_until_ready(f"{self.url}/health", self.process)
-        except RuntimeError as error:
-            self.kill()
-            raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
+            command = ("-m", "serve", "run", "--bundle", bundle, *overrides)
+            try:
+                super().__init__(*command, port=port, output=log)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
 
     def post(self, body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/predict", json=body, timeout=60)
 
-    def stop(self) -> int:
-        """SIGTERM to the main process alone, as a container runtime does; its exit code."""
-        self.process.terminate()
-        return self.process.wait(timeout=60)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
 
 def children_of(pid: int) -> list[int]:
-    """Processes of the process group that `pid` leads, from /proc."""
+    """Running processes of the process group of leader `pid`, from /proc."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -102,7 +64,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def workers_of(group: int) -> list[int]:
-    """The model processes among the processes of a group."""
+    """Model processes of a process group."""
     found = []
     for pid in children_of(group):
         try:
@@ -114,7 +76,7 @@ def workers_of(group: int) -> list[int]:
 
 
 def left_after(group: int) -> list[int]:
-    """Processes of a group whose leader has ended, after time for the last to follow."""
+    """Wait up to 10 s until all processes of a group have exited; return those that have not."""
     deadline = time.monotonic() + 10
     while children_of(group) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -122,16 +84,17 @@ def left_after(group: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 10.0) -> Any:
-    """The condition's value, as soon as it is true."""
+    """Wait until the condition is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
+        assert time.monotonic() < deadline, f"not true after {seconds} s"
         time.sleep(0.02)
     return value
 
 
 @contextmanager
 def running(bundle: Path, *overrides: str, **environment: str) -> Iterator[Server]:
+    """Run a server of its own for the duration of a `with` block."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

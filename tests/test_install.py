@@ -1,4 +1,4 @@
-"""What is installed is enough, and no more: the extras and the container's steps."""
+"""The extras install what is needed and no more; the container is built by the same steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from processes import ROOT, free_port, wait_until_ready
+from processes import ROOT
+
+from scripts.local_server import free_port, wait_until_ready
 
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
@@ -29,7 +32,7 @@ def test_every_pin_is_exact_and_litserve_is_the_version_whose_internals_we_use()
 
 
 def requirements_of(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
-    """What an installed distribution with some of its extras asks for on this machine."""
+    """Requirements of an installed distribution with some of its extras on this machine."""
     for line in importlib.metadata.requires(name) or []:
         requirement = Requirement(line)
         marker = requirement.marker
@@ -49,7 +52,7 @@ def test_every_direct_and_transitive_dependency_is_pinned() -> None:
                 seen.add(item)
                 todo.append(item)
 
-    # PyTorch's CUDA build pins the libraries that come with it, to the exact version.
+    # PyTorch's CUDA build itself pins these libraries to exact versions.
     names = {name for name, _ in seen if not name.startswith(("nvidia-", "cuda-", "triton"))}
     assert len(names) > 60
     assert names - {"textloop"} <= pinned
@@ -87,7 +90,7 @@ def test_container_does_not_run_as_root_and_says_whether_it_is_healthy() -> None
 
 
 def test_check_of_the_container_ignores_one_that_trains() -> None:
-    """The health check's own code, run here where process 1 serves nothing."""
+    """Run the health check's code here, where process 1 is not a server."""
     code = re.search(r'HEALTHCHECK .*?"-c", \\\n\s+"(.*?)"\]', DOCKERFILE, re.DOTALL)
     assert code is not None
 
@@ -95,7 +98,7 @@ def test_check_of_the_container_ignores_one_that_trains() -> None:
 
 
 def test_container_takes_serve_as_its_argument(bundles: Callable[[str], Path]) -> None:
-    """As SageMaker starts it: port 8080, all addresses; here with the bundle somewhere else."""
+    """Started as by SageMaker: port 8080 on all addresses; only the bundle is in another place."""
     assert "COPY scripts/container-serve /usr/local/bin/serve" in DOCKERFILE
     python = Path(sys.executable)
     environment = os.environ | {
@@ -131,7 +134,7 @@ def test_vertex_variables_say_where_to_listen(bundles: Callable[[str], Path]) ->
 
 @pytest.mark.slow
 def test_serve_extra_alone_serves_a_bundle(bundles: Callable[[str], Path], tmp_path: Path) -> None:
-    """Installs from the package index into a fresh environment, then asks a server there."""
+    """Install from the package index into a fresh environment, and query a server there."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
@@ -144,24 +147,14 @@ def test_serve_extra_alone_serves_a_bundle(bundles: Callable[[str], Path], tmp_p
     ).stdout
     names = {item["name"] for item in json.loads(listed)}
     port = free_port()
-    ask = f"""
-import json, sys, time, urllib.request
-for _ in range(600):
-    try:
-        urllib.request.urlopen("http://127.0.0.1:{port}/health"); break
-    except OSError:
-        time.sleep(0.1)
-body = json.dumps({{"inputs": "my parcel is late"}}).encode()
-print(urllib.request.urlopen("http://127.0.0.1:{port}/predict", body).read().decode())
-"""
+    url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
         [python, "-m", "serve", "run", "--bundle", bundles("single"), "--port", str(port)],
         cwd=tmp_path,
     )
     try:
-        answer = subprocess.run(
-            [python, "-c", ask], check=True, capture_output=True, text=True, timeout=120
-        ).stdout
+        wait_until_ready(f"{url}/health", server)
+        answer = httpx.post(f"{url}/predict", json={"inputs": "my parcel is late"}, timeout=60).text
     finally:
         server.terminate()
         assert server.wait(timeout=60) == 0

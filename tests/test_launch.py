@@ -1,4 +1,4 @@
-"""Launch files say what they mean, and real processes on this machine run them."""
+"""Launch files for `accelerate launch`: their settings, and runs with them on this machine."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from train.fit.checkpoints import checkpoints, is_whole
 CONFIGS = ROOT / "configs" / "accelerate"
 FILES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
-# accelerate 1.15 shards on accelerators alone: on the CPU it drops the FSDP settings without a
-# word and runs DDP. Here its state on the CPU becomes what it is on GPUs. On the CPU the gathered
-# weights are still shards when they are to be saved, and loading the best ones hangs over gloo:
-# the first is mended here, and the run ends before the second.
+# accelerate 1.15 shards only on accelerators: on the CPU it silently drops the FSDP settings and
+# runs DDP. This script gives it the same state on the CPU as on GPUs. It also works around two
+# more problems on the CPU: the gathered weights are still sharded when they are saved, so they are
+# gathered here; and loading the best weights hangs over gloo, so the run ends before that.
 SHARD_ON_CPU = """
 import os
 import sys
 from accelerate import Accelerator, DistributedType, state
 from torch.distributed.fsdp import FSDPModule
 stock = state.AcceleratorState.__init__
-def initialise(self, *args, fsdp_plugin=None, **kwargs):
+def initialize(self, *args, fsdp_plugin=None, **kwargs):
     stock(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None:
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
-state.AcceleratorState.__init__ = initialise
+state.AcceleratorState.__init__ = initialize
 gather = Accelerator.get_state_dict
-def gather_whole(self, *args, **kwargs):
+def gather_complete(self, *args, **kwargs):
     states = gather(self, *args, **kwargs)
     return {name: each.full_tensor() + 0 for name, each in states.items()}
-Accelerator.get_state_dict = gather_whole
+Accelerator.get_state_dict = gather_complete
 from train.fit.trainer import ClassifierTrainer
 prepare = ClassifierTrainer._prepare_for_training
-def prepare_and_tell(self, *args, **kwargs):
+def prepare_and_print(self, *args, **kwargs):
     result = prepare(self, *args, **kwargs)
     shards = sum(isinstance(module, FSDPModule) for module in self.model.modules())
     print(f"sharded modules: {shards}", flush=True)
     return result
-ClassifierTrainer._prepare_for_training = prepare_and_tell
+ClassifierTrainer._prepare_for_training = prepare_and_print
 def end(self):
     self.accelerator.wait_for_everyone()
     os._exit(0)
@@ -60,7 +60,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def environment_of(name: str) -> dict[str, str]:
-    """What `accelerate launch` would tell the processes of a launch file."""
+    """Environment that `accelerate launch` sets for the processes of a launch file."""
     parser = launch_command_parser()
     arguments = parser.parse_args(
         ["--config_file", str(CONFIGS / name), "--main_process_port", "0", "-m", "train", "fit"]
@@ -73,7 +73,7 @@ def environment_of(name: str) -> dict[str, str]:
 def launch(
     name: str, values: dict[str, Any], directory: Path, *overrides: str, script: Path | None = None
 ) -> subprocess.Popen[str]:
-    """`accelerate launch` of `fit` on the CPU, with other numbers than the file's."""
+    """Start `fit` with `accelerate launch` on the CPU, with overrides of the launch file."""
     config = directory / "run.yaml"
     config.write_text(yaml.safe_dump(values))
     target = [str(script)] if script else ["-m", "train"]
@@ -92,7 +92,7 @@ def launch(
 
 
 def outcome(*processes: subprocess.Popen[str]) -> str:
-    """All that the processes wrote to stdout, once each has ended well."""
+    """Wait until all processes have exited with 0; return what they wrote to stdout."""
     written = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), written
     return "".join(out for out, _ in written)
@@ -114,7 +114,7 @@ def run_values(
 def alone(
     make_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[float]:
-    """Losses, step by step, of one process with batches of 32."""
+    """Losses per step of one process with batches of 32."""
     directory = tmp_path_factory.mktemp("alone")
     outcome(launch("one_cpu.yaml", run_values(make_config, directory, batch=32), directory))
     return losses_in(directory)
@@ -155,7 +155,7 @@ def test_files_for_several_machines_share_processes_among_them(name: str) -> Non
 def test_two_machines_have_the_loss_curve_of_one_process(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path, alone: list[float]
 ) -> None:
-    """Two launchers that meet over a port, as on two machines, each with one process."""
+    """Two launchers connected over a port, as on two machines, with one process each."""
     values = run_values(make_config, tmp_path, batch=16)
     port = str(free_port())
     numbers = ["--num_processes", "2", "--main_process_port", port]
@@ -188,7 +188,9 @@ def test_sharded_weights_train_to_the_first_checkpoint_as_in_one_process(
         if name == "fsdp2.yaml":
             numbers += ["--num_processes", "2", "--mixed_precision", "no"]
             written = outcome(launch(name, values, directory, *numbers, script=script))
-            assert "sharded modules: 4\n" in written, "two layers, the embeddings and the root"
+            assert "sharded modules: 4\n" in written, (
+                "two layers, the embeddings and the root module"
+            )
         else:
             outcome(launch(name, values, directory, *numbers))
         (checkpoint,) = checkpoints(directory / "checkpoints")

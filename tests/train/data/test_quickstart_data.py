@@ -1,4 +1,4 @@
-"""The quickstart's messages are what their README says."""
+"""The quickstart's data is as its README describes it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_messages_have_three_to_sixty_words() -> None:
 
 
 def test_no_two_messages_differ_in_a_slot_only() -> None:
-    """A template with another noun in it shares most of its words."""
+    """Messages from one template, with different nouns, would share most of their words."""
     words = [frozenset(re.findall(r"[\w']+", row["text"].lower())) for row in TRAIN + TEST]
 
     closest = max(len(a & b) / len(a | b) for a, b in combinations(words, 2))

@@ -1,12 +1,11 @@
-#!/usr/bin/env python
-"""SetFit on the draws of `check_fewshot`, for the Python of an environment that has it.
+"""SetFit on the draws of `check_fewshot`, run by the Python of an environment that has SetFit.
 
     python -m venv peer && peer/bin/pip install setfit 'transformers<5'
     python scripts/check_fewshot ... --peer peer/bin/python
 
-Reads one JSON object from stdin: `base`, a directory; `iterations`, pairs of each kind that
-SetFit makes per example; `draws`, lists of [text, label]; `test`, the same. Writes one JSON
-line per draw: `accuracy` on the test rows, and `seconds` of training.
+Reads one JSON object from stdin: `base`, a directory; `iterations`, SetFit's num_iterations
+(pairs of each kind per example); `draws`, lists of [text, label]; `test`, such a list. Writes one
+JSON line per draw: `accuracy` on the test rows, and `seconds` of training.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from setfit import SetFitModel, Trainer, TrainingArguments
 
 
 def main() -> None:
-    """Train and score each draw from the same base; settings are SetFit's own defaults."""
+    """Train and score each draw from the same base, with SetFit's default settings."""
     task = json.load(sys.stdin)
     test_texts = [text for text, _ in task["test"]]
     for number, draw in enumerate(task["draws"]):
@@ -33,14 +32,14 @@ def main() -> None:
         )  # fmt: skip
         trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows))
         started = time.perf_counter()
-        with contextlib.redirect_stdout(sys.stderr):  # it prints its losses
+        with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its losses
             trainer.train()
         seconds = time.perf_counter() - started
         predicted = model.predict(test_texts, use_labels=False)
-        right = [
+        correct = [
             int(best) == label for best, (_, label) in zip(predicted, task["test"], strict=True)
         ]
-        line = {"accuracy": sum(right) / len(right), "seconds": seconds}
+        line = {"accuracy": sum(correct) / len(correct), "seconds": seconds}
         print(json.dumps(line), flush=True)
 
 
