@@ -1,8 +1,9 @@
-"""A search never sees the test rows, survives kills, and hands `fit` its winner."""
+"""A search never reads the test rows, survives kills, and writes a configuration for `fit`."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -21,13 +22,19 @@ from processes import ROOT
 from rows import make_rows, write_jsonl
 
 from serve.config import load_config
-from serve.tables import read_rows
 from train.__main__ import main
 from train.config.run import RunConfig
+from train.data.fixes import Fix, row_hash, write_fixes
 from train.data.splits import load_data
 from train.fit.fit import fit
 from train.tune.report import TuneResult, importances, to_yaml, write_results
-from train.tune.study import SeededSampler, fail_stale_trials, open_study, running, trials_left
+from train.tune.study import (
+    SeededSampler,
+    fail_stale_trials,
+    open_study,
+    running_trials,
+    trials_left,
+)
 from train.tune.tune import prepare, tune
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -56,7 +63,7 @@ def start_worker(config: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that starts the tests in the background has them ignore it.
+        # A shell that starts the tests in the background makes them ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -89,16 +96,14 @@ def test_test_rows_that_are_part_of_train_are_cut_off_before_the_first_trial(
     values["data"]["test"] = None
     config = RunConfig.model_validate(values)
 
-    base = prepare(config).base
+    visible = prepare(config).rows
 
-    whole, visible = load_data(config), load_data(base)
+    whole = load_data(config)
     assert len(whole.test) > 10
     assert visible.train.fingerprint == whole.train.fingerprint
     assert visible.validation.fingerprint == whole.validation.fingerprint
     assert visible.test.fingerprint == whole.validation.fingerprint
-    named = {base.data.train, base.data.validation, base.data.test}
-    assert named == {str(path) for path in (tmp_path / "run" / "tune" / "data").iterdir()}
-    seen = {row["text"] for name in named for row in read_rows(Path(name or ""))}
+    seen = {text for split in visible.splits.values() for text in split.texts}
     assert not seen & (set(whole.test.texts) - {*whole.train.texts, *whole.validation.texts})
 
 
@@ -110,13 +115,59 @@ def test_every_kind_of_rows_reaches_the_trials_unchanged(
     values["data"]["label_map"] = {"billing": "login", "login": "billing"}
     config = RunConfig.model_validate(values)
 
-    visible = load_data(prepare(config).base)
+    visible = prepare(config).rows
 
     whole = load_data(config)
     for split in ("train", "validation"):
         kept, own = getattr(visible, split), getattr(whole, split)
         assert (list(kept.texts), list(kept.labels)) == (list(own.texts), list(own.labels))
     assert visible.labels == whole.labels
+
+
+def test_search_over_a_run_with_a_template_completes(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    values = values_of(make_config, tmp_path / "run", trials=1)
+    rows = [{"subject": row["text"], "label": row["label"]} for row in make_rows(300, seed=1)]
+    values["data"]["train"] = str(write_jsonl(tmp_path / "train.jsonl", rows))
+    values["data"]["template"] = "Message: {subject}"
+
+    result = tune(RunConfig.model_validate(values))
+
+    assert result.counts == {"complete": 1}, result.reasons
+
+
+def test_search_over_a_run_with_slice_columns_completes(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """The column is in the test file alone, which a search does not open."""
+    values = values_of(make_config, tmp_path / "run", trials=1)
+    values["evaluation"] = {"slice_columns": ["channel"]}
+
+    result = tune(RunConfig.model_validate(values))
+
+    assert result.counts == {"complete": 1}, result.reasons
+
+
+def test_search_over_a_run_with_fixes_applies_them_and_completes(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    values = values_of(make_config, tmp_path / "run", trials=1)
+    before = load_data(RunConfig.model_validate(values))
+    fixes = [
+        Fix(action="drop", source=source, row=1, sha256=row_hash(split.texts[0], split.labels[0]))
+        for source, split in (("train", before.train), ("test", before.test))
+        if split.rows[0] == 1
+    ]
+    write_fixes(tmp_path / "fixes.jsonl", fixes)
+    values["data"]["fixes"] = str(tmp_path / "fixes.jsonl")
+
+    result = tune(RunConfig.model_validate(values))
+
+    assert result.counts == {"complete": 1}, result.reasons
+    assert [fix.source for fix in fixes] == ["train", "test"]
+    run = json.loads((tmp_path / "run" / "tune" / "trial-0000" / "run.json").read_text())
+    assert run["data"]["train"]["rows"] == len(before.train) - 1
 
 
 def test_winner_is_a_configuration_that_fit_takes_and_reproduces(
@@ -191,7 +242,7 @@ def test_finished_search_goes_on_with_more_trials(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, r"begun otherwise \(config.seed: 0 there, 1 now\)"),
+        ({"seed": 1}, r"different settings \(config.seed: 0 there, 1 now\)"),
         ({"model": {"max_length": 16}}, "config.model.max_length: 32 there, 16 now"),
         ({"tune": {"metric": "loss"}}, "metric_for_best_model|direction"),
     ],
@@ -210,7 +261,7 @@ def test_trials_that_cannot_be_compared_are_not_mixed(
 def test_trial_that_falls_behind_is_pruned(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five perfect trials came before; one that learns nothing ends at its first evaluation."""
+    """After five perfect trials, one that learns nothing is pruned at its first evaluation."""
     space = {"trainer.learning_rate": {"choices": [0.0]}}
     values = values_of(make_config, tmp_path / "run", trials=6, space=space, pruner="median")
     config = RunConfig.model_validate(values)
@@ -264,7 +315,7 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
         ),
         (
             {"space": {"trainer.per_device_train_batch_size": {"low": 8.0, "high": 16.0}}},
-            "`trainer.per_device_train_batch_size` = 8.0: a whole number is needed",
+            "`trainer.per_device_train_batch_size` = 8.0: an integer is needed",
         ),
         ({"metric": "auc"}, "`auc` is not measured; known: loss, accuracy"),
         ({"space": {"model.base": {"choices": ["./nowhere"]}}}, "`./nowhere` is no directory"),
@@ -311,8 +362,8 @@ def test_missing_library_is_named(
 @pytest.mark.parametrize(
     ("sign", "reason"),
     [
-        (signal.SIGKILL, "its process died; its values were tried again"),
-        (signal.SIGINT, "interrupted; its values are tried again"),
+        (signal.SIGKILL, "its process died; its values were retried"),
+        (signal.SIGINT, "interrupted; its values will be retried"),
     ],
 )
 def test_killed_search_goes_on_and_tries_the_lost_trial_again(
@@ -365,7 +416,7 @@ def test_two_workers_share_one_study(make_config: MakeConfig, tmp_path: Path) ->
     assert second
     assert sorted(map(int, first + second)) == list(range(len(trials)))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert 4 <= len(trials) <= 5, "each worker may end the one that it has begun"
+    assert 4 <= len(trials) <= 5, "each worker may finish the trial that it has started"
     assert len({trial.params["trainer.learning_rate"] for trial in trials}) == len(trials)
     best = max(trial.value for trial in trials)
     assert all(f"accuracy {best:.4f}  [" in out for out, _ in shown)
@@ -404,18 +455,18 @@ def test_dead_trial_and_its_retries_are_one_of_the_budget() -> None:
 def test_trial_that_died_before_its_values_were_drawn_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Optuna overlooks it, and a search would wait for it without end."""
+    """Optuna misses it, and a search would wait for it forever."""
     study = open_study(
         tmp_path, storage=None, name="s", maximize=True, pruner="none", seed=0, identity={}
     )
     study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
     fail_stale_trials(study)
-    assert len(running(study)) == 1, "it may have begun just now"
+    assert len(running_trials(study)) == 1, "it may have started just now"
     monkeypatch.setattr("train.tune.study.GRACE_S", 0)
 
     fail_stale_trials(study)
 
-    assert running(study) == []
+    assert running_trials(study) == []
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
     assert trials_left(study, 1) == 1
 
@@ -452,8 +503,12 @@ def test_other_metrics_than_accuracy_get_no_interval(
 
 
 @pytest.mark.parametrize(
-    "text", ["1e-5", "no", "null", "12:30", "a: b", "[", "", "007", "é\n", "#x"]
-)
+    "text",
+    [
+        "1e-5", "2e-5", "1.5", ".inf", "no", "true", "null", "~", "12:30", "2024-01-31", "007",
+        "1_000", "0x10", "=", "<<", "a: b", "[", "", "é\n", "#x", "- a", "!x", "&x", "x\u2028y",
+    ],
+)  # fmt: skip
 def test_strings_come_back_from_yaml_as_strings(text: str, tmp_path: Path) -> None:
     values = {
         "output_dir": "x",
