@@ -181,11 +181,11 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
     from train.publish.delivery import PublishRefused
-    from train.publish.publish import describe, publish
+    from train.publish.publish import publish
 
     try:
-        for published in publish(config, bundle=arguments.bundle, to=arguments.to):
-            print(describe(published))
+        for line in publish(config, bundle=arguments.bundle, to=arguments.to):
+            print(line)
     except PublishRefused as refusal:
         print(f"refused: {refusal}")
         return 1
