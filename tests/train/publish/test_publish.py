@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from serve.config import load_config
 from serve.inference.predictor import Predictor
 from train.__main__ import main
 from train.config.run import RunConfig
-from train.config.sections import PublishSection
 from train.portable import check_portable, portable
-from train.publish.card import model_card, weak_labels
 from train.publish.delivery import PublishRefused
 from train.publish.publish import publish
 
@@ -276,34 +273,3 @@ def test_configuration_in_a_manifest_has_no_paths_and_no_secrets(tmp_path: Path)
         "label": "a/b",
         "number": 3,
     }
-
-
-def test_weak_labels_are_those_with_the_lowest_f1() -> None:
-    f1s = {"b": 0.5, "a": 0.9, "c": 0.1}
-    values = [{"label": label, "f1": {"value": value}} for label, value in f1s.items()]
-
-    assert weak_labels({"per_label": values}) == [("c", 0.1), ("b", 0.5), ("a", 0.9)]
-    assert weak_labels({}) == []
-
-
-@pytest.mark.parametrize("kind", ["multi", "pair"])
-def test_card_of_an_unscored_bundle_says_so_and_asks_as_its_task_does(
-    bundles: Callable[[str], Path], kind: str
-) -> None:
-    manifest = open_bundle(bundles(kind)).manifest
-
-    text = model_card(
-        manifest,
-        PublishSection(base_model="owner/base"),
-        target="hub:me/topics",
-        tag="v1",
-        report=None,
-        plots=[],
-    )
-
-    assert "Not evaluated on test rows." in text
-    assert "model-index" not in text
-    assert "base_model: owner/base" in text
-    asked = {"multi": 'classify("a text", top_k=None)', "pair": '"text_pair": "second"'}[kind]
-    assert asked in text
-    assert 'pipeline("text-classification", "me/topics", revision="v1")' in text
