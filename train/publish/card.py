@@ -244,7 +244,7 @@ def _sources(manifest: Manifest) -> dict[str, Any]:
 
 
 def _base_id(manifest: Manifest, section: PublishSection) -> str | None:
-    """Hub id of the base: as configured, or model.base if it has a revision."""
+    """Return the Hub id of the base: as configured, or model.base if it has a revision."""
     base = manifest.base_model
     found: str | None = section.base_model or (base.get("base") if base.get("revision") else None)
     return found

@@ -22,7 +22,7 @@ from train.fit.fit import fit
 
 
 class PruningCallback(TrainerCallback):
-    """Report each evaluation to the study, and end a trial that the study prunes."""
+    """Reports each evaluation to the study, and ends a trial that the study prunes."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self.trial = trial

@@ -87,7 +87,7 @@ def tune(config: RunConfig) -> TuneResult:
     Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
-    datasets.disable_progress_bars()  # each trial reads a file or two
+    datasets.disable_progress_bars()  # each trial would show several
     search = prepare(config)
     study = open_study(
         search.directory,
@@ -164,7 +164,7 @@ def prepare(config: RunConfig) -> Search:
 
 
 def _identity(config: RunConfig, rows: LabelledData, space: dict[str, Dimension]) -> dict[str, Any]:
-    """What trials must have in common. Data count by their content, not by their path."""
+    """Collect what trials must have in common. Data count by content, not by path."""
     ignored: Any = {
         "output_dir": True,
         "cpu_threads": True,
