@@ -1,8 +1,8 @@
-"""A small Hub on a real socket: the part of its API that publishing and downloading use.
+"""A stand-in for the Hub on a real socket: the API that publishing and downloading use.
 
-It keeps repositories in memory, commit by commit, checks tokens, and can be told to fail: to
-answer with a status, to cut the connection in the middle of a request, or to do what was
-asked and cut it before the answer.
+It stores repositories in memory, commit by commit, checks tokens, and fails on request: with a
+status, by closing the connection in the middle of a request, or by closing it after the work is
+done and before the response.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import yaml
 
 TOKEN = "hf_of_the_standin"
 LARGE = (".safetensors", ".onnx")
-"""What the Hub's .gitattributes sends through LFS."""
+"""Suffixes that the Hub's .gitattributes stores in LFS."""
 
 
 @dataclass
 class Repository:
     private: bool
     commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
-    """Name, message and files of each commit of main, oldest first."""
+    """Hash, message and files of each commit on main, oldest first."""
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, message: str, files: dict[str, bytes]) -> str:
@@ -54,17 +54,17 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What to do instead of answering; `times` requests that match are hit."""
+    """A failure instead of a response, for the next `times` matching requests."""
 
     method: str
     path: str
     kind: str | int
-    """A status, `cut` (half the request is read) or `lost` (all is done, nothing answered)."""
+    """A status, `cut` (half the request is read) or `lost` (all is done, no response)."""
     times: int = 1
 
 
 class Hub:
-    """The state of the stand-in, and what it was asked."""
+    """The state of the stand-in, and the requests it received."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -86,13 +86,13 @@ class Hub:
         return None
 
     def asked(self, method: str, path: str) -> int:
-        """How many requests matched."""
+        """Count the matching requests."""
         return sum(
             one.startswith(f"{method} ") and bool(re.search(path, one)) for one in self.requests
         )
 
     def environment(self, home: Any, *, token: str | None = TOKEN) -> dict[str, str]:
-        """Variables under which a process talks to the stand-in and to nothing else."""
+        """Environment variables with which a process uses the stand-in only."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HUB_OFFLINE": "0",
@@ -103,7 +103,7 @@ class Hub:
         }
 
 
-class Answer(Exception):
+class Response(Exception):
     def __init__(self, status: int, body: Any = None, **headers: str) -> None:
         self.status, self.body, self.headers = status, body, headers
 
@@ -128,20 +128,20 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         try:
             if fault and isinstance(fault.kind, int):
-                raise Answer(fault.kind, {"error": f"asked to answer {fault.kind}"})
+                raise Response(fault.kind, {"error": f"requested failure {fault.kind}"})
             with hub.lock:
-                answer = self.route(hub, [unquote(part) for part in path[1:].split("/")], body)
-        except Answer as raised:
-            answer = raised
+                response = self.route(hub, [unquote(part) for part in path[1:].split("/")], body)
+        except Response as raised:
+            response = raised
         if fault and fault.kind == "lost":
             self.close_connection = True
             return
-        data = answer.body
+        data = response.body
         if not isinstance(data, bytes):
             data = json.dumps(data if data is not None else {}).encode()
-            answer.headers.setdefault("Content-Type", "application/json")
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
+            response.headers.setdefault("Content-Type", "application/json")
+        self.send_response(response.status)
+        for name, value in response.headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
-    def route(self, hub: Hub, parts: list[str], body: bytes) -> Answer:
+    def route(self, hub: Hub, parts: list[str], body: bytes) -> Response:
         match [self.command, *parts]:
             case ["POST", "api", "repos", "create"]:
                 return self.create(hub, json.loads(body))
@@ -158,9 +158,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.validate(json.loads(body)["content"])
             case ["PUT", "lfs", digest]:
                 if hashlib.sha256(body).hexdigest() != digest:
-                    raise Answer(400, {"error": "wrong digest"})
+                    raise Response(400, {"error": "wrong digest"})
                 hub.objects[digest] = body
-                return Answer(200)
+                return Response(200)
             case ["POST", owner, name, "info", "lfs", "objects", "batch"]:
                 self.repository(hub, f"{owner}/{name.removesuffix('.git')}")
                 return self.batch(hub, json.loads(body)["objects"])
@@ -169,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
             case ["POST", "api", "models", owner, name, verb, revision]:
                 self.must_write()
                 repository = self.repository(hub, f"{owner}/{name}")
-                handlers: dict[str, Callable[..., Answer]] = {
+                handlers: dict[str, Callable[..., Response]] = {
                     "preupload": self.preupload,
                     "commit": self.commit,
                     "tag": self.tag,
@@ -178,69 +178,69 @@ class Handler(BaseHTTPRequestHandler):
             case ["GET" | "HEAD", owner, name, "resolve", revision, *file]:
                 repository = self.repository(hub, f"{owner}/{name}")
                 return self.resolve(repository, revision, "/".join(file))
-        raise Answer(404, {"error": f"the stand-in has no {self.command} {self.path}"})
+        raise Response(404, {"error": f"the stand-in has no {self.command} {self.path}"})
 
     def must_write(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise Answer(401, {"error": "Invalid username or password."})
+            raise Response(401, {"error": "Invalid username or password."})
 
     def repository(self, hub: Hub, name: str) -> Repository:
         repository = hub.repositories.get(name)
         if repository is None:
-            raise Answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            raise Response(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         if repository.private:
             self.must_write()
         return repository
 
-    def create(self, hub: Hub, wanted: dict[str, Any]) -> Answer:
+    def create(self, hub: Hub, wanted: dict[str, Any]) -> Response:
         self.must_write()
         name = f"{wanted['organization'] or 'somebody'}/{wanted['name']}"
         url = f"{hub.url}/{name}"
         if name in hub.repositories:
-            raise Answer(409, {"error": "You already created this model repo", "url": url})
+            raise Response(409, {"error": "You already created this model repo", "url": url})
         repository = Repository(private=wanted.get("visibility") == "private")
         repository.commit("initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
         hub.repositories[name] = repository
-        return Answer(200, {"url": url})
+        return Response(200, {"url": url})
 
-    def validate(self, content: str) -> Answer:
+    def validate(self, content: str) -> Response:
         match = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
         try:
             facts = yaml.safe_load(match[1]) if match else None
         except yaml.YAMLError as error:
-            raise Answer(400, {"errors": [{"message": str(error)}], "warnings": []}) from error
+            raise Response(400, {"errors": [{"message": str(error)}], "warnings": []}) from error
         if not isinstance(facts, dict):
-            raise Answer(400, {"errors": [{"message": "no metadata"}], "warnings": []})
-        return Answer(200, {"errors": [], "warnings": []})
+            raise Response(400, {"errors": [{"message": "no metadata"}], "warnings": []})
+        return Response(200, {"errors": [], "warnings": []})
 
-    def batch(self, hub: Hub, objects: list[dict[str, Any]]) -> Answer:
+    def batch(self, hub: Hub, objects: list[dict[str, Any]]) -> Response:
         self.must_write()
-        answers: list[dict[str, Any]] = []
+        responses: list[dict[str, Any]] = []
         for one in objects:
-            answers.append(dict(one))
-            if one["oid"] not in hub.objects:  # what is there is not sent again
+            responses.append(dict(one))
+            if one["oid"] not in hub.objects:  # objects already there are not uploaded again
                 href = f"{hub.url}/lfs/{one['oid']}"
-                answers[-1]["actions"] = {"upload": {"href": href, "header": {}}}
-        return Answer(200, {"transfer": "basic", "objects": answers})
+                responses[-1]["actions"] = {"upload": {"href": href, "header": {}}}
+        return Response(200, {"transfer": "basic", "objects": responses})
 
-    def look(self, repository: Repository, name: str, rest: list[str]) -> Answer:
+    def look(self, repository: Repository, name: str, rest: list[str]) -> Response:
         if rest == ["refs"]:
             tags = [
                 {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid}
                 for tag, oid in repository.tags.items()
             ]
             main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head}
-            return Answer(200, {"branches": [main], "converts": [], "tags": tags})
+            return Response(200, {"branches": [main], "converts": [], "tags": tags})
         revision = rest[1] if len(rest) > 1 else "main"
         found = repository.at(revision)
         if found is None:
-            raise Answer(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+            raise Response(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
         oid, files = found
         if rest and rest[0] == "tree":
-            return Answer(200, [self.entry(path, data) for path, data in sorted(files.items())])
+            return Response(200, [self.entry(path, data) for path, data in sorted(files.items())])
         siblings = [{"rfilename": path} for path in files]
         facts = {"id": name, "sha": oid, "private": repository.private, "siblings": siblings}
-        return Answer(200, {**facts, "tags": [], "downloads": 0})
+        return Response(200, {**facts, "tags": [], "downloads": 0})
 
     def entry(self, path: str, data: bytes) -> dict[str, Any]:
         facts: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
@@ -253,19 +253,19 @@ class Handler(BaseHTTPRequestHandler):
     def is_large(self, path: str) -> bool:
         return bool(self.server.hub.lfs and path.endswith(LARGE))
 
-    def preupload(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Answer:
+    def preupload(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Response:
         files = []
         for one in json.loads(body)["files"]:
             mode = "lfs" if self.is_large(one["path"]) else "regular"
             files.append({"path": one["path"], "uploadMode": mode, "shouldIgnore": False})
-        return Answer(200, {"files": files})
+        return Response(200, {"files": files})
 
-    def commit(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Answer:
+    def commit(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Response:
         lines = [json.loads(line) for line in body.splitlines()]
         files = dict(repository.files)
         header = lines[0]["value"]
         if header.get("parentCommit", repository.head) != repository.head:
-            raise Answer(412, {"error": "A commit has happened since."})
+            raise Response(412, {"error": "A commit has happened since."})
         for line in lines[1:]:
             value = line["value"]
             if line["key"] == "file":
@@ -275,34 +275,34 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
             else:
-                raise Answer(400, {"error": f"unknown operation {line['key']}"})
+                raise Response(400, {"error": f"unknown operation {line['key']}"})
         oid = repository.commit(header["summary"], files)
         name = next(name for name, each in hub.repositories.items() if each is repository)
-        return Answer(200, {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
+        return Response(200, {"commitUrl": f"{hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
-    def tag(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Answer:
+    def tag(self, hub: Hub, repository: Repository, revision: str, body: bytes) -> Response:
         tag = json.loads(body)["tag"]
         if tag in repository.tags:
-            raise Answer(409, {"error": "Tag reference exists already"})
+            raise Response(409, {"error": "Tag reference exists already"})
         found = repository.at(revision)
         if found is None:
-            raise Answer(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+            raise Response(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
         repository.tags[tag] = found[0]
-        return Answer(200)
+        return Response(200)
 
-    def resolve(self, repository: Repository, revision: str, file: str) -> Answer:
+    def resolve(self, repository: Repository, revision: str, file: str) -> Response:
         found = repository.at(revision)
         if found is None or file not in found[1]:
             code = "EntryNotFound" if found else "RevisionNotFound"
             commit = {"X_Repo_Commit": found[0]} if found else {}
-            raise Answer(404, {"error": "Entry not found"}, X_Error_Code=code, **commit)
+            raise Response(404, {"error": "Entry not found"}, X_Error_Code=code, **commit)
         data = found[1][file]
         digest = hashlib.sha256(data).hexdigest() if self.is_large(file) else git_name(data)
-        return Answer(200, data, ETag=f'"{digest}"', X_Repo_Commit=found[0])
+        return Response(200, data, ETag=f'"{digest}"', X_Repo_Commit=found[0])
 
 
 def git_name(data: bytes) -> str:
-    """The name that Git gives a file's bytes."""
+    """Git's object name of a file's bytes."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 

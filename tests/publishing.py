@@ -1,4 +1,4 @@
-"""What the tests of publishing share: a run that was evaluated, and the command."""
+"""Shared by the publishing tests: an evaluated run, and the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve.bundle.seal import open_bundle, seal
 
 
 def png() -> bytes:
-    """One grey pixel."""
+    """Encode one grey pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
@@ -31,7 +31,7 @@ ONE_TRY = (
     "import sys, train.publish.hub; train.publish.hub.WAITS_S = (); "
     "from train.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
-"""The command line as ever, but for waits that would make the tests slow."""
+"""The usual command line, without the waits between attempts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class Run:
     def publish(
         self, *arguments: object, patient: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """`python -m train publish` as a process of its own."""
+        """Run `python -m train publish` in a process of its own."""
         start = ("-m", "train") if patient else ("-c", ONE_TRY)
         return run(*start, "publish", "--config", self.config, *arguments, **environment)
 
     def reseal(self) -> None:
-        """Make the bundle another version of the same weights, as a second merge does."""
+        """Replace the bundle by another version with the same weights, like a second merge."""
         manifest = open_bundle(self.bundle).manifest
         fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
         del fields["files"]
@@ -70,7 +70,7 @@ class Run:
 
 
 def copy_of(run: Run, directory: Path) -> Run:
-    """The same run elsewhere, to be changed."""
+    """Copy the run, for a test that changes it."""
     shutil.copytree(run.directory, directory / "run")
     values = yaml.safe_load(run.config.read_text())
     config = directory / "run.yaml"
@@ -79,7 +79,7 @@ def copy_of(run: Run, directory: Path) -> Run:
 
 
 def evaluated_run(bundle: Path, make_config: Callable[..., dict[str, Any]], directory: Path) -> Run:
-    """A copy of the run that made `bundle`, evaluated, with a plot among its results."""
+    """Copy the run that made `bundle` and evaluate it; its results include a plot."""
     from train.config.run import RunConfig
     from train.evaluation.evaluate import evaluate
 

@@ -132,10 +132,10 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.publish.publish import describe, publish
+    from train.publish.publish import publish
 
-    for published in publish(config, bundle=arguments.bundle, to=arguments.to):
-        print(describe(published))
+    for line in publish(config, bundle=arguments.bundle, to=arguments.to):
+        print(line)
     return 0
 
 

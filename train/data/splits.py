@@ -114,11 +114,14 @@ class LabelledData:
         return tuple(notes)
 
 
-def load_data(config: RunConfig, *, invalid: list[InvalidRow] | None = None) -> LabelledData:
+def load_data(
+    config: RunConfig, *, invalid: list[InvalidRow] | None = None, skip_test: bool = False
+) -> LabelledData:
     """Read, validate and split the data of a run; the same configuration gives the same rows.
 
     invalid: takes up descriptions of unusable rows, at most INVALID_KEPT a source; given, such
     rows are left out and never refused.
+    skip_test: do not open a test source; the test split is the validation split once more.
     Raises ValueError for a source that cannot be read, for rows without text or label
     (unless told to drop them), for a label that the training split does not have, and for
     fixes that do not fit the rows.
@@ -126,6 +129,8 @@ def load_data(config: RunConfig, *, invalid: list[InvalidRow] | None = None) -> 
     fixes = read_fixes(Path(config.data.fixes), config.task) if config.data.fixes else None
     named = {name: source for name in SPLITS if (source := getattr(config.data, name))}
     missing = [name for name in SPLITS if name not in named]
+    if skip_test and named.pop("test", None) and fixes is not None:
+        fixes.entries = {key: fix for key, fix in fixes.entries.items() if key[0] != "test"}
     directory = config.output_dir / "cache" / "rows"
     num_dropped = 0
     tables: dict[SplitName, pa.Table] = {}
@@ -150,7 +155,10 @@ def load_data(config: RunConfig, *, invalid: list[InvalidRow] | None = None) -> 
             source=name if name in named else "train",
         )
         for name in SPLITS
+        if name in tables
     }
+    if skip_test:
+        splits["test"] = splits["validation"]
     return LabelledData(
         **splits,
         labels=_check_labels(splits),

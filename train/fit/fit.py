@@ -56,6 +56,7 @@ from train.model.head import init_head
 from train.model.last_layer import shorten_last_layer
 from train.model.loss import Loss, make_loss
 from train.model.packing import packing_is_faster, without_padding
+from train.publish.push import PushCallback
 
 
 @matmul_precision("highest")
@@ -163,6 +164,8 @@ def fit(
         if config.early_stopping_patience is not None
         else []
     )
+    pushes = config.trainer.get("push_to_hub") and state.is_main_process
+    pushing = [PushCallback(arguments)] if pushes else []
     trainer = ClassifierTrainer(
         model=model,
         args=arguments,
@@ -179,6 +182,7 @@ def fit(
         callbacks=[
             *stopping,
             *callbacks,
+            *pushing,
             RunCallback(sampler, config.output_dir / "checkpoints"),
         ],
     )
@@ -198,7 +202,8 @@ def fit(
     }
     save_trained(trainer.save_model, config, data, state, record, best, logits[0])
     shown = told(best, config, say)
-    trainer.push_trained(config.output_dir / "adapter")
+    for push in pushing:
+        push.push_trained(config.output_dir / "adapter")
     return shown
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from serve.files import write_atomic
@@ -27,7 +27,7 @@ from train.config.run import RunConfig
 from train.fit.checkpoints import mark_complete
 from train.fit.precision import bf16_pays
 from train.fit.sampler import TrainingSampler
-from train.publish.push import PushingTrainer
+from train.publish.push import without_push
 
 FITTED_HEAD_LR = 0.1
 """Learning rate of a head that starts from the probe, as a share of the adapters'. At the full
@@ -64,7 +64,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "tf32": True if cuda and torch.cuda.get_device_capability()[0] >= 8 else None,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": cuda,
-        **config.trainer,
+        **without_push(config.trainer),
         "output_dir": str(config.output_dir / "checkpoints"),
         "seed": config.seed,
         "data_seed": config.seed,
@@ -140,7 +140,7 @@ def head_learning_rate(config: RunConfig, arguments: TrainingArguments) -> float
     return float(arguments.learning_rate) * (FITTED_HEAD_LR if fitted else 1.0)
 
 
-class ClassifierTrainer(PushingTrainer):
+class ClassifierTrainer(Trainer):
     """The Trainer with Textloop's order of rows, learning rates and whole checkpoints."""
 
     data_collator: Any

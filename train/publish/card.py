@@ -1,7 +1,7 @@
-"""The model card: what a published model is, in the Hub's format, from recorded facts alone.
+"""The model card of a published model, in the Hub's format.
 
-Every figure comes from the manifest or from the evaluation of the same version; what is not
-known is left out or said to be unknown. The commands and snippets run as they stand.
+All values come from the manifest or from the evaluation of the same version; unknown ones are
+omitted or stated as such. The commands and snippets run as printed.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ def model_card(
     plots: Sequence[str],
     pooled: bool = False,
 ) -> str:
-    """The README.md of a published bundle.
+    """Write the README.md of a published bundle.
 
-    target, tag: where it goes, for the snippets. report: `evaluation/metrics.json` of this
-    version, if there is one. plots: paths in the bundle of the images to show. pooled: the head
-    sees the mean of all tokens, see `serve.inference.pooling`.
+    target, tag: the destination, for the snippets. report: `evaluation/metrics.json` of this
+    version, if there is one. plots: paths of the images in the bundle. pooled: the head is
+    mean-pooled, see `serve.inference.pooling`.
     """
     name = target.rstrip("/").rpartition("/")[2].removeprefix("dir:") or tag
-    kind = {"single_label": "one label", "multi_label": "any number of labels"}[manifest.task]
-    what = "pair of texts" if manifest.is_pair else "text"
+    count = {"single_label": "one", "multi_label": "any number"}[manifest.task]
+    what = "pairs of texts" if manifest.is_pair else "texts"
     labels = [f"`{label}`" for label in manifest.labels]
     more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
     parts = [
         _front_matter(manifest, section, name),
         f"# {name}",
         section.description or "",
-        f"Gives each {what} {kind} of {len(manifest.labels)}. Model version "
+        f"Classifies {what}: {count} of {len(manifest.labels)} labels each. Model version "
         f"`{manifest.version}`, sealed {manifest.created}.",
         "## Labels",
         ", ".join(labels[:_SHOWN_LABELS]) + more,
@@ -61,13 +61,12 @@ def model_card(
         "## Metrics",
         _metrics(manifest),
         "\n\n".join(f"![{_title(plot)}]({plot})" for plot in plots),
-        "## Limits",
+        "## Limitations",
         _limits(manifest, report),
         "## Verify",
-        "`manifest.json` holds the SHA-256 of every file of the model, and of itself. "
-        "`serve.bundle.seal.open_bundle(directory)` checks them all and refuses an altered file by "
-        "name; loading through `serve` does so by itself. This card and its plots are not part "
-        "of what is sealed.",
+        "`manifest.json` contains the SHA-256 of every file of the model, and of itself. "
+        "`serve.bundle.seal.open_bundle(directory)` verifies them all and names an altered file; "
+        "loading through `serve` includes this check. This card and its plots are not sealed.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -82,9 +81,9 @@ def adapter_card(
     tag: str,
     pooled: bool = False,
 ) -> str:
-    """The README.md of an adapter published at `place`.
+    """Write the README.md of an adapter published at `place`.
 
-    target: where the merged bundle is. pooled: see `model_card`.
+    target: the location of the merged bundle. pooled: see `model_card`.
     """
     facts = ModelCardData(
         license=section.license,
@@ -98,11 +97,11 @@ def adapter_card(
         [
             f"---\n{facts.to_yaml()}\n---",
             "# LoRA adapter",
-            f"The adapter and head from which the model version `{manifest.version}` was merged; "
-            f"that model, with its figures, is at {location(target)}. Base: `{base}`"
+            f"The adapter and head from which model version `{manifest.version}` was merged; "
+            f"that model and its metrics are at {location(target)}. Base: `{base}`"
             + (f", weights SHA-256 `{digest}`." if (digest := _base_digest(manifest)) else "."),
             adapter_usage(manifest, place, tag, pooled=pooled),
-            "`BASE` is the base named above. Logits are in the order of the labels: "
+            "`BASE` is the base named above. The logits are in the order of the labels: "
             + ", ".join(f"`{label}`" for label in manifest.labels[:_SHOWN_LABELS])
             + ".\n",
         ]
@@ -127,7 +126,7 @@ def _front_matter(manifest: Manifest, section: PublishSection, name: str) -> str
 
 
 def _results(manifest: Manifest, sources: Mapping[str, Any]) -> Iterable[EvalResult]:
-    """The figures on test rows for the model index: the Hub lists models by them."""
+    """Yield the metrics on the test rows for the model index, by which the Hub lists models."""
     source = str(sources.get("test") or sources.get("train"))
     match = _HUB_DATA.match(source)
     data = match["name"] if match else source.rpartition("/")[2]
@@ -150,7 +149,7 @@ def _data(manifest: Manifest) -> str:
     lines = ["| split | source | rows | SHA-256 of the rows |", "| --- | --- | ---: | --- |"]
     for split, facts in manifest.data.items():
         source = sources.get(split)
-        shown = f"`{_cell(source)}`" if source else "split off train by the hash of the text"
+        shown = f"`{_cell(source)}`" if source else "split from train by the hash of the text"
         lines.append(
             f"| {split} | {shown} | {facts.get('rows', '')} | `{facts.get('sha256', '')}` |"
         )
@@ -168,25 +167,25 @@ def _training(manifest: Manifest, section: PublishSection) -> str:
         ("SHA-256 of the base's weights", f"`{base.get('weights_sha256')}`"),
         ("method", f"`{config.get('method')}`"),
         ("seed", f"`{config.get('seed')}`"),
-        ("maximum length", f"{manifest.max_length} tokens, special ones included"),
+        ("maximum length", f"{manifest.max_length} tokens, including special tokens"),
         ("code revision", f"`{manifest.code_revision}`"),
         ("versions", ", ".join(f"{name} {text}" for name, text in manifest.versions.items())),
     ]
     shown = [f"- {name}: {text}" for name, text in facts if text != "`None`"]
     if difference := manifest.parity.get("adapter_reloaded"):
         shown.append(
-            f"- largest difference of a logit between the trained model and this one, on "
+            f"- largest logit difference between the trained model and this one, on "
             f"{manifest.parity.get('texts', 0):.0f} validation texts: {difference:.1e}"
         )
     return (
         "\n".join(shown)
-        + "\n\nThe resolved configuration; what it does not name has its library's default:"
+        + "\n\nThe resolved configuration; all other settings have their library's default:"
         + f"\n\n```json\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```"
     )
 
 
 def _metrics(manifest: Manifest) -> str:
-    """One table for each split that was measured, full precision beside int8."""
+    """Write one table per evaluated split, full precision next to int8."""
     parts = []
     for split in ("test", "validation"):
         full, int8 = (manifest.metrics.get(split + end, {}) for end in ("", "_int8"))
@@ -198,32 +197,32 @@ def _metrics(manifest: Manifest) -> str:
         for name, measured in full.items():
             line = f"| {name} | {measured} |"
             lines.append(line + (f" {int8[name]} |" if name in int8 else ""))
-        note = ", which chose the checkpoint" if split == "validation" else ""
+        note = ", on which the checkpoint was chosen" if split == "validation" else ""
         parts.append(
             f"On the {rows} rows of the {split} split{note}, with 95 % intervals:\n\n"
             + "\n".join(lines)
         )
     if manifest.int8:
-        ships = "ships" if manifest.int8.shipped else "does not ship"
-        parts.append(f"The int8 export {ships}: {manifest.int8.reason}.")
-    return "\n\n".join(parts) or "None were recorded."
+        included = "is included" if manifest.int8.shipped else "is not included"
+        parts.append(f"The int8 export {included}: {manifest.int8.reason}.")
+    return "\n\n".join(parts) or "No metrics were recorded."
 
 
 def _limits(manifest: Manifest, report: Mapping[str, Any] | None) -> str:
     lines = []
     if accuracy := manifest.metrics.get("test", {}).get("accuracy"):
         rows = manifest.data.get("test", {}).get("rows")
-        lines.append(f"Tested on the {rows} test rows above, and on nothing else.")
+        lines.append(f"Evaluated on the {rows} test rows above only.")
         if accuracy.low is not None and accuracy.high is not None:
             lines.append(
                 f"The 95 % interval of the accuracy is {accuracy.high - accuracy.low:.4f} wide; "
-                "it holds for texts drawn as the test rows were."
+                "it applies to texts from the same distribution as the test rows."
             )
     else:
-        lines.append("Not scored on test rows.")
+        lines.append("Not evaluated on test rows.")
     if manifest.task == "single_label":
-        lines.append("It gives one of its labels to any text, also to one that fits none of them.")
-    lines.append(f"A text of more than {manifest.max_length} tokens is cut there.")
+        lines.append("It assigns one of its labels to any text, even if none of them fits.")
+    lines.append(f"Texts are truncated to {manifest.max_length} tokens.")
     if weak := weak_labels(report or {}):
         shown = ", ".join(f"`{label}` {value:.4f}" for label, value in weak)
         lines.append(f"Labels with the lowest F1 on the test rows: {shown}.")
@@ -231,7 +230,7 @@ def _limits(manifest: Manifest, report: Mapping[str, Any] | None) -> str:
 
 
 def weak_labels(report: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The labels with the lowest F1 in a report's `per_label`, worst first; ten at most."""
+    """List the labels with the lowest F1 in a report's `per_label`, worst first; ten at most."""
     found = [
         (str(values["label"]), float(values["f1"]["value"]))
         for values in report.get("per_label", [])
@@ -245,7 +244,7 @@ def _sources(manifest: Manifest) -> dict[str, Any]:
 
 
 def _base_id(manifest: Manifest, section: PublishSection) -> str | None:
-    """Hub id of the base: as stated, or model.base where a revision makes it one."""
+    """Return the Hub id of the base: as configured, or model.base if it has a revision."""
     base = manifest.base_model
     found: str | None = section.base_model or (base.get("base") if base.get("revision") else None)
     return found

@@ -1,4 +1,4 @@
-"""How a published model is loaded: the snippets of its card, which run as they stand."""
+"""The usage snippets of a model card."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from serve.bundle.manifest import Manifest
 
 
 def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
-    """How to load what is published at `target` under `tag`; commands run as they stand.
+    """Write commands and code that load the model published at `target` under `tag`.
 
-    pooled: the head sees the mean of all tokens, so the stock classes are no way to load it.
+    They run as printed. pooled: the head is mean-pooled, so stock classes cannot load it.
     """
     texts = '{"text": "first", "text_pair": "second"}' if manifest.is_pair else '"a text"'
     given = '("first", "second")' if manifest.is_pair else '"a text"'
@@ -26,8 +26,8 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
         fetch = copy if in_s3 else f"cd {location(target)}\n"
         source = f'"{directory}"'
     int8 = (
-        " On the CPU it runs the int8 export with ONNX Runtime, `onnx/model_int8.onnx`, whose "
-        'inputs are named as the tokenizer names them; `backend="torch"` runs full precision.'
+        " On the CPU it runs the int8 export, `onnx/model_int8.onnx`, with ONNX Runtime; its "
+        'inputs have the tokenizer\'s names. `backend="torch"` runs full precision.'
         if manifest.int8 and manifest.int8.shipped
         else ""
     )
@@ -39,15 +39,15 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
     )
     if pooled:
         stock = (
-            "The head of this model sees the mean of all tokens. The stock classes of "
+            "The head of this model takes the mean over all tokens. The stock classes of "
             "transformers have no such head: they, and servers built on them, refuse the model. "
-            "Textloop loads it.\n\n"
+            "Load it with Textloop.\n\n"
         )
     return (
         f"{stock}Over HTTP, with Textloop:\n\n```\n"
         f"{fetch}python -m serve run --bundle {directory}\n"
         f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
-        f"In Python, with the code that the server runs and that measured the figures below.{int8}"
+        f"In Python, with the code that the server runs and that measured the metrics below.{int8}"
         "\n\n```python\n"
         "from serve.inference.predictor import Predictor\n\n"
         f'predictor = Predictor.load("{directory}")\n'
@@ -56,7 +56,7 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
 
 
 def adapter_usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
-    """How peft loads the adapter that is published at `target` under `tag`."""
+    """Write code that loads the adapter published at `target` under `tag` with peft."""
     on_hub = target.startswith("hub:")
     source = f'"{location(target)}", revision="{tag}"' if on_hub else f'"{tag}"'
     temperature = manifest.calibration.temperature if manifest.calibration else 1.0
@@ -74,7 +74,7 @@ def adapter_usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = F
 
 
 def location(target: str) -> str:
-    """A target as a reader elsewhere can use it; a directory of this machine by its name."""
+    """Write a target for readers elsewhere: a directory of this machine by its name alone."""
     if target.startswith("hub:"):
         return target.removeprefix("hub:")
     if target.startswith("s3:"):

@@ -1,4 +1,4 @@
-"""What every publish target takes and returns, and when a target refuses."""
+"""Types shared by the publish targets: the package, the delivery, and the refusal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from train.config.refusal import Refused
 
 LATEST = "latest"
-"""Name of the file, beside the directories of the tags, that holds the newest tag."""
+"""Name of the file, next to the directories of the tags, that holds the newest tag."""
 
 
 class PublishRefused(Refused):
-    """The target did not take the model; the message says why and what to do."""
+    """The target did not accept the model; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,34 +22,34 @@ class Package:
 
     tag: str
     files: Mapping[str, Path]
-    """Where each file is, by its path in what is published."""
+    """Local path of each file, by its published path."""
 
     sealed: Mapping[str, str]
-    """SHA-256 of the files that the tag names for ever; the others may be renewed."""
+    """SHA-256 of the files that are immutable under the tag; the others may be replaced."""
 
     marker: str
-    """The file that makes the rest a whole: a reader looks for it first, it is written last."""
+    """Published path of the file whose presence means that all others are: it is written last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What was done."""
+    """The outcome of publishing one package."""
 
     place: str
-    """Where the model is, for people."""
+    """Where the model is, for display."""
 
-    changed: int
-    """Number of files written or deleted; 0 if all was there."""
+    changed: bool
+    """Whether anything was written or deleted; False if the target was up to date."""
 
 
 def refuse_other_content(place: str, package: Package, there: Mapping[str, str | None]) -> None:
-    """Raise PublishRefused where a tag that exists does not name the package's sealed files.
+    """Raise PublishRefused if an existing tag does not hold the package's sealed files.
 
-    there: SHA-256 of each file under the tag, None for one that is missing.
+    there: SHA-256 of each file under the tag, None for a missing one.
     """
     other = sorted(name for name, digest in package.sealed.items() if there.get(name) != digest)
     if other:
         raise PublishRefused(
             f"{place} already holds other content under the tag {package.tag} (`{other[0]}` "
-            "differs); a tag names one model for ever: choose another publish.tag"
+            "differs); tags are immutable: choose another publish.tag"
         )

@@ -1,9 +1,8 @@
-"""Publish to the Hugging Face Hub: one commit and one tag for a version.
+"""Publish to the Hugging Face Hub: one commit and one tag per version.
 
-Decides how a repository is brought to hold a package, and what each answer of the Hub means.
-Every try starts by looking at what is there. So a commit whose answer was lost is not made
-twice, and a rerun goes on where the last one was cut; large files that arrived before a cut
-are kept by the Hub and not sent again.
+Decides which changes make a repository hold a package, and what each response of the Hub means.
+Every attempt starts by listing the repository. A commit whose response was lost is therefore not
+repeated, and a rerun resumes; the Hub keeps large files uploaded before an interruption.
 """
 
 from __future__ import annotations
@@ -26,37 +25,36 @@ from train.publish.delivery import Delivery, Package, PublishRefused, refuse_oth
 Result = TypeVar("Result")
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait before each further try."""
+"""Seconds to wait before each retry."""
 
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
-"""Answers that may be another one later; 409 and 412: someone else writes at the same time."""
-
+"""Status codes worth a retry; 409 and 412: someone else writes at the same time."""
 
 _FAILURES = (
     httpx2.TransportError,
     HfHubHTTPError,
     json.JSONDecodeError,
-    RuntimeError,  # of hf_xet, and around the failed upload of a file
+    RuntimeError,  # raised by hf_xet, and wrapped around the failed upload of a file
     ConnectionError,
     TimeoutError,
 )
-"""What the client raises where the Hub or the way to it fails."""
+"""Errors of the client for failed requests and connections."""
 
 
 def push(repo: str, package: Package, *, private: bool) -> Delivery:
-    """Bring the repository's main branch to hold the package, and tag it.
+    """Commit the package to the repository's main branch and tag it.
 
-    Raises ValueError for what the caller can mend, such as a missing token, and
-    PublishRefused if the tag or the repository holds something else or the Hub fails.
+    Raises ValueError for what the caller can fix, such as a missing token, and PublishRefused
+    if the tag or the repository holds other content or the Hub fails.
     """
     return with_retries(lambda: _converge(HfApi(), repo, package, private), f"hub:{repo}")
 
 
 def with_retries(attempt: Callable[[], Result], place: str) -> Result:
-    """The result of `attempt`, tried again with growing waits where the failure may pass.
+    """Call `attempt`, with retries and growing waits after transient failures.
 
-    Raises ValueError for an answer that stays the same, saying what to do, and
-    PublishRefused when the last try fails too.
+    Raises ValueError with the remedy for a permanent failure, and PublishRefused if the last
+    attempt fails too.
     """
     if constants.is_offline_mode():
         raise ValueError(f"cannot reach {place}: HF_HUB_OFFLINE is set; unset it")
@@ -69,36 +67,36 @@ def with_retries(attempt: Callable[[], Result], place: str) -> Result:
                 raise ValueError(explain(cause, place)) from error
             if wait_s is None:
                 raise PublishRefused(
-                    f"{place} did not take it after {len(WAITS_S) + 1} tries "
-                    f"({explain(cause, place)}); run the command again, it goes on from there"
+                    f"upload to {place} failed after {len(WAITS_S) + 1} attempts "
+                    f"({explain(cause, place)}); rerun the command to resume"
                 ) from error
-        print(f"note: {explain(cause, place)}; trying again in {wait_s:.0f} s")
+        print(f"note: {explain(cause, place)}; retrying in {wait_s:.0f} s")
         time.sleep(wait_s)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def explain(error: Exception, place: str) -> str:
-    """What an error of the Hub's client means, and the remedy, in one line."""
+    """Describe an error of the Hub's client, with the remedy, in one line."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{place} answered something that is not the Hub's: {error}"
+        return f"{place} returned something other than the Hub's JSON: {error}"
     if not isinstance(error, HfHubHTTPError):
         return f"the connection to {place} failed: {type(error).__name__}: {error}"
     status = error.response.status_code
-    said = f"{place} answered {status}"
+    text = f"{place} returned HTTP {status}"
     if message := (error.server_message or "").strip():
-        said += f" ({message:.200})"
+        text += f" ({message:.200})"
     remedies = {
-        401: "no valid token: set HF_TOKEN to one that may write, or run `hf auth login`",
+        401: "no valid token: set HF_TOKEN to one with write access, or run `hf auth login`",
         402: "the account's plan does not cover this",
-        403: "the token may not write there: use one with write access to the owner's models",
-        404: "there is no such repository, or the token does not see it",
-        413: "it is more than the Hub takes at once",
+        403: "the token has no write access: use one that may write to the owner's models",
+        404: "the repository does not exist, or the token has no access to it",
+        413: "the commit exceeds the Hub's size limit",
     }
-    return f"{said}: {remedies[status]}" if status in remedies else said
+    return f"{text}: {remedies[status]}" if status in remedies else text
 
 
 def _cause(error: Exception) -> Exception:
-    """The failed request behind an error; the client wraps those of uploads in RuntimeError."""
+    """Find the failed request behind an error; the client wraps those of uploads."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, httpx2.TransportError | HfHubHTTPError | json.JSONDecodeError):
@@ -124,7 +122,7 @@ def _converge(api: HfApi, repo: str, package: Package, private: bool) -> Deliver
     if strange and package.marker not in now:
         raise PublishRefused(
             f"{place} holds other files (`{strange[0]}`) and no `{package.marker}`, so it was not "
-            "made by `publish`, which would delete them; name another repository"
+            "created by `publish`, which would delete them; choose another repository"
         )
     operations = list(_operations(now, package))
     head = next((b.target_commit for b in refs.branches if b.name == "main"), None)
@@ -136,7 +134,7 @@ def _converge(api: HfApi, repo: str, package: Package, private: bool) -> Deliver
     if not tagged:
         api.create_tag(repo, tag=package.tag, revision=head)
     return Delivery(
-        place=f"{place}, tag {package.tag}, commit {head}", changed=len(operations) + (not tagged)
+        place=f"{place}, tag {package.tag}, commit {head}", changed=bool(operations) or not tagged
     )
 
 
@@ -155,7 +153,7 @@ def _operations(now: dict[str, RepoFile], package: Package) -> Iterator[Any]:
 
 
 def _same(there: RepoFile | None, path: Path, digest: str | None) -> bool:
-    """Whether the Hub's file has the bytes of the local one, by Git's object name or LFS's."""
+    """Whether the Hub's file equals the local one, by the hash of Git or of LFS."""
     if there is None or there.size != path.stat().st_size:
         return False
     if there.lfs is not None:

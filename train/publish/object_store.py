@@ -1,10 +1,10 @@
 """Publish to S3: the files of a tag under one prefix, its marker last.
 
-A reader that finds the marker finds all the rest: it is uploaded after every other file, and
-`latest` after it. Each object carries the SHA-256 of its bytes as metadata, so that a rerun
-sends only what did not arrive.
+A reader that finds the marker finds all other files: the marker is uploaded after them, and
+`latest` after the marker. Each object has the SHA-256 of its bytes as metadata, so that a rerun
+uploads only what is missing.
 
-Credentials, region and endpoint come from the environment as AWS's own tools read them.
+Credentials, region and endpoint come from the environment, as in AWS's own tools.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from serve.files import sha256_of
 from train.publish.delivery import LATEST, Delivery, Package, PublishRefused, refuse_other_content
 
 DIGEST = "sha256"
-"""Name of the metadata that holds an object's digest."""
+"""Metadata key of an object's digest."""
 
 
 def upload(url: str, package: Package) -> Delivery:
-    """Bring `url`/TAG to hold the package and `url`/latest to name the tag.
+    """Upload the package to `url`/TAG and write the tag to `url`/latest.
 
     Raises ValueError for missing credentials, permissions or buckets, and PublishRefused if
-    the tag holds other content or the store fails.
+    the tag holds other content or the upload fails.
     """
     try:
         import s3fs
@@ -37,14 +37,14 @@ def upload(url: str, package: Package) -> Delivery:
     except (NoCredentialsError, PermissionError) as error:
         raise ValueError(
             f"`{url}`: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
-            "of someone who may write there"
+            "of an account with write access"
         ) from error
     except FileNotFoundError as error:
-        raise ValueError(f"`{url}`: {error}; make the bucket first") from error
+        raise ValueError(f"`{url}`: {error}; create the bucket first") from error
     except (OSError, BotoCoreError) as error:
         raise PublishRefused(
-            f"`{url}` did not take it ({type(error).__name__}: {error}); run the command again, "
-            "it goes on from there"
+            f"upload to `{url}` failed ({type(error).__name__}: {error}); rerun the command to "
+            "resume"
         ) from error
 
 
@@ -58,7 +58,7 @@ def _converge(store: Any, url: str, package: Package) -> Delivery:
         refuse_other_content(
             f"`{prefix}`",
             package,
-            # What is missing, as after a cut while the card was renewed, is sent again.
+            # A missing file, as after an interrupted update of the card, is uploaded again.
             {name: there.get(name, digest) for name, digest in package.sealed.items()},
         )
     wanted = {name: sha256_of(path) for name, path in package.files.items()}
@@ -75,7 +75,7 @@ def _converge(store: Any, url: str, package: Package) -> Delivery:
     moved = not store.exists(latest) or store.cat_file(latest) != pointer
     if moved:
         store.pipe_file(latest, pointer)
-    return Delivery(place=prefix, changed=len(changed) + len(stale) + moved)
+    return Delivery(place=prefix, changed=bool(changed or stale or moved))
 
 
 def _digest(store: Any, path: str) -> str | None:

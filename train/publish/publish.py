@@ -1,16 +1,15 @@
 """Publish a sealed bundle, with its model card, to a directory, S3 or the Hub.
 
-Decides what is published and under which name. The bundle goes as it is: its version and its
-sealed files stay the same, and `open_bundle` verifies them wherever they are downloaded. The
-card and the plots of the evaluation are added beside them. The adapter, if asked for, goes to
-a place of its own, the target's name with `-adapter`, where peft loads it.
+Decides what is published and under which name. The bundle is published unchanged: its version
+and its sealed files stay the same, and `open_bundle` verifies them wherever they are downloaded.
+The card and the evaluation's plots are added to them. The adapter, if requested, is published
+under the target's name with `-adapter`, where peft loads it.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,24 @@ from serve.inference.pooling import is_pooled
 from train.config.run import RunConfig
 from train.portable import check_portable, portable
 from train.publish.card import adapter_card, model_card
-from train.publish.delivery import Delivery, Package
+from train.publish.delivery import Package
 from train.publish.targets import append_suffix, check_target, deliver
 
 ADAPTER_CONFIG = "adapter_config.json"
 _OWN = {"fit.json", "validation_logits.npy", CARD}
-"""Files of the adapter's directory that are for `merge` or written anew."""
+"""Files of the adapter's directory that are only for `merge`, or replaced on publishing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """One model at one place."""
+def publish(config: RunConfig, *, bundle: Path | None = None, to: str | None = None) -> list[str]:
+    """Publish `bundle` (default: the run's) to `to` (default: `publish.to`).
 
-    what: str
-    tag: str
-    delivery: Delivery
-
-
-def publish(
-    config: RunConfig, *, bundle: Path | None = None, to: str | None = None
-) -> list[Published]:
-    """Publish `bundle` (the run's own by default) to `to` (`publish.to` by default).
-
-    Raises ValueError for a bundle, a target or a token that cannot be used, and
-    PublishRefused if the target holds other content under the tag or does not answer.
+    Returns one line per published model that says what was done. Raises ValueError for a bundle,
+    a target or a token that cannot be used, and PublishRefused if the target holds other content
+    under the tag or cannot be reached.
     """
     target = to or config.publish.to
     if target is None:
-        raise ValueError("nowhere to publish to: set publish.to, or give --to TARGET")
+        raise ValueError("no publish target: set publish.to, or give --to TARGET")
     check_target(target)
     if config.publish.adapter and config.method != "lora":
         raise ValueError(f"publish.adapter is set, but method: {config.method} trains no adapter")
@@ -69,20 +58,13 @@ def publish(
         }
         for package in packages.values():
             check_portable(package.files, private=machine)
-        return [
-            Published(
-                what="bundle" if package.marker == MANIFEST else "adapter",
-                tag=tag,
-                delivery=deliver(place, package, private=private),
-            )
-            for place, package in packages.items()
-        ]
-
-
-def describe(published: Published) -> str:
-    """One line that says what was done."""
-    done = "published" if published.delivery.changed else "already published"
-    return f"{done}: {published.what} {published.tag} at {published.delivery.place}"
+        lines = []
+        for place, package in packages.items():
+            delivery = deliver(place, package, private=private)
+            done = "published" if delivery.changed else "already published"
+            kind = "bundle" if package.marker == MANIFEST else "adapter"
+            lines.append(f"{done}: {kind} {tag} at {delivery.place}")
+        return lines
 
 
 def _bundle_package(
@@ -111,7 +93,7 @@ def _bundle_package(
 
 
 def _report_of(config: RunConfig, version: str) -> tuple[dict[str, Any], Path] | None:
-    """What `evaluate` wrote of this version, if it did, and where."""
+    """Find the evaluation of this version: `metrics.json` and its directory, or None."""
     for name in (PLOTS, f"{PLOTS}-{version}"):
         directory = config.output_dir / name
         file = directory / "metrics.json"
@@ -147,13 +129,13 @@ def _adapter_package(
     )
     files = {file.name: file for file in source.iterdir() if file.name not in _OWN}
     files |= {ADAPTER_CONFIG: settings}
-    # Its settings name the base, which may get another name, such as its id on the Hub.
+    # Not sealed: its settings name the base, which may be renamed, for example to its Hub id.
     sealed = {name: sha256_of(path) for name, path in files.items() if name != ADAPTER_CONFIG}
     return Package(tag=tag, files=files | {CARD: card}, sealed=sealed, marker=ADAPTER_CONFIG)
 
 
 def adapter_settings(adapter: Path, base: str, revision: str | None) -> dict[str, Any]:
-    """peft's settings of an adapter, with the base by name: peft writes this machine's path."""
+    """Read an adapter's peft settings and replace the base's local path by its name."""
     settings: dict[str, Any] = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return settings | {"base_model_name_or_path": base, "revision": revision}
 
@@ -161,8 +143,8 @@ def adapter_settings(adapter: Path, base: str, revision: str | None) -> dict[str
 def check_merged(adapter: Path, bundle: Bundle) -> None:
     """Raise ValueError unless the bundle was merged from this adapter.
 
-    The head is trained, saved with the adapter and merged as it is, but for the temperature
-    in its last layer; so it is the same in both, and differs between any two trainings.
+    Compares the trained head, which is saved with the adapter and merged unchanged except for
+    the temperature in its last layer, and differs between any two training runs.
     """
     import numpy as np
     from safetensors import safe_open
@@ -177,7 +159,7 @@ def check_merged(adapter: Path, bundle: Bundle) -> None:
         for key in weights.keys():  # noqa: SIM118
             name = key.removeprefix("base_model.model.")
             if name not in merged:
-                continue  # a low-rank factor, which the merge has used up
+                continue  # a low-rank factor, which merging removes
             with safe_open(merged[name], framework="np") as other:
                 trained, found = weights.get_tensor(key), other.get_tensor(name)
                 if not (
@@ -185,6 +167,6 @@ def check_merged(adapter: Path, bundle: Bundle) -> None:
                     or np.allclose(trained / temperature, found, rtol=1e-6, atol=0)
                 ):
                     raise ValueError(
-                        f"`{adapter}` is not what `{bundle.path}` was merged from (`{name}` "
-                        "differs); run `python -m train merge`, or set publish.adapter=false"
+                        f"`{bundle.path}` was not merged from `{adapter}` (`{name}` differs); "
+                        "run `python -m train merge`, or set publish.adapter=false"
                     )

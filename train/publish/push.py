@@ -1,145 +1,132 @@
-"""Pushing to the Hub while training: the Trainer's own options, without what must stay here.
+"""Push to the Hub while training: models only, never pickles or paths of this machine.
 
 `push_to_hub`, `hub_model_id`, `hub_strategy`, `hub_always_push`, `hub_revision` and
-`hub_private_repo` mean what they mean in transformers, with these differences. What goes up is
-the weights, their configuration and the tokenizer; the Trainer would add `training_args.bin`, a
-pickle with this machine's paths, and the optimizer's and random states, pickles as well, so a
-pushed checkpoint is a model and not something to resume from. A new repository is private
-unless `hub_private_repo` is false. And a push that fails while training goes on is reported and
-does not end the training.
+`hub_private_repo` mean what they mean in transformers, except for the following. Only the
+weights, their configuration and the tokenizer are pushed, because the Trainer's other files are
+pickles (`training_args.bin`, the optimizer state, the random states). A pushed checkpoint is
+therefore a model that cannot be resumed from. A new repository is private unless
+`hub_private_repo` is false. A push that fails during training is reported and does not end it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from functools import cached_property
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCardData
-from transformers import Trainer
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
-from transformers.utils.hub import PushInProgress
 
-from serve.inference.pooling import set_custom_model_type
 from train.portable import PICKLES, portable
 from train.publish.delivery import PublishRefused
 from train.publish.hub import with_retries
 
 _KEPT = {".json", ".safetensors", ".txt", ".model"}
 _OWN = {"trainer_state.json", "complete.json", "fit.json"}
-"""What only this machine's checkpoints need: paths, sizes of what is not pushed."""
+"""Files that only the local checkpoints need: they hold paths, and sizes of unpushed files."""
 
 
-class PushingTrainer(Trainer):
-    """The Trainer with pushes of models alone, one commit each."""
+def without_push(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `trainer` section without `push_to_hub`, so that the stock Trainer never pushes.
 
-    push_in_progress: Any
+    Raises ValueError for a `hub_strategy` that needs files which are not pushed.
+    """
+    if (strategy := trainer.get("hub_strategy")) in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"`trainer.hub_strategy` = {strategy!r} is for resuming from the Hub, which needs the "
+            "optimizer state; that is a pickle and is not pushed: set every_save or end"
+        )
+    return {key: value for key, value in trainer.items() if key != "push_to_hub"}
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository, before anything is trained; ValueError if that cannot be."""
-        # The Trainer would call it by the last name of output_dir, which is `checkpoints`.
-        self.args.hub_model_id = self.args.hub_model_id or Path(self._out).parent.name
-        chosen = private if private is not None else self.args.hub_private_repo
+
+class PushCallback(TrainerCallback):
+    """Pushes checkpoints in the background, and the trained model at the end; main process only."""
+
+    def __init__(self, arguments: TrainingArguments) -> None:
+        self._arguments = arguments
+        # The last part of output_dir is `checkpoints`, so the run's directory gives the name.
+        self._repo = arguments.hub_model_id or Path(arguments.output_dir).parent.name
+        self._staging = Path(arguments.output_dir) / ".push"
+        self._api = HfApi()  # uploads in the background one after another
+        self._jobs: list[Future[Any]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Create the repository; ValueError if that fails."""
         try:
-            with_retries(
-                lambda: super(PushingTrainer, self).init_hf_repo(
-                    token=token, private=chosen is not False
-                ),
-                self._place,
-            )
+            self._create_repository()
         except PublishRefused as refusal:
             raise ValueError(str(refusal)) from refusal
+        disable_progress_bars()  # of uploads, amid the training's own
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model; `push_trained` pushes it, once it is safe on the disk."""
-        super().save_model(output_dir, _internal_call=True)
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the push of a checkpoint, unless another one is still running."""
+        if args.hub_strategy == HubStrategy.END:
+            return
+        self._report_failures(wait=False)
+        if self._jobs and not args.hub_always_push:
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        staged = self._stage(checkpoint, "A checkpoint of a training run in progress.")
+        self._jobs.append(self._upload(staged, f"Training in progress, step {state.global_step}"))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait for the pushes of checkpoints."""
+        self._report_failures(wait=True)
+        enable_progress_bars()
 
     def push_trained(self, directory: Path) -> None:
-        """Push the trained model in `directory`, if pushing was asked for.
+        """Push the trained model in `directory` and wait for it.
 
-        Raises ValueError if the Hub does not take it; the directory stays, and running `fit`
-        again pushes it.
+        Raises ValueError if the upload fails. The directory stays, and rerunning `fit` pushes it.
         """
-        if not self.args.push_to_hub or not self.is_world_process_zero():
-            return
-        self._finish_current_push()
-        staged = self._stage(directory, "trained", "The best checkpoint of a finished training.")
+        staged = self._stage(directory, "The best checkpoint of a finished training run.")
         try:
-            with_retries(lambda: self._upload(staged, "Trained model", wait=True), self._place)
+            self._create_repository()
+            with_retries(lambda: self._upload(staged, "Trained model").result(), self._place)
         except PublishRefused as refusal:
             raise ValueError(f"{refusal}; the trained model is in `{directory}`") from refusal
         finally:
             shutil.rmtree(self._staging)
         print(f"pushed {directory} to {self._place}")
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Start the push of a checkpoint in the background, as the strategy says."""
-        strategy = self.args.hub_strategy
-        if not self.is_world_process_zero() or strategy == HubStrategy.END:
-            return
-        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if running and not self.args.hub_always_push:
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder = Path(checkpoint_folder)
-        staged = self._stage(folder, folder.name, "A checkpoint of a training in progress.")
-        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            inside = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else folder.name
-            _copy(folder, staged / inside)
-        step = f"Training in progress, step {self.state.global_step}"
-        job = self._upload(staged, step, wait=False)
-        if running:
-            self.push_in_progress.jobs.append(job)
-        else:
-            self._report_failures()
-            self.push_in_progress = PushInProgress([job])
+    def _create_repository(self) -> None:
+        private = self._arguments.hub_private_repo is not False
+        url = with_retries(
+            lambda: self._api.create_repo(self._repo, private=private, exist_ok=True), self._place
+        )
+        self._repo = url.repo_id
 
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        self._report_failures()
-        shutil.rmtree(self._staging, ignore_errors=True)
-
-    def _report_failures(self) -> None:
-        """The Trainer waits for its pushes and never looks whether they went well."""
-        progress = getattr(self, "push_in_progress", None)
-        for job in progress.jobs if progress is not None else ():
-            if error := job.exception():
-                print(f"note: a push to {self._place} failed: {type(error).__name__}: {error}")
-        self.push_in_progress = None
-
-    def _upload(self, staged: Path, message: str, *, wait: bool) -> Any:
-        job = self._api.upload_folder(
-            repo_id=self.hub_model_id,
+    def _upload(self, staged: Path, message: str) -> Future[Any]:
+        return self._api.upload_folder(
+            repo_id=self._repo,
             folder_path=staged,
             commit_message=message,
-            token=self.args.hub_token,
-            revision=self.args.hub_revision,
+            revision=self._arguments.hub_revision,
             run_as_future=True,
         )
-        return job.result() if wait else job
 
-    @cached_property
-    def _api(self) -> HfApi:
-        """One client for all pushes: it does those in the background one after another."""
-        return HfApi()
+    def _report_failures(self, *, wait: bool) -> None:
+        """Drop the finished pushes, or all after waiting for them, and print which failed."""
+        for job in [job for job in self._jobs if wait or job.done()]:
+            self._jobs.remove(job)
+            if error := job.exception():
+                print(f"note: a push to {self._place} failed: {type(error).__name__}: {error}")
 
     @property
     def _place(self) -> str:
-        return f"hub:{self.hub_model_id or self.args.hub_model_id}"
+        return f"hub:{self._repo}"
 
-    @property
-    def _out(self) -> str:
-        return str(self.args.output_dir)
-
-    @property
-    def _staging(self) -> Path:
-        return Path(self._out) / ".push"
-
-    def _stage(self, folder: Path, name: str, sentence: str) -> Path:
-        """A copy of what may be pushed: the rotation of checkpoints may delete the original."""
-        staged = self._staging / name
+    def _stage(self, folder: Path, sentence: str) -> Path:
+        """Copy what may be pushed: the rotation of checkpoints may delete the original."""
+        staged = self._staging / folder.name
         shutil.rmtree(staged, ignore_errors=True)
         _copy(folder, staged)
         peft = (staged / "adapter_config.json").is_file()
@@ -158,7 +145,6 @@ def _copy(folder: Path, destination: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.suffix in _KEPT - PICKLES and file.name not in _OWN:
             shutil.copyfile(file, destination / file.name)
-    set_custom_model_type(destination)
     settings = destination / "adapter_config.json"
     if settings.is_file():  # peft writes the path of the base on this machine
         values = portable(json.loads(settings.read_text(encoding="utf-8")))

@@ -1,8 +1,8 @@
-"""Where a published model goes, and the plain directory among the targets.
+"""The publish targets, and the directory target.
 
-Every target keeps two promises. A tag names the same sealed files for ever: other content
-under it is refused. And publishing converges: it looks at what is there and adds what is
-missing, so that a rerun after a cut goes on, and one after a success does nothing.
+Every target keeps two promises. Tags are immutable: other sealed files under an existing tag
+are refused. Publishing is idempotent: it compares with what is there and adds what is missing,
+so that a rerun after an interruption resumes, and one after a success does nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def deliver(target: str, package: Package, *, private: bool) -> Delivery:
 
     private: whether a new Hub repository is private; the other targets have their own rules.
     Raises ValueError for a target that is not one of these or cannot be used, and
-    PublishRefused for one that holds something else or does not answer.
+    PublishRefused for one that holds other content or cannot be reached.
     """
     check_target(target)
     if target.startswith("hub:"):
@@ -38,7 +38,7 @@ def deliver(target: str, package: Package, *, private: bool) -> Delivery:
 
 
 def check_target(target: str) -> None:
-    """Raise ValueError unless the target is of a known form."""
+    """Raise ValueError unless the target has a known form."""
     form = _HUB if target.startswith("hub:") else _S3 if target.startswith("s3:") else None
     if form is None and not re.match(r"\w+://", target) and target not in ("", "dir:"):
         return
@@ -49,14 +49,14 @@ def check_target(target: str) -> None:
 
 
 def append_suffix(target: str, suffix: str) -> str:
-    """The target with a suffix on its name."""
+    """Append a suffix to the name of the target."""
     return target.rstrip("/") + suffix
 
 
 def copy(root: Path, package: Package) -> Delivery:
-    """Publish to the directory `root`/TAG and write the tag into `root`/latest.
+    """Publish to the directory `root`/TAG and write the tag to `root`/latest.
 
-    A reader sees the old content of a directory or the new one, never a mixture.
+    A reader sees the old or the new content of the directory, never a mixture.
     """
     destination = root / package.tag
     there = {
@@ -68,8 +68,7 @@ def copy(root: Path, package: Package) -> Delivery:
         refuse_other_content(
             f"`{destination}`", package, {name: there.get(name) for name in package.sealed}
         )
-    wanted = {name: sha256_of(path) for name, path in package.files.items()}
-    changed = {name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)}
+    changed = there != {name: sha256_of(path) for name, path in package.files.items()}
     if changed:
         root.mkdir(parents=True, exist_ok=True)
         staging = root / f".{package.tag}.staging"
@@ -86,4 +85,4 @@ def copy(root: Path, package: Package) -> Delivery:
     moved = not latest.is_file() or latest.read_bytes() != pointer
     if moved:
         write_atomic(latest, pointer)
-    return Delivery(place=str(destination), changed=len(changed) + moved)
+    return Delivery(place=str(destination), changed=changed or moved)

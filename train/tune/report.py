@@ -1,7 +1,8 @@
-"""What a search found: `best.yaml`, `trials.csv` and a summary.
+"""The results of a search: `best.yaml`, `trials.csv` and a summary.
 
-The figure of the best of many trials on the rows that chose it is too good on average; the
-summary says so and gives the number of trials. Only `evaluate` on test rows gives a fair one.
+The validation metric of the best of many trials is biased upwards, because the same rows chose
+the trial; the summary says so and gives the number of trials. Only `evaluate` on the test rows
+gives an unbiased estimate.
 """
 
 from __future__ import annotations
@@ -18,60 +19,60 @@ import yaml
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from serve.config import load_config, parse_yaml
+from serve.config import _Loader, load_config
 from serve.files import write_atomic
 from serve.stats import wilson
 from train.config.run import RunConfig
 from train.config.search_space import Dimension, decoded, with_values
-from train.tune.study import best_of, ended
+from train.tune.study import best_trial, finished_trials
 
 MIN_FOR_IMPORTANCE = 8
-"""Complete trials from which on the importance of a key is more than noise."""
+"""Minimum number of complete trials; with fewer, importances are mostly noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneResult:
-    """How a search stands."""
+    """The results of a search so far."""
 
     study: str
     metric: str
     num_validation: int
     counts: dict[str, int]
-    """Number of trials by how they ended: complete, pruned, fail."""
+    """Number of trials by state: complete, pruned, fail."""
 
     best: FrozenTrial | None
     interval: tuple[float, float] | None
     """95 % Wilson interval of the best trial's accuracy; None for other metrics."""
 
     importances: dict[str, float]
-    """Share of each key in the variance of the metric (fANOVA); empty for too few trials."""
+    """Fraction of the metric's variance due to each key (fANOVA); empty with too few trials."""
 
     reasons: dict[str, int]
-    """Why trials failed, and how many each."""
+    """Number of failed trials by reason."""
 
     best_file: Path
     table_file: Path
 
     @property
     def summary(self) -> str:
-        """Some lines to print."""
+        """The results as text, for the terminal."""
         total = sum(self.counts.values())
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
-        lines = [f"study `{self.study}`: {total} trials ({counts or 'none has ended'})"]
+        lines = [f"study `{self.study}`: {total} trials ({counts or 'none finished'})"]
         lines += [f"  {number} failed: {reason}" for reason, number in self.reasons.items()]
         if self.best is None:
-            return "\n".join([*lines, "no trial is complete, so there is no best one"])
+            return "\n".join([*lines, "no trial is complete, so there is no best trial"])
         value = f"{self.metric} {self.best.value:.4f}"
         if self.interval:
             value += f"  [{self.interval[0]:.4f}, {self.interval[1]:.4f}]"
         lines.append(f"best on {self.num_validation} validation rows: {value}")
         lines += [f"  {key}: {decoded(value)}" for key, value in self.best.params.items()]
         if self.importances:
-            lines.append("importance, as share of the metric's variance (fANOVA):")
-            lines += [f"  {key:<40} {share:.2f}" for key, share in self.importances.items()]
+            lines.append("importance, as a fraction of the metric's variance (fANOVA):")
+            lines += [f"  {key:<40} {value:.2f}" for key, value in self.importances.items()]
         lines += [
             f"The best of {total} on the rows that chose it is optimistic; train it, then "
-            "measure it on the test rows:",
+            "evaluate it on the test rows:",
             f"  accelerate launch -m train fit --config {self.best_file}",
         ]
         return "\n".join(lines)
@@ -86,9 +87,9 @@ def write_results(
     metric: str,
     num_validation: int,
 ) -> TuneResult:
-    """Write `trials.csv`, and `best.yaml` once a trial is complete; how the search stands."""
-    trials = ended(study)
-    best = best_of(trials, study.direction)
+    """Write `trials.csv`, and `best.yaml` once a trial is complete; return the results."""
+    trials = finished_trials(study)
+    best = best_trial(trials, study.direction)
     table_file, best_file = directory / "trials.csv", directory / "best.yaml"
     write_atomic(table_file, trial_table(trials, list(space)).encode())
     interval = None
@@ -108,7 +109,7 @@ def write_results(
         write_atomic(temporary, text.encode())
         assert load_config(RunConfig, temporary).model_dump() == winner.model_dump()
         temporary.replace(best_file)
-    reasons = Counter(reason_of(trial) for trial in trials if trial.state == TrialState.FAIL)
+    reasons = Counter(failure_reason(trial) for trial in trials if trial.state == TrialState.FAIL)
     return TuneResult(
         study=study.study_name,
         metric=metric,
@@ -124,7 +125,7 @@ def write_results(
 
 
 def trial_table(trials: list[FrozenTrial], keys: list[str]) -> str:
-    """One CSV line per trial that is over: how it ended, its metric, its values."""
+    """Format the trials as CSV, one line each: state, metric, values."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["trial", "state", "value", "evaluations", "seconds", "reason", *keys])
@@ -138,25 +139,26 @@ def trial_table(trials: list[FrozenTrial], keys: list[str]) -> str:
                 "" if trial.value is None else repr(trial.value),
                 len(trial.intermediate_values),
                 "" if duration is None else f"{duration.total_seconds():.1f}",
-                reason_of(trial) if failed else "",
+                failure_reason(trial) if failed else "",
                 *(trial.params.get(key, "") for key in keys),
             ]
         )
     return file.getvalue()
 
 
-def reason_of(trial: FrozenTrial) -> str:
-    """Why a trial failed."""
-    return str(trial.user_attrs.get("reason", "its process died; its values were tried again"))
+def failure_reason(trial: FrozenTrial) -> str:
+    """Return why a trial failed."""
+    return str(trial.user_attrs.get("reason", "its process died; its values were retried"))
 
 
 def importances(study: Study, *, seed: int) -> dict[str, float]:
-    """Importance of each key, largest first; empty where the trials cannot tell.
+    """Compute the importance of each key, largest first; empty with too few different values.
 
     Source: F. Hutter, H. Hoos, K. Leyton-Brown (2014), An efficient approach for assessing
     hyperparameter importance, ICML; the implementation is Optuna's.
     """
-    values = [trial.value for trial in ended(study) if trial.state == TrialState.COMPLETE]
+    complete = [t for t in finished_trials(study) if t.state == TrialState.COMPLETE]
+    values = [trial.value for trial in complete]
     if len(values) < MIN_FOR_IMPORTANCE or len(set(values)) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
@@ -164,21 +166,11 @@ def importances(study: Study, *, seed: int) -> dict[str, float]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that this project's reader would take for something else."""
+    """Quotes exactly the strings that `serve.config` would read as something else."""
 
-
-def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    try:
-        is_plain = parse_yaml(value) == value
-    except (ValueError, yaml.YAMLError):
-        is_plain = False
-    style = None if is_plain else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _string)
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def to_yaml(values: dict[str, Any]) -> str:
-    """YAML that `serve.config` reads back as the same values."""
+    """Format values as YAML that `serve.config` reads back unchanged."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

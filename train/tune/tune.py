@@ -1,11 +1,11 @@
 """Search over a run's settings: `python -m train tune`.
 
-Decides whether a search can begin, which trial is next and what is kept of one. Trials run
-one after another in one process, for importing the libraries takes longer than many a trial;
-memory is given back in between, and values that take the whole process down are found and
-tried again by the next worker. Several GPUs are used by several workers.
+Decides whether a search can start, which trial is next and which files are kept. Trials run
+one after another in one process, because importing the libraries takes longer than many a
+trial. Memory is freed between trials; if a trial takes the whole process down, the next worker
+finds it and retries its values. To use several GPUs, start several workers.
 
-What a trial does is decided in `train.tune.trial`, where it is remembered in `train.tune.study`.
+`train.tune.trial` runs one trial; `train.tune.study` stores them.
 """
 
 from __future__ import annotations
@@ -28,26 +28,35 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import TrainingArguments
 
 from train.config.run import RunConfig
-from train.config.search_space import TuneSection, boundary_configs, decoded, with_values
+from train.config.search_space import (
+    Dimension,
+    TuneSection,
+    boundary_configs,
+    decoded,
+    suggest,
+    with_values,
+)
+from train.data.splits import LabelledData, load_data
 from train.fit.trainer import training_arguments
 from train.model.base import locate_base, weights_sha256
 from train.statistics.metrics import scores
-from train.tune.report import TuneResult, reason_of, write_results
+from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
-    best_of,
-    ended,
-    experiments_allowed,
+    GRACE_S,
+    best_trial,
+    experimental_allowed,
     fail_stale_trials,
+    finished_trials,
     locked,
     open_study,
     requeue_trial,
-    running,
+    running_trials,
     trials_left,
 )
-from train.tune.trial import run_trial, visible_rows, write_visible
+from train.tune.trial import run_trial
 
 FAILURES = (ValueError, RuntimeError, MemoryError)
-"""What ends one trial and not the search: values that diverge, and too little memory."""
+"""Errors that end one trial and not the search: diverging values, and too little memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +65,29 @@ class Search:
 
     settings: TuneSection
     config: RunConfig
-    """The run on all its data, which the winner's values are put into."""
+    """The run whose keys each trial, and finally the best one, sets."""
 
-    base: RunConfig
-    """The run on the rows that trials may see, which a trial's values are put into."""
+    rows: LabelledData
+    """Training and validation rows; the test split is the validation split once more."""
 
-    directory: Path
     metric: str
     maximize: bool
-    num_validation: int
     identity: dict[str, Any]
-    """What trials must share to be compared."""
+    """What trials must have in common to be comparable."""
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the study, its trials and its results."""
+        return self.config.output_dir / "tune"
 
 
 def tune(config: RunConfig) -> TuneResult:
-    """Run trials until `tune.trials` of the study have ended, or the time is over.
+    """Run trials until the study has `tune.trials` finished ones, or time is up.
 
     Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
-    datasets.disable_progress_bars()  # each trial reads a file or two
+    datasets.disable_progress_bars()  # each trial would show several
     search = prepare(config)
     study = open_study(
         search.directory,
@@ -88,16 +100,19 @@ def tune(config: RunConfig) -> TuneResult:
     )
     minutes = search.settings.timeout_minutes
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    waits = False
+    is_waiting = False
     while time.monotonic() < deadline:
         fail_stale_trials(study)
         if trials_left(study, search.settings.trials):
             _run_next(study, search)
-        elif others := running(study):
-            if not waits:
+        elif others := running_trials(study):
+            if not is_waiting:
                 numbers = ", ".join(str(trial.number) for trial in others)
-                print(f"waiting for other workers to end trial {numbers}, or to prove dead")
-            waits = True
+                print(
+                    f"waiting for other workers to finish trial {numbers} "
+                    f"(stale trials are failed after {GRACE_S} s)"
+                )
+            is_waiting = True
             time.sleep(1)
         else:
             break
@@ -106,17 +121,17 @@ def tune(config: RunConfig) -> TuneResult:
 
 
 def prepare(config: RunConfig) -> Search:
-    """Check the space against the run, and write the rows that trials may see.
+    """Check the space against the run, and load the rows that trials may see.
 
-    Raises ValueError for what no trial could do, with the path of the key.
+    Raises ValueError with the path of the key for what would fail in every trial.
     """
     settings = config.tune
     if not settings.space:
         raise ValueError("tune.space is empty; name keys to search over, with low and high")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
-            "tune runs each trial in one process; start several workers on the same "
-            "output_dir or tune.storage in place of `accelerate launch`"
+            "tune runs each trial in one process; instead of `accelerate launch`, start several "
+            "workers on the same output_dir or tune.storage"
         )
     if settings.metric is not None:
         config = with_values(config, {"trainer.metric_for_best_model": settings.metric})
@@ -127,51 +142,51 @@ def prepare(config: RunConfig) -> Search:
             "with CUDA_VISIBLE_DEVICES=0 and so on"
         )
     metric = str(arguments.metric_for_best_model).removeprefix("eval_")
-    measured = ["loss", *scores(np.eye(2, dtype=bool), np.eye(2, dtype=bool))]
-    if metric not in measured:
-        raise ValueError(f"tune.metric `{metric}` is not measured; known: {', '.join(measured)}")
+    known = ["loss", *scores(np.eye(2, dtype=bool), np.eye(2, dtype=bool))]
+    if metric not in known:
+        raise ValueError(f"tune.metric `{metric}` is not measured; known: {', '.join(known)}")
     for corner in boundary_configs(config, settings.space):
         _check_trainer(corner)
         locate_base(corner.model)
-    directory = config.output_dir / "tune"
-    data = visible_rows(config)
-    base = write_visible(data, config, directory / "data")
-    elsewhere: Any = {
-        "output_dir": True,
-        "cpu_threads": True,
-        "export_int8": True,
-        "data": {"train", "validation", "test"},
-    }
-    identity = {
-        "config": base.model_dump(mode="json", exclude=elsewhere),
-        "base_weights_sha256": weights_sha256(config.model),
-        "data": {name: getattr(data, name).fingerprint for name in ("train", "validation")},
-        "space": {key: each.model_dump(mode="json") for key, each in settings.space.items()},
-    }
+    rows = load_data(config, skip_test=True)
     print(
-        f"data: {len(data.train)} train, {len(data.validation)} validation rows; "
-        "the test rows take no part"
+        f"data: {len(rows.train)} train, {len(rows.validation)} validation rows; "
+        "test rows are not used"
     )
     return Search(
         settings=settings,
         config=config,
-        base=base,
-        directory=directory,
+        rows=rows,
         metric=metric,
         maximize=bool(arguments.greater_is_better),
-        num_validation=len(data.validation),
-        identity=identity,
+        identity=_identity(config, rows, settings.space),
     )
 
 
+def _identity(config: RunConfig, rows: LabelledData, space: dict[str, Dimension]) -> dict[str, Any]:
+    """Collect what trials must have in common. Data count by content, not by path."""
+    ignored: Any = {
+        "output_dir": True,
+        "cpu_threads": True,
+        "export_int8": True,
+        "data": {"train", "validation", "test", "fixes"},
+    }
+    return {
+        "config": config.model_dump(mode="json", exclude=ignored),
+        "base_weights_sha256": weights_sha256(config.model),
+        "data": {name: rows.splits[name].fingerprint for name in ("train", "validation")},
+        "space": {key: each.model_dump(mode="json") for key, each in space.items()},
+    }
+
+
 def _check_trainer(config: RunConfig) -> None:
-    """Raise ValueError for a `trainer` that the Trainer would refuse, or stumble over later."""
+    """Raise ValueError for a `trainer` section that fails on construction or in training."""
     for key, value in config.trainer.items():
         kind = TrainingArguments.__annotations__.get(key)
         if kind in (int, "int") and not isinstance(value, int):
             raise ValueError(
-                f"`trainer.{key}` = {value!r}: a whole number is needed; in tune.space, write "
-                "low, high and step without a fraction"
+                f"`trainer.{key}` = {value!r}: an integer is needed; in tune.space, write low, "
+                "high and step without a fraction"
             )
     try:
         training_arguments(config)
@@ -180,28 +195,25 @@ def _check_trainer(config: RunConfig) -> None:
 
 
 def _run_next(study: Study, search: Search) -> None:
-    """Run the next trial, say how it ended, and write how the search stands."""
+    """Run the next trial, print its outcome, and write the results so far."""
 
     def objective(trial: Trial) -> float:
+        directory = search.directory / _name(trial.number)
         try:
-            return run_trial(
-                trial,
-                search.settings.space,
-                search.base,
-                metric=search.metric,
-                directory=search.directory / _name(trial.number),
-            )
+            values = suggest(trial, search.settings.space) | {"output_dir": directory}
+            config = with_values(search.config, values)
+            return run_trial(trial, config, search.rows, metric=search.metric)
         except TrialPruned:
             raise
         except KeyboardInterrupt:
-            trial.set_user_attr("reason", "interrupted; its values are tried again")
+            trial.set_user_attr("reason", "interrupted; its values will be retried")
             requeue_trial(study, trial.number)
             raise
         except Exception as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
             raise
 
-    with experiments_allowed():
+    with experimental_allowed():
         study.optimize(
             objective,
             n_trials=1,
@@ -221,7 +233,7 @@ def _line(trial: FrozenTrial, metric: str) -> str:
     elif trial.state == TrialState.PRUNED:
         outcome = f"pruned after {len(trial.intermediate_values)} evaluations"
     else:
-        outcome = f"failed: {reason_of(trial)}"
+        outcome = f"failed: {failure_reason(trial)}"
     values = "  ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={decoded(value)}"
         for key, value in trial.params.items()
@@ -235,21 +247,21 @@ def _name(number: int) -> str:
 
 
 def remove_finished_trial_dirs(study: Study, directory: Path) -> None:
-    """Delete the directories of trials that are over, but for the best one's."""
-    trials = ended(study)
-    best = best_of(trials, study.direction)
+    """Delete the directories of finished trials, except the best one's."""
+    trials = finished_trials(study)
+    best = best_trial(trials, study.direction)
     for trial in trials:
         if best is None or trial.number != best.number:
             shutil.rmtree(directory / _name(trial.number), ignore_errors=True)
 
 
 def _write(study: Study, search: Search) -> TuneResult:
-    with locked(search.directory):  # the last to write has seen the most
+    with locked(search.directory):  # the last worker to write has seen the most trials
         return write_results(
             study,
             search.directory,
             config=search.config,
             space=search.settings.space,
             metric=search.metric,
-            num_validation=search.num_validation,
+            num_validation=len(search.rows.validation),
         )

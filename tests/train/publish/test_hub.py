@@ -1,4 +1,4 @@
-"""Publishing to the Hub, by the real client against a stand-in on a real socket."""
+"""Publishing to the Hub: the real client against a stand-in on a real socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def publish(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`train publish --to hub:...` of a run against the stand-in."""
+    """Run `train publish --to hub:...` against the stand-in."""
 
     def call(
         run: Run, *arguments: object, patient: bool = True, token: str | None = "good"
@@ -40,7 +40,7 @@ def publish(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProce
 
 
 def download(hub: Hub, tmp_path: Path, revision: str) -> Path:
-    """The repository at a revision, by `snapshot_download`."""
+    """Download a revision of the repository by `snapshot_download`."""
     target = tmp_path / f"download-{revision}"
     code = (
         "import sys; from huggingface_hub import snapshot_download; "
@@ -81,7 +81,7 @@ def test_failed_and_lost_answers_are_tried_again_without_a_second_commit(
     done = publish(made, "publish.private=false")
 
     assert done.returncode == 0, done.stderr
-    assert "answered 500" in done.stdout
+    assert "returned HTTP 500" in done.stdout
     assert "connection" in done.stdout
     repository = hub.repositories[REPO]
     assert len(repository.commits) == 2
@@ -99,7 +99,7 @@ def test_rerun_after_a_cut_goes_on_from_there(
     again = publish(made, patient=False)
 
     assert cut.returncode == 1
-    assert "run the command again" in cut.stdout
+    assert "rerun the command to resume" in cut.stdout
     assert again.returncode == 0, again.stderr
     assert hub.asked("PUT", "/lfs/") == sent == 2  # weights and int8 export, once each
     assert len(hub.repositories[REPO].commits) == 2
@@ -144,9 +144,9 @@ def test_tag_with_other_content_and_repository_of_others_are_refused(
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
-        (None, 401, "set HF_TOKEN to one that may write, or run `hf auth login`"),
-        ("/api/repos/create", 403, "the token may not write there"),
-        ("/commit/main", 413, "it is more than the Hub takes at once"),
+        (None, 401, "set HF_TOKEN to one with write access, or run `hf auth login`"),
+        ("/api/repos/create", 403, "the token has no write access"),
+        ("/commit/main", 413, "the commit exceeds the Hub's size limit"),
     ],
 )
 def test_answer_that_will_stay_the_same_says_what_to_do(
@@ -163,6 +163,6 @@ def test_answer_that_will_stay_the_same_says_what_to_do(
     done = publish(made, token="good" if path else None)
 
     assert done.returncode == 2
-    assert f"hub:{REPO} answered {status}" in done.stderr
+    assert f"hub:{REPO} returned HTTP {status}" in done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Publishing to S3, against a stand-in on a real socket."""
+"""Publishing to S3: the real client against a stand-in on a real socket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """Variables under which AWS's libraries talk to a stand-in with the bucket `models`."""
+    """Environment variables that point AWS's libraries at a stand-in with the bucket `models`."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -52,7 +52,7 @@ def test_bundle_in_a_bucket_is_whole_and_a_rerun_sends_what_is_missing(
 
     first = made.publish("--to", url, **environment)
     second = made.publish("--to", url, **environment)
-    # What a cut before the end leaves: no manifest, since that comes last.
+    # The state after an interruption: no manifest, which is uploaded last.
     run("-c", BREAK, f"{key}/manifest.json", f"{key}/config.json", **environment)
     third = made.publish("--to", url, **environment)
     got = run("-c", DOWNLOAD, key, tmp_path / "got", "models/topics/latest", **environment)

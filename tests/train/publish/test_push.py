@@ -1,4 +1,4 @@
-"""Pushing while training: models go up, pickles and this machine's paths do not."""
+"""Pushing while training: models are pushed, pickles and paths of this machine are not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hub_standin import running_hub
 from processes import run
+
+from train.config.run import RunConfig
+from train.fit.trainer import training_arguments
 
 TWICE = """
 import os, sys
@@ -21,7 +25,7 @@ print("without a token:", code, flush=True)
 os.environ["HF_TOKEN"] = token
 sys.exit(main(sys.argv[1:]))
 """
-"""One process for two trainings: most of the time of one is its imports."""
+"""Two trainings in one process: most of the time of one is spent on imports."""
 
 
 def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
@@ -35,7 +39,7 @@ def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
         "eval_steps": 2,
         "push_to_hub": True,
         "hub_model_id": "me/pushed",
-        "hub_strategy": "all_checkpoints",
+        "hub_strategy": "every_save",
         "hub_always_push": True,
     }
     values = make_config(tmp_path / "run", trainer=trainer, model={"head_init": "random"})
@@ -55,7 +59,14 @@ def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
     repository = hub.repositories["me/pushed"]
     assert repository.private
     pushed = {name for _, _, files in repository.commits for name in files}
-    assert {"checkpoint-4/adapter_model.safetensors", "checkpoint-6/tokenizer.json"} <= pushed
+    assert {"adapter_model.safetensors", "tokenizer.json"} <= pushed
+    messages = [message for _, message, _ in repository.commits]
+    assert messages == [
+        "initial commit",
+        "Training in progress, step 4",
+        "Training in progress, step 6",
+        "Trained model",
+    ]
     assert {name.rpartition(".")[2] for name in pushed} == {
         "gitattributes", "json", "md", "safetensors",
     }  # fmt: skip
@@ -64,3 +75,13 @@ def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
     trained = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
     assert repository.files["adapter_model.safetensors"] == trained
     assert not (tmp_path / "run" / "checkpoints" / ".push").exists()
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_strategy_that_needs_the_optimizer_state_is_refused(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, strategy: str
+) -> None:
+    values = make_config(tmp_path / "run", trainer={"hub_strategy": strategy})
+
+    with pytest.raises(ValueError, match=f"`trainer.hub_strategy` = '{strategy}' .* pickle"):
+        training_arguments(RunConfig.model_validate(values))

@@ -1,15 +1,10 @@
-"""A search never sees the test rows, survives kills, and hands `fit` its winner."""
+"""A search never reads the test rows, and writes a configuration for `fit`."""
 
 from __future__ import annotations
 
 import csv
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +12,17 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from processes import ROOT
 from rows import make_rows, write_jsonl
+from searching import MakeConfig, study_in, values_of
 
 from serve.config import load_config
-from serve.tables import read_rows
 from train.__main__ import main
 from train.config.run import RunConfig
 from train.data.splits import load_data
 from train.fit.fit import fit
-from train.tune.report import TuneResult, importances, to_yaml, write_results
-from train.tune.study import SeededSampler, fail_stale_trials, open_study, running, trials_left
+from train.tune.report import TuneResult
+from train.tune.study import open_study
 from train.tune.tune import prepare, tune
-
-MakeConfig = Callable[..., dict[str, Any]]
-
-SPACE = {
-    "trainer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    "lora.r": {"choices": [2, 4]},
-}
-
-
-def values_of(make_config: MakeConfig, output: Path, **tune_keys: Any) -> dict[str, Any]:
-    keys = {"trials": 4, "pruner": "none", "space": SPACE} | tune_keys
-    return make_config(output, cpu_threads=1, tune=keys)
-
-
-def study_in(output: Path) -> optuna.Study:
-    storage = f"sqlite:///{output / 'tune' / 'study.db'}"
-    return optuna.load_study(study_name=output.as_posix(), storage=storage)
-
-
-def start_worker(config: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "default", "-m", "train", "tune", "--config", str(config)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that starts the tests in the background has them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -80,43 +44,6 @@ def test_test_rows_are_never_read(searched: tuple[dict[str, Any], TuneResult]) -
         load_data(RunConfig.model_validate(values))
 
     assert result.counts == {"complete": 4}
-
-
-def test_test_rows_that_are_part_of_train_are_cut_off_before_the_first_trial(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    values = values_of(make_config, tmp_path / "run")
-    values["data"]["test"] = None
-    config = RunConfig.model_validate(values)
-
-    base = prepare(config).base
-
-    whole, visible = load_data(config), load_data(base)
-    assert len(whole.test) > 10
-    assert visible.train.fingerprint == whole.train.fingerprint
-    assert visible.validation.fingerprint == whole.validation.fingerprint
-    assert visible.test.fingerprint == whole.validation.fingerprint
-    named = {base.data.train, base.data.validation, base.data.test}
-    assert named == {str(path) for path in (tmp_path / "run" / "tune" / "data").iterdir()}
-    seen = {row["text"] for name in named for row in read_rows(Path(name or ""))}
-    assert not seen & (set(whole.test.texts) - {*whole.train.texts, *whole.validation.texts})
-
-
-@pytest.mark.parametrize(("task", "columns"), [("multi_label", 1), ("single_label", 2)])
-def test_every_kind_of_rows_reaches_the_trials_unchanged(
-    make_config: MakeConfig, tmp_path: Path, task: str, columns: int
-) -> None:
-    values = make_config(tmp_path / "run", task=task, columns=columns, tune={"space": SPACE})
-    values["data"]["label_map"] = {"billing": "login", "login": "billing"}
-    config = RunConfig.model_validate(values)
-
-    visible = load_data(prepare(config).base)
-
-    whole = load_data(config)
-    for split in ("train", "validation"):
-        kept, own = getattr(visible, split), getattr(whole, split)
-        assert (list(kept.texts), list(kept.labels)) == (list(own.texts), list(own.labels))
-    assert visible.labels == whole.labels
 
 
 def test_winner_is_a_configuration_that_fit_takes_and_reproduces(
@@ -191,7 +118,7 @@ def test_finished_search_goes_on_with_more_trials(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, r"begun otherwise \(config.seed: 0 there, 1 now\)"),
+        ({"seed": 1}, r"different settings \(config.seed: 0 there, 1 now\)"),
         ({"model": {"max_length": 16}}, "config.model.max_length: 32 there, 16 now"),
         ({"tune": {"metric": "loss"}}, "metric_for_best_model|direction"),
     ],
@@ -210,7 +137,7 @@ def test_trials_that_cannot_be_compared_are_not_mixed(
 def test_trial_that_falls_behind_is_pruned(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five perfect trials came before; one that learns nothing ends at its first evaluation."""
+    """After five perfect trials, one that learns nothing is pruned at its first evaluation."""
     space = {"trainer.learning_rate": {"choices": [0.0]}}
     values = values_of(make_config, tmp_path / "run", trials=6, space=space, pruner="median")
     config = RunConfig.model_validate(values)
@@ -264,7 +191,7 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
         ),
         (
             {"space": {"trainer.per_device_train_batch_size": {"low": 8.0, "high": 16.0}}},
-            "`trainer.per_device_train_batch_size` = 8.0: a whole number is needed",
+            "`trainer.per_device_train_batch_size` = 8.0: an integer is needed",
         ),
         ({"metric": "auc"}, "`auc` is not measured; known: loss, accuracy"),
         ({"space": {"model.base": {"choices": ["./nowhere"]}}}, "`./nowhere` is no directory"),
@@ -305,165 +232,3 @@ def test_missing_library_is_named(
 
     assert code == 2
     assert "tune needs optuna; pip install 'textloop[tune]'" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sign", "reason"),
-    [
-        (signal.SIGKILL, "its process died; its values were tried again"),
-        (signal.SIGINT, "interrupted; its values are tried again"),
-    ],
-)
-def test_killed_search_goes_on_and_tries_the_lost_trial_again(
-    make_config: MakeConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sign: signal.Signals,
-    reason: str,
-) -> None:
-    values = values_of(make_config, tmp_path / "run", trials=3)
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    worker = start_worker(tmp_path / "run.yaml")
-    assert worker.stdout is not None
-    line = next(line for line in worker.stdout if line.startswith("trial 0"))
-    checkpoints = tmp_path / "run" / "tune" / "trial-0001" / "checkpoints"
-    deadline = time.monotonic() + 60
-    while not checkpoints.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    worker.send_signal(sign)
-    worker.communicate()
-    monkeypatch.setattr("train.tune.study.GRACE_S", 1)
-
-    result = tune(RunConfig.model_validate(values))
-
-    trials = study_in(tmp_path / "run").trials
-    lost, retried = trials[1], next(t for t in trials if t.system_attrs.get("failed_trial") == 1)
-    assert "accuracy" in line
-    assert lost.state == TrialState.FAIL
-    assert retried.params == lost.params
-    assert result.counts == {"complete": 3, "fail": 1}
-    assert result.reasons == {reason: 1}
-
-
-@pytest.mark.slow
-def test_two_workers_share_one_study(make_config: MakeConfig, tmp_path: Path) -> None:
-    values = values_of(make_config, tmp_path / "run", trials=4)
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-
-    workers = [start_worker(tmp_path / "run.yaml") for _ in range(2)]
-    try:
-        shown = [worker.communicate(timeout=300) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-
-    trials = study_in(tmp_path / "run").trials
-    first, second = (re.findall(r"^trial (\d+):", out, re.MULTILINE) for out, _ in shown)
-    assert [worker.returncode for worker in workers] == [0, 0], shown
-    assert first
-    assert second
-    assert sorted(map(int, first + second)) == list(range(len(trials)))
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert 4 <= len(trials) <= 5, "each worker may end the one that it has begun"
-    assert len({trial.params["trainer.learning_rate"] for trial in trials}) == len(trials)
-    best = max(trial.value for trial in trials)
-    assert all(f"accuracy {best:.4f}  [" in out for out, _ in shown)
-    assert len(list((tmp_path / "run" / "tune").glob("trial-*"))) == 1
-
-
-def test_draws_depend_on_the_seed_and_the_number_of_the_trial() -> None:
-    def drawn(seed: int, *, restart: bool) -> list[float]:
-        study = optuna.create_study(sampler=SeededSampler(seed))
-        for _ in range(12):
-            if restart:
-                study.sampler = SeededSampler(seed)
-            trial = study.ask()
-            study.tell(trial, trial.suggest_float("x", 0, 1))
-        return [trial.params["x"] for trial in study.trials]
-
-    assert drawn(0, restart=True) == drawn(0, restart=False)
-    assert drawn(0, restart=False) != drawn(1, restart=False)
-    assert len(set(drawn(0, restart=True))) == 12
-
-
-def test_dead_trial_and_its_retries_are_one_of_the_budget() -> None:
-    study = optuna.create_study()
-    study.add_trial(optuna.create_trial(value=1.0))
-    study.add_trial(optuna.create_trial(state=TrialState.FAIL))
-    assert trials_left(study, 3) == 1
-
-    retry = {"failed_trial": 1, "retry_history": [1]}
-    study.add_trial(optuna.create_trial(state=TrialState.WAITING, system_attrs=retry))
-    assert trials_left(study, 3) == 2
-    study.ask()
-
-    assert trials_left(study, 3) == 1
-
-
-def test_trial_that_died_before_its_values_were_drawn_is_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Optuna overlooks it, and a search would wait for it without end."""
-    study = open_study(
-        tmp_path, storage=None, name="s", maximize=True, pruner="none", seed=0, identity={}
-    )
-    study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
-    fail_stale_trials(study)
-    assert len(running(study)) == 1, "it may have begun just now"
-    monkeypatch.setattr("train.tune.study.GRACE_S", 0)
-
-    fail_stale_trials(study)
-
-    assert running(study) == []
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
-    assert trials_left(study, 1) == 1
-
-
-def test_importance_finds_the_key_that_matters() -> None:
-    study = optuna.create_study(direction="maximize", sampler=SeededSampler(0))
-    assert importances(study, seed=0) == {}
-
-    for _ in range(20):
-        trial = study.ask()
-        idle, matters = trial.suggest_float("idle", 0, 1), trial.suggest_float("matters", 0, 1)
-        study.tell(trial, matters + 0.01 * idle)
-
-    found = importances(study, seed=0)
-    assert list(found) == ["matters", "idle"]
-    assert found["matters"] > 0.8
-
-
-def test_other_metrics_than_accuracy_get_no_interval(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    config = RunConfig.model_validate(values_of(make_config, tmp_path / "run"))
-    study = optuna.create_study(study_name="s", direction="minimize")
-    study.add_trial(optuna.create_trial(value=0.4))
-    study.add_trial(optuna.create_trial(value=0.3))
-
-    result = write_results(
-        study, tmp_path, config=config, space={}, metric="loss", num_validation=30
-    )
-
-    assert result.best.number == 1
-    assert result.interval is None
-    assert "loss 0.3000\n" in result.summary
-
-
-@pytest.mark.parametrize(
-    "text", ["1e-5", "no", "null", "12:30", "a: b", "[", "", "007", "é\n", "#x"]
-)
-def test_strings_come_back_from_yaml_as_strings(text: str, tmp_path: Path) -> None:
-    values = {
-        "output_dir": "x",
-        "data": {"train": "t.csv", "label_map": {text or "k": text, "a": "b"}},
-        "model": {"base": "b"},
-        "trainer": {"learning_rate": 1e-05, "run_name": text},
-    }
-    (tmp_path / "run.yaml").write_text(to_yaml(values))
-
-    config = load_config(RunConfig, tmp_path / "run.yaml")
-
-    assert config.data.label_map == {text or "k": text, "a": "b"}
-    assert config.trainer == {"learning_rate": 1e-05, "run_name": text}
