@@ -247,7 +247,7 @@ def stored_states(
 ) -> CachedHiddenStates:
     """What the frozen layers make of all rows, of one data set after the other.
 
-    Raises PrefixError for an architecture whose frozen layers cannot be left out.
+    Raises ValueError for an architecture whose frozen layers cannot be left out.
     """
     assert config.model.trained_layers is not None
     prefix = FrozenLayers(base.model, num_trained=config.model.trained_layers)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from layered_models import CONFIGS, CPU, LENGTHS, encoder, encodings, model_of
 
+from serve.inference.equivalence import to_tensors
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.merge.merge import merge
@@ -19,7 +20,6 @@ from train.model.frozen_layers import (
     CACHED_HIDDEN_STATES,
     CachedHiddenStates,
     FrozenLayers,
-    FrozenLayersError,
     batches_by_length,
     store_states,
 )
@@ -39,7 +39,7 @@ def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
     states = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     runs: list[int] = []
     model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(0))
-    batch = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()[:2]).items()}
+    batch = to_tensors(encoder().pad(encodings()[:2]), CPU)
 
     model(**batch, **{CACHED_HIDDEN_STATES: states.padded([0, 1])})
     assert runs == []
@@ -58,7 +58,7 @@ def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: P
         if wraps:
             layers = model.bert.encoder.layer
             layers[2] = checkpoint_wrapper(layers[2])
-        ids = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
+        ids = to_tensors(encoder().pad(encodings()), CPU)
         rows = list(range(len(LENGTHS)))
         model(**ids, **{CACHED_HIDDEN_STATES: states.padded(rows)}).logits.square().sum().backward()
         gradients.append([p.grad for p in model.bert.encoder.layer[2].parameters()])
@@ -91,7 +91,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
     frozen = FrozenLayers(model_of("bert"), num_trained=1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
 
-    with pytest.raises(FrozenLayersError, match=r"0.0 GB left; free some.*model.trained_layers"):
+    with pytest.raises(ValueError, match=r"0.0 GB left; free some.*model.trained_layers"):
         store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
 
     assert not list(tmp_path.iterdir())

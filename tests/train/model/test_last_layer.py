@@ -9,14 +9,14 @@ import torch
 from layered_models import CPU, SIZES, encoder, encodings, model_of
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.pooling import MeanPooling
 from train.model.last_layer import shorten_last_layer
 
 
 def outcome(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits and the gradients of all weights."""
-    inputs = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
-    logits = model(**inputs).logits
+    logits = model(**to_tensors(encoder().pad(encodings()), CPU)).logits
     logits.square().sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return logits.detach(), gradients

@@ -12,6 +12,7 @@ import torch
 from layered_models import CPU, encoder, encodings
 from packed_models import CONFIGS, model_of
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.pooling import MeanPooling
 from train.config.run import RunConfig
 from train.fit.fit import fit
@@ -44,7 +45,7 @@ def test_flat_batches_give_the_gradients_of_padded_ones(name: str, mean: bool) -
     if mean:
         MeanPooling(model)
     batch = encoder().pad(encodings())
-    padded = {name: torch.from_numpy(ids) for name, ids in batch.items()}
+    padded = to_tensors(batch, CPU)
     packing = PackedTraining(model)
 
     logits, expected = gradients(model, padded)
@@ -65,7 +66,7 @@ def test_states_of_frozen_layers_are_taken_flat(tmp_path: Path) -> None:
     states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
     model.train()
     batch = encoder().pad([encodings()[n] for n in (2, 0, 3)])
-    padded = {name: torch.from_numpy(ids) for name, ids in batch.items()}
+    padded = to_tensors(batch, CPU)
 
     logits, _ = gradients(model, padded | {CACHED_HIDDEN_STATES: states.padded([2, 0, 3])})
     flat_logits, _ = gradients(
