@@ -192,7 +192,7 @@ def fit(
         best = trainer.evaluate()
     record = {
         "trained_modules": base.trained_modules,
-        "precision": config.lora.quantize or compute_precision(arguments),
+        "precision": config.model.quantize or compute_precision(arguments),
         "global_step": trainer.state.global_step,
         "log_history": trainer.state.log_history,
     }

@@ -56,14 +56,10 @@ def shorten_last_layer(
 
 
 def _bert(layer: Any, states_NLE: Tensor, mask: Tensor | None) -> Tensor:
-    attention = layer.attention.self
+    attn = layer.attention.self
     first_N1E = states_NLE[:, :1]
     attended_N1E = _attend(
-        attention,
-        attention.query(first_N1E),
-        attention.key(states_NLE),
-        attention.value(states_NLE),
-        mask,
+        attn, attn.query(first_N1E), attn.key(states_NLE), attn.value(states_NLE), mask
     )
     middle_N1E = layer.attention.output(attended_N1E, first_N1E)
     last_N1E: Tensor = layer.feed_forward_chunk(middle_N1E)
@@ -71,26 +67,22 @@ def _bert(layer: Any, states_NLE: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _distilbert(layer: Any, states_NLE: Tensor, mask: Tensor | None) -> Tensor:
-    attention = layer.attention
+    attn = layer.attention
     first_N1E = states_NLE[:, :1]
     attended_N1E = _attend(
-        attention,
-        attention.q_lin(first_N1E),
-        attention.k_lin(states_NLE),
-        attention.v_lin(states_NLE),
-        mask,
+        attn, attn.q_lin(first_N1E), attn.k_lin(states_NLE), attn.v_lin(states_NLE), mask
     )
-    middle_N1E = layer.sa_layer_norm(attention.out_lin(attended_N1E) + first_N1E)
+    middle_N1E = layer.sa_layer_norm(attn.out_lin(attended_N1E) + first_N1E)
     last_N1E: Tensor = layer.output_layer_norm(layer.ffn(middle_N1E) + middle_N1E)
     return last_N1E
 
 
 def _attend(
-    attention: Any, query_N1E: Tensor, key_NLE: Tensor, value_NLE: Tensor, mask: Tensor | None
+    attn: Any, query_N1E: Tensor, key_NLE: Tensor, value_NLE: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Return the first token's attention over all tokens, before the output projection."""
     query, key, value = (
-        each.view(*each.shape[:2], -1, attention.attention_head_size).transpose(1, 2)
+        each.view(*each.shape[:2], -1, attn.attention_head_size).transpose(1, 2)
         for each in (query_N1E, key_NLE, value_NLE)
     )
     attended = functional.scaled_dot_product_attention(
@@ -98,8 +90,8 @@ def _attend(
         key,
         value,
         attn_mask=None if mask is None else mask[:, :, :1],
-        dropout_p=attention.dropout.p if attention.training else 0.0,
-        scale=attention.scaling,
+        dropout_p=attn.dropout.p if attn.training else 0.0,
+        scale=attn.scaling,
     )
     return attended.transpose(1, 2).flatten(2)
 

@@ -82,8 +82,14 @@ def test_disabled_adapters_are_not_applied() -> None:
 
 @pytest.mark.parametrize(
     "lora",
-    [{"rslora": True}, {"dora": True}, {"init": "pissa"}],
-    ids=["rslora", "dora", "pissa"],
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"bias": "lora_only"},
+    ],
+    ids=["rslora", "dora", "pissa", "olora", "bias"],
 )
 def test_every_kind_of_adapter_merges_to_the_trained_logits(
     lora: dict[str, Any], make_config: MakeConfig, tmp_path: Path
@@ -175,10 +181,27 @@ def test_what_a_probe_would_ignore_is_refused(section: dict[str, Any], message: 
         RunConfig(**{**values, "method": "probe", **section})
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"method": "full"}, "`model.quantize` is set but `method` is full"),
+        ({"lora": {"use_dora": True}}, "`model.quantize` goes with plain adapters"),
+        ({"lora": {"init_lora_weights": "pissa"}}, "`model.quantize` goes with plain adapters"),
+    ],
+)
+def test_four_bits_are_refused_where_they_cannot_be_trained(
+    section: dict[str, Any], message: str
+) -> None:
+    model = {"base": "b", "quantize": "4bit"}
+
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**{"output_dir": "x", "data": {"train": "y"}, "model": model, **section})
+
+
 def test_weights_in_four_bits_merge_to_what_was_trained(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = RunConfig(**make_config(tmp_path / "run", lora={"quantize": "4bit"}))
+    config = RunConfig(**make_config(tmp_path / "run", model={"quantize": "4bit"}))
     fit(config)
 
     parity = merge(config).manifest.parity
