@@ -1,4 +1,4 @@
-"""Tiny random classifiers that run without padding."""
+"""Tiny random classifiers that can run without padding."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def locate_base(model: ModelConfig) -> tuple[str, str | None]:
         )
     if model.revision is None:
         raise ValueError(
-            f"model.base `{base}` is no directory; for a Hub id set model.revision: a commit pins "
-            "it, `main` takes the newest"
+            f"model.base `{base}` is no directory, and a Hub id needs model.revision: a commit "
+            "pins it, `main` takes the newest"
         )
     return base, model.revision
 
