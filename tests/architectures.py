@@ -1,4 +1,4 @@
-"""Tiny random bases, one per architecture that must work."""
+"""Tiny random bases, one per supported architecture."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 
 def base_of(name: str, tokenizer: Path, path: Path) -> Path:
-    """A tiny random base of an architecture, with the words of the tests' tokenizer."""
+    """Save a tiny random base of an architecture with the tests' tokenizer."""
     torch.manual_seed(0)
     AutoModel.from_config(CONFIGS[name]()).save_pretrained(path)
     words = AutoTokenizer.from_pretrained(tokenizer)

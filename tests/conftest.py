@@ -100,7 +100,7 @@ def make_config(
             },
             # A random base of this size learns little with dropout.
             "model": {"base": str(tiny_base), "max_length": 32, "dropout": 0.0},
-            "lora": {"r": 4, "alpha": 8},
+            "lora": {"r": 4, "lora_alpha": 8},
             "export_int8": False,  # takes seconds
             "trainer": {
                 "num_train_epochs": 2,

@@ -1,4 +1,4 @@
-"""Tiny random classifiers of three layers, and texts for them."""
+"""Tiny random classifiers with three layers, and texts for them."""
 
 from __future__ import annotations
 

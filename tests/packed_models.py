@@ -1,4 +1,4 @@
-"""Tiny random classifiers that run without padding."""
+"""Tiny random classifiers that can run without padding."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.text import Batch
 
 SIZES: dict[str, Any] = {
@@ -54,6 +55,5 @@ def model_of(config: Any) -> Any:
 
 
 def padded(model: Any, batch_NL: Batch) -> torch.Tensor:
-    inputs = {name: torch.from_numpy(each) for name, each in batch_NL.items()}
-    logits_NC: torch.Tensor = model(**inputs).logits
+    logits_NC: torch.Tensor = model(**to_tensors(batch_NL, "cpu")).logits
     return logits_NC

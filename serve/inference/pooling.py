@@ -1,14 +1,14 @@
-"""What of a text the head of a model sees: its first token, or the mean of all its tokens.
+"""Mean pooling for stock sequence classifiers.
 
-The stock heads of BERT and its kin look at the first token. Sentence encoders were made for
-the mean, and with few examples a head on the mean is several points better. `MeanPooling`
-puts the mean where the head looks, so that nothing else of a model changes.
+The stock heads of BERT and its relatives read the first token. Sentence encoders were trained
+for the mean of all tokens, and with few examples a head on the mean is several points better.
+`MeanPooling` writes the mean to the first token's position, so nothing else in the model changes.
 
-What it gives up: the stock classes would load such weights without a word and give other
-logits. So a directory of such a model names a model type of its own, which transformers
-refuses, and which `load_classifier` knows.
+The stock classes would load such weights without an error and compute different logits.
+Therefore the saved directory states a model type of its own, which transformers refuses and
+`load_classifier` recognizes.
 
-Shape suffixes: N texts, L tokens, E hidden size, T tokens of all texts.
+Shape suffixes: N texts, L tokens, C labels, E hidden size, T tokens of all texts.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from serve.files import write_atomic
+from serve.inference.equivalence import check_equivalent, evaluating
 
 MODEL_TYPE = "textloop_mean_pooled"
-"""The `model_type` that a directory of such a model states."""
+"""The `model_type` in the config.json of a mean-pooled model."""
 
 POOLING, STOCK_TYPE = "textloop_pooling", "textloop_model_type"
-"""Fields of its config.json: the kind of pooling, and the type of the model inside."""
+"""Fields of that config.json: the kind of pooling, and the stock model type."""
+
+TOLERANCE = 1e-5
+"""Largest difference of logits for which a head counts as reading the first token alone."""
 
 
 def layers_of(model: Any) -> nn.ModuleList:
-    """The transformer layers of a model, lowest first; ValueError if they cannot be told."""
+    """Return the transformer layers, lowest first; ValueError if there is no list of them."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return module
@@ -42,77 +46,86 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 class MeanPooling:
-    """Gives a classifier's head the mean of each text's last hidden states."""
+    """Hooks that give a classifier's head the mean of each text's last hidden states."""
 
     def __init__(self, model: Any) -> None:
         """Hook into a stock sequence classifier, in place.
 
-        Raises ValueError if its head looks at anything but the first token.
+        Raises ValueError if its head reads any token but the first.
         """
         self.is_off = False
         self._mask_NL: torch.Tensor | None = None
         self._last = layers_of(model)[-1]
-        self._check_equivalence(model)
+        self._check_first_token_head(model)
         self._last.register_forward_hook(self._pool)
-        model.register_forward_pre_hook(self._look, with_kwargs=True)
+        model.register_forward_pre_hook(self._keep_mask, with_kwargs=True)
         model.config.textloop_pooling = "mean"
         model.mean_pooling = self
 
-    def _look(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def _keep_mask(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._mask_NL = kwargs.get("attention_mask")
 
     def _pool(self, _: Any, __: Any, output: Any) -> Any:
         if self.is_off:
             return output
-        states_NLE = output[0] if isinstance(output, tuple) else output
+        states_NLE = _states(output)
         if self._mask_NL is None:
             mean_NE = states_NLE.mean(dim=1)
         else:
             weights_NL1 = self._mask_NL.unsqueeze(-1).to(states_NLE.dtype)
             mean_NE = (states_NLE * weights_NL1).sum(dim=1) / weights_NL1.sum(dim=1)
-        pooled_NLE = torch.cat([mean_NE.unsqueeze(1), states_NLE[:, 1:]], dim=1)
-        return (pooled_NLE, *output[1:]) if isinstance(output, tuple) else pooled_NLE
+        return _with_states(output, torch.cat([mean_NE.unsqueeze(1), states_NLE[:, 1:]], dim=1))
 
-    @torch.no_grad()
-    def _check_equivalence(self, model: Any) -> None:
-        """Change the last states of all tokens but the first; the logits must stay."""
-        ids_NL = torch.arange(4, 12).remainder(model.config.vocab_size).unsqueeze(0)
-        ids_NL = ids_NL.to(next(model.parameters()).device)
+    def _check_first_token_head(self, model: Any) -> None:
+        """Negate the last states of all tokens but the first; the logits must not change."""
+        device = next(model.parameters()).device
+        ids_NL = torch.arange(4, 12, device=device).remainder(model.config.vocab_size).unsqueeze(0)
 
-        def change(_: Any, __: Any, output: Any) -> Any:
-            states_NLE = (output[0] if isinstance(output, tuple) else output).clone()
-            states_NLE[:, 1:] = -states_NLE[:, 1:]
-            return (states_NLE, *output[1:]) if isinstance(output, tuple) else states_NLE
+        def negate(_: Any, __: Any, output: Any) -> Any:
+            states_NLE = _states(output)
+            return _with_states(output, torch.cat([states_NLE[:, :1], -states_NLE[:, 1:]], dim=1))
 
-        training = model.training
-        model.eval()
-        logits_NC = model(input_ids=ids_NL).logits
-        handle = self._last.register_forward_hook(change)
-        try:
-            changed_NC = model(input_ids=ids_NL).logits
-        finally:
-            handle.remove()
-            model.train(training)
-        if not torch.allclose(logits_NC, changed_NC, atol=1e-5):
-            raise ValueError(
-                f"the head of {type(model).__name__} does not look at the first token alone, so "
-                "it cannot be given the mean; set model.pooling: native"
-            )
+        with evaluating(model, device):
+            logits_NC = model(input_ids=ids_NL).logits
+            handle = self._last.register_forward_hook(negate)
+            try:
+                changed_NC = model(input_ids=ids_NL).logits
+            finally:
+                handle.remove()
+        check_equivalent(
+            changed_NC,
+            logits_NC,
+            TOLERANCE,
+            message=f"the head of {type(model).__name__} does not look at the first token alone, "
+            "so it cannot be given the mean; set model.pooling: native",
+        )
 
 
-def means_of_segments(states_TE: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """The mean of each text's rows, (N, E), for texts one behind another.
+def _states(output: Any) -> torch.Tensor:
+    """Return the hidden states in a layer's output, a tensor or a tuple that starts with them."""
+    states_NLE: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states_NLE
 
-    ends: where each text starts, and at last where the last one ends; shape (N + 1,).
+
+def _with_states(output: Any, states_NLE: torch.Tensor) -> Any:
+    return (states_NLE, *output[1:]) if isinstance(output, tuple) else states_NLE
+
+
+def means_of_segments(states_TE: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each text's rows, (N, E), for concatenated texts.
+
+    cu_seqlens: cumulative lengths, where each text starts and the last one ends; (N + 1,).
     """
-    lengths_N = ends[1:] - ends[:-1]
-    return torch.segment_reduce(states_TE.float(), "mean", lengths=lengths_N.long(), axis=0).to(
-        states_TE.dtype
+    lengths_N = cu_seqlens.diff().long()
+    # The safe variant checks the lengths on the host, which waits for the GPU.
+    means_NE = torch.segment_reduce(
+        states_TE.float(), "mean", lengths=lengths_N, axis=0, unsafe=True
     )
+    return means_NE.to(states_TE.dtype)
 
 
 def is_pooled(directory: Path) -> bool:
-    """Whether the model in `directory` is mean-pooled, so that stock classes refuse it."""
+    """Return whether the model in `directory` is mean-pooled, so that stock classes refuse it."""
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return bool(values["model_type"] == MODEL_TYPE)
 
@@ -120,7 +133,7 @@ def is_pooled(directory: Path) -> bool:
 def set_custom_model_type(directory: Path) -> None:
     """Make transformers refuse the model in `directory` if it is mean-pooled.
 
-    An adapter, which has no config.json, is left as it is.
+    Does nothing for an adapter, which has no config.json.
     """
     file = directory / "config.json"
     if not file.is_file():
@@ -132,9 +145,9 @@ def set_custom_model_type(directory: Path) -> None:
 
 
 def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A sequence classifier of either kind, and transformers' account of its weights.
+    """Load a sequence classifier, mean-pooled or not, with transformers' `loading_info`.
 
-    options: of `from_pretrained`.
+    options: passed to `from_pretrained`.
     """
     values = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if values["model_type"] == MODEL_TYPE:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Text, shortest_first
 from train.model.base import Base
@@ -46,7 +47,7 @@ def embed(
         for start in range(0, len(order), BATCH_TEXTS):
             rows = order[start : start + BATCH_TEXTS]
             batch = base.encoder.pad([encodings[row] for row in rows])
-            inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+            inputs = to_tensors(batch, device)
             states_NLD = body(**inputs).last_hidden_state.float()
             mask_NL1 = inputs["attention_mask"].unsqueeze(-1)
             mean_ND = (states_NLD * mask_NL1).sum(dim=1) / mask_NL1.sum(dim=1)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.lora import LoraSection
 from train.config.search_space import TuneSection
 from train.config.sections import (
     AuditSection,
@@ -146,33 +147,8 @@ class ModelConfig(Config):
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Learning rate of the head. None: that of the rest; under lora with a probe 1/10 of it."""
 
-
-class LoraSection(Config):
-    """Low-rank adapters (peft's LoraConfig); refused where method is not lora."""
-
-    r: Annotated[int, Field(ge=1)] = 16
-    """Rank of the update of each weight matrix."""
-
-    alpha: Annotated[int, Field(ge=1)] = 32
-    """Scale: the update is multiplied by alpha / r."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapters' input."""
-
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """Names of the layers that get an adapter, or all-linear."""
-
-    rslora: bool = False
-    """Scale by alpha / sqrt(r) in place of alpha / r, for large ranks (Kalajdzievski 2023)."""
-
-    dora: bool = False
-    """Train each weight's magnitude apart from its direction (Liu et al. 2024); slower."""
-
     quantize: Literal["4bit"] | None = None
-    """Keep the frozen weights in 4 bits while training (QLoRA); needs bitsandbytes."""
-
-    init: Literal["default", "pissa"] = "default"
-    """Start from zero, or from the weight's principal components (Meng et al. 2024)."""
+    """Keep the frozen weights in 4 bits under method lora (QLoRA); needs bitsandbytes."""
 
 
 class LossSection(Config):
@@ -264,11 +240,24 @@ class RunConfig(Config):
                 "`method: probe` trains no layer and starts no head at random; remove "
                 "model.trained_layers, model.head_init and model.head_learning_rate"
             )
-        if self.lora.quantize and (self.lora.init == "pissa" or self.lora.dora):
-            raise ValueError("`lora.quantize` goes with plain adapters; remove lora.init and dora")
+        if self.model.quantize:
+            self._check_quantize()
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self
+
+    def _check_quantize(self) -> None:
+        if self.method != "lora":
+            raise ValueError(
+                f"`model.quantize` is set but `method` is {self.method}; remove it or set "
+                "method: lora"
+            )
+        lora = self.lora.model_extra or {}
+        if lora.get("use_dora") or lora.get("init_lora_weights") in ("olora", "pissa"):
+            raise ValueError(
+                "`model.quantize` goes with plain adapters; remove lora.use_dora and "
+                "lora.init_lora_weights"
+            )
 
     @property
     def is_pair(self) -> bool:

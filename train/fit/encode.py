@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import torch
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.text import Encoding, TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import Split
@@ -60,7 +61,7 @@ class Collator:
             {name: row[name] for name in self.encoder.columns} for row in rows
         ]
         padded = self.encoder.pad(encodings)
-        batch: dict[str, Any] = {name: torch.from_numpy(ids) for name, ids in padded.items()}
+        batch: dict[str, Any] = to_tensors(padded, "cpu")
         if self.packing is not None:
             batch = self.packing.flat(padded)
         dtype = torch.float32 if self.task == "multi_label" else torch.int64

@@ -196,7 +196,7 @@ def fit(
         best = trainer.evaluate()
     record = {
         "trained_modules": base.trained_modules,
-        "precision": config.lora.quantize or compute_precision(arguments),
+        "precision": config.model.quantize or compute_precision(arguments),
         "global_step": trainer.state.global_step,
         "log_history": trainer.state.log_history,
     }
@@ -252,7 +252,7 @@ def stored_states(
 ) -> CachedHiddenStates:
     """What the frozen layers make of all rows, of one data set after the other.
 
-    Raises PrefixError for an architecture whose frozen layers cannot be left out.
+    Raises ValueError for an architecture whose frozen layers cannot be left out.
     """
     assert config.model.trained_layers is not None
     prefix = FrozenLayers(base.model, num_trained=config.model.trained_layers)

@@ -206,7 +206,7 @@ def _merge_into(
         from peft import PeftModel
 
         base = load_base(config, data.labels)
-        if config.lora.quantize:
+        if config.model.quantize:
             # The weights that the adapters were trained on, not those before quantization.
             base.model.dequantize()
         settings = base.model.config

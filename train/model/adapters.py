@@ -1,7 +1,4 @@
-"""Which weights are trained, and how: adapters, or the weights themselves.
-
-Shape suffixes: T tokens, I inputs, O outputs, R rank.
-"""
+"""Select the weights that are trained: adapters, or the model's own."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from serve.inference.pooling import layers_of
 from train.config.run import RunConfig
@@ -19,48 +15,32 @@ from train.model.base import Base
 
 
 def add_lora(base: Base, config: RunConfig) -> Any:
-    """The base wrapped in adapters; `base.trained_modules` are trained and saved whole.
+    """Wrap the base in adapters; `base.trained_modules` are trained and saved in full.
 
     peft saves `classifier` and `score` by itself, but neither a pooler nor a pre-classifier:
-    one that started at random would be frozen there and lost on reloading.
+    a randomly initialized one would be frozen, and lost on reloading.
     """
     from peft import LoraConfig, get_peft_model
 
-    lora = config.lora
-    targets: Any = lora.target_modules
-    whole = [
-        name
-        for name, module in base.model.named_modules()
-        if isinstance(module, nn.Linear) and set(name.split(".")) & set(base.trained_modules)
-    ]
+    fields = config.lora.model_dump(mode="json")
     if config.model.trained_layers is not None:
-        upper = _in_trained_layers(base.model, config.model.trained_layers)
-        targets = [name for name in upper if _is_target(name, lora.target_modules)]
-        if not targets:
-            raise ValueError(
-                f"lora.target_modules = {lora.target_modules!r} names no linear layer among the "
-                f"upper {config.model.trained_layers} layers"
-            )
+        fields["target_modules"] = _targets_in_trained_layers(base.model, config)
     settings = LoraConfig(
         task_type="SEQ_CLS",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        init_lora_weights=True if lora.init == "default" else lora.init,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=whole,
         modules_to_save=list(base.trained_modules),
+        exclude_modules=[
+            name
+            for name, module in base.model.named_modules()
+            if isinstance(module, nn.Linear) and set(name.split(".")) & set(base.trained_modules)
+        ],
+        **fields,
     )
     with peft_warnings_off():
-        model = get_peft_model(base.model, settings)
-    fuse(model)
-    return model
+        return get_peft_model(base.model, settings)
 
 
 def freeze_below(base: Base, config: RunConfig) -> Any:
-    """The base itself, with what lies below the trained layers frozen."""
+    """Return the base itself, with everything below the trained layers frozen."""
     if config.model.trained_layers is not None:
         layers = layers_of(base.model)
         trained = {
@@ -75,15 +55,24 @@ def freeze_below(base: Base, config: RunConfig) -> Any:
     return base.model
 
 
-def _in_trained_layers(model: Any, count: int) -> list[str]:
-    """Names of the linear layers in the upper `count` layers."""
-    layers = layers_of(model)
-    upper = {id(module) for layer in layers[-count:] for module in layer.modules()}
-    return [
+def _targets_in_trained_layers(model: Any, config: RunConfig) -> list[str]:
+    """Return the names of the linear layers in the trained layers that get an adapter."""
+    count = config.model.trained_layers
+    assert count is not None
+    upper = {id(module) for layer in layers_of(model)[-count:] for module in layer.modules()}
+    targets = [
         name
         for name, module in model.named_modules()
-        if id(module) in upper and isinstance(module, nn.Linear)
+        if id(module) in upper
+        and isinstance(module, nn.Linear)
+        and _is_target(name, config.lora.target_modules)
     ]
+    if not targets:
+        raise ValueError(
+            f"lora.target_modules = {config.lora.target_modules!r} names no linear layer among "
+            f"the upper {count} layers"
+        )
+    return targets
 
 
 def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
@@ -95,88 +84,7 @@ def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
 
 @contextlib.contextmanager
 def peft_warnings_off() -> Iterator[None]:
-    """Silence what peft 0.21 does with names that transformers 5.23 is about to drop."""
+    """Silence peft 0.21's use of a name that transformers 5.23 deprecates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
         yield
-
-
-def fuse(model: Any) -> int:
-    """Run plain adapters of linear layers in one step each; the number of them.
-
-    peft computes an adapter in five operations forward and more than ten backward, most of
-    them passes over memory. On small models that is a third of a step. Layers with dropout
-    on the adapter, DoRA, or under autocast keep peft's own way, as do merged ones.
-    """
-    from peft.tuners.lora.layer import Linear
-
-    count = 0
-    for module in model.modules():
-        if isinstance(module, Linear) and type(module.base_layer) is nn.Linear:
-            count += _fuse_layer(module)
-    return count
-
-
-def _fuse_layer(layer: Any) -> int:
-    (name,) = layer.lora_A.keys()
-    plain = isinstance(layer.lora_dropout[name], nn.Identity) and not layer.use_dora.get(name)
-    if not plain:
-        return 0
-    forward = layer.forward
-    base, down, up = layer.base_layer, layer.lora_A[name], layer.lora_B[name]
-
-    def fused(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if (
-            args
-            or kwargs
-            or layer.merged
-            or layer.disable_adapters
-            or torch.is_autocast_enabled(x.device.type)
-            or x.dtype != down.weight.dtype
-        ):
-            return forward(x, *args, **kwargs)
-        # Views are made outside: architectures may change them in place (DeBERTa does).
-        y_TO = _Adapted.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, x.shape[-1]),
-            base.weight,
-            base.bias,
-            down.weight,
-            up.weight,
-            layer.scaling[name],
-        )
-        return y_TO.view(*x.shape[:-1], -1)
-
-    layer.forward = fused
-    return 1
-
-
-class _Adapted(torch.autograd.Function):
-    """x W' + b + s (x A') B', and its gradients but those of W and b, which are frozen."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_TI: Tensor,
-        weight_OI: Tensor,
-        bias_O: Tensor | None,
-        down_RI: Tensor,
-        up_OR: Tensor,
-        scale: float,
-    ) -> Tensor:
-        low_TR = x_TI @ down_RI.T
-        y_TO = x_TI @ weight_OI.T if bias_O is None else torch.addmm(bias_O, x_TI, weight_OI.T)
-        y_TO.addmm_(low_TR, up_OR.T, alpha=scale)
-        ctx.save_for_backward(x_TI, low_TR, weight_OI, down_RI, up_OR)
-        ctx.scale = scale
-        return y_TO
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x_TI, low_TR, weight_OI, down_RI, up_OR = ctx.saved_tensors
-        (dy_TO,) = gradients
-        dlow_TR = (dy_TO @ up_OR).mul_(ctx.scale)
-        dx_TI = None
-        if ctx.needs_input_grad[0]:
-            dx_TI = (dy_TO @ weight_OI).addmm_(dlow_TR, down_RI)
-        dup_OR = (dy_TO.T @ low_TR).mul_(ctx.scale)
-        return dx_TI, None, None, dlow_TR.T @ x_TI, dup_OR, None

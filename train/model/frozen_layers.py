@@ -1,15 +1,15 @@
-"""Frozen layers, run once per text.
+"""Run frozen layers once per text and cache their hidden states.
 
-Where only the upper layers are trained, what the layers below make of a text never changes:
-embeddings and frozen layers are run once, and every epoch starts from their output. A step
-then costs the upper layers alone, forward as well as backward.
+Where only the upper layers are trained, the output of the layers below never changes. Embeddings
+and frozen layers run once per text, and every epoch starts from the cached hidden states, so a
+step costs the upper layers alone, forward and backward.
 
-The model stays as it is. A hook takes the stored states out of the call, lets the frozen
-layers through, and hands the states to the first trained layer; without stored states the
-model runs as always. So this works for every architecture that passes its layers one after
-another, and `check_equivalence` finds those that do not.
+The model itself is unchanged. A hook takes the cached states out of the call, skips the frozen
+layers and passes the states to the first trained layer; without cached states the whole model
+runs. This works for every architecture that passes its layers one after another;
+`check_equivalence` rejects the others.
 
-Shape suffixes: N texts, L tokens, T tokens of all texts, D features.
+Shape suffixes: N texts, L tokens, T tokens of all texts, D features, C labels.
 """
 
 from __future__ import annotations
@@ -26,52 +26,51 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.inference.equivalence import check_equivalent, evaluating, to_tensors
 from serve.inference.pooling import layers_of
 from serve.inference.text import Batch, Encoding, TextEncoder
 
 CACHED_HIDDEN_STATES = "cached_hidden_states"
-"""Name of the stored states among a model's inputs."""
+"""Name of the cached states among a model's inputs."""
 
 BATCH_TOKENS = 2048
 
-
-class FrozenLayersError(ValueError):
-    """A model whose lower layers cannot be left out."""
+TOLERANCE = 1e-4
 
 
 class FrozenLayers:
-    """Embeddings and the first layers of one model, whose output can be given in their place."""
+    """The embeddings and lower layers of one model, skipped where their output is passed in."""
 
     def __init__(self, model: Any, *, num_trained: int) -> None:
-        """num_trained: layers, from the top, that are not part of the prefix."""
+        """num_trained: number of layers, from the top, that are not frozen."""
         self.model = model
         layers = layers_of(model)
         self.num_frozen = len(layers) - num_trained
         assert 0 < self.num_frozen < len(layers)
         self._states: Tensor | None = None
-        self._tuple = False
+        self._returns_tuple = False
         for layer in layers[: self.num_frozen]:
-            self._let_through(layer)
+            self._make_skippable(layer)
         self._first = layers[self.num_frozen]
-        self._first.register_forward_pre_hook(self._hand_over, with_kwargs=True)
-        model.register_forward_pre_hook(self._take, with_kwargs=True)
+        self._first.register_forward_pre_hook(self._pass_states, with_kwargs=True)
+        model.register_forward_pre_hook(self._take_states, with_kwargs=True)
 
-    def _let_through(self, layer: Any) -> None:
+    def _make_skippable(self, layer: Any) -> None:
         forward = layer.forward
 
-        def through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def skippable(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._states is None:
                 return forward(hidden_states, *args, **kwargs)
-            return (hidden_states, None) if self._tuple else hidden_states
+            return (hidden_states, None) if self._returns_tuple else hidden_states
 
-        layer.forward = through
+        layer.forward = skippable
 
-    def _take(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _take_states(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         # Kept until the next call: activation checkpointing runs a layer again after this one.
         self._states = kwargs.pop(CACHED_HIDDEN_STATES, None)
         return args, kwargs
 
-    def _hand_over(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _pass_states(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self._states is None:
             return args, kwargs
         if args:
@@ -80,60 +79,55 @@ class FrozenLayers:
 
     @torch.no_grad()
     def states(self, batch_NL: Batch, device: torch.device) -> Tensor:
-        """What reaches the first trained layer, of shape (N, L, D), in fp32 on the CPU."""
+        """Return the input of the first trained layer, (N, L, D), in fp32 on the CPU."""
         caught: list[Tensor] = []
 
         def catch(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
             caught.append(args[0] if args else kwargs["hidden_states"])
             raise _Caught
 
-        def look(_: Any, __: Any, output: Any) -> None:
-            self._tuple = isinstance(output, tuple)
+        def note_type(_: Any, __: Any, output: Any) -> None:
+            self._returns_tuple = isinstance(output, tuple)
 
         layers = layers_of(self.model)
         hooks = [
             self._first.register_forward_pre_hook(catch, with_kwargs=True),
-            layers[self.num_frozen - 1].register_forward_hook(look),
+            layers[self.num_frozen - 1].register_forward_hook(note_type),
         ]
         try:
-            self.model(**{name: torch.from_numpy(ids).to(device) for name, ids in batch_NL.items()})
+            self.model(**to_tensors(batch_NL, device))
         except _Caught:
             return caught[0].float().cpu()
         finally:
             for hook in hooks:
                 hook.remove()
-        raise FrozenLayersError("the first trained layer was never reached")
+        raise ValueError("the first trained layer was never reached")
 
-    @torch.no_grad()
     def check_equivalence(
         self, encoder: TextEncoder, encodings: Sequence[Encoding], device: torch.device
     ) -> float:
-        """Largest difference of logits between stored states and none.
+        """Return the largest difference of logits between cached states and the whole model.
 
-        Raises PrefixError if it is over 1e-4.
+        Raises ValueError if it exceeds `TOLERANCE`.
         """
-        training = self.model.training
-        self.model.to(device).eval()
-        try:
-            batch = encoder.pad(encodings)
-            inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+        batch = encoder.pad(encodings)
+        inputs = to_tensors(batch, device)
+        with evaluating(self.model, device):
             whole_NC = self.model(**inputs).logits
             states_NLD = self.states(batch, device).to(device)
             states_NLD[batch["attention_mask"] == 0] = 0.0
             upper_NC = self.model(**inputs, **{CACHED_HIDDEN_STATES: states_NLD}).logits
-        finally:
-            self.model.train(training)
-        difference = float((whole_NC - upper_NC).abs().max())
-        if not difference <= 1e-4:
-            raise FrozenLayersError(
-                f"without its lower layers {type(self.model).__name__} gives other logits "
-                f"(difference {difference:.1e})"
-            )
-        return difference
+        return check_equivalent(
+            upper_NC,
+            whole_NC,
+            TOLERANCE,
+            message=f"without its lower layers {type(self.model).__name__} gives other logits "
+            "(difference {:.1e})",
+        )
 
 
 class CachedHiddenStates:
-    """The states of the texts of one split, in a file that is read where it is needed."""
+    """The hidden states of one split's texts, in a memory-mapped file."""
 
     def __init__(self, path: Path, lengths: Sequence[int], width: int) -> None:
         self.ends_N = np.cumsum(lengths)
@@ -143,21 +137,19 @@ class CachedHiddenStates:
         )
 
     def padded(self, rows: Sequence[int]) -> Tensor:
-        """States of some texts, of shape (N, L, D), with zeros after the end of each."""
+        """Return the states of these texts, (N, L, D), padded with zeros."""
         length = max(self.lengths[row] for row in rows)
         states_NLD = np.zeros((len(rows), length, self.states_TD.shape[1]), dtype=np.float32)
         for number, row in enumerate(rows):
-            end = self.ends_N[row]
-            start = end - self.lengths[row]
-            states_NLD[number, : self.lengths[row]] = self.states_TD[start:end]
+            states_NLD[number, : self.lengths[row]] = self._states(row)
         return torch.from_numpy(states_NLD)
 
     def flat(self, rows: Sequence[int]) -> Tensor:
-        """States of some texts, one behind another, of shape (1, T, D)."""
-        parts = [
-            self.states_TD[self.ends_N[row] - self.lengths[row] : self.ends_N[row]] for row in rows
-        ]
-        return torch.from_numpy(np.concatenate(parts)[None])
+        """Return the states of these texts, concatenated, (1, T, D)."""
+        return torch.from_numpy(np.concatenate([self._states(row) for row in rows])[None])
+
+    def _states(self, row: int) -> NDArray[np.float32]:
+        return self.states_TD[self.ends_N[row] - self.lengths[row] : self.ends_N[row]]
 
 
 @torch.no_grad()
@@ -171,11 +163,11 @@ def store_states(
     device: torch.device,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> CachedHiddenStates:
-    """Run the frozen layers over texts, or find their states in `directory` from before.
+    """Run the frozen layers over texts, or reuse the file of an earlier run in `directory`.
 
-    base: names the base's weights; the file's name follows from it, the number of layers
-    and the token ids. progress: told the number of texts after each batch.
-    Raises PrefixError if the disk is too small for them.
+    base: identifies the base's weights; the file name is a hash of it, the number of layers and
+    the token ids. progress: called with the number of texts after each batch.
+    Raises ValueError if the disk has too little space.
     """
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
     digest = hashlib.sha256(f"{base} {frozen.num_frozen} {device.type}".encode())
@@ -183,15 +175,15 @@ def store_states(
         for ids in encoding.values():
             digest.update(np.asarray(ids, dtype=np.int32).tobytes() + b";")
     width = int(frozen.model.config.hidden_size)
-    path = directory / f"prefix-{digest.hexdigest()[:24]}.f32"
+    path = directory / f"hidden-states-{digest.hexdigest()[:24]}.f32"
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
         needed, free = sum(lengths) * width * 4, shutil.disk_usage(directory).free
         if needed > free:
-            raise FrozenLayersError(
-                f"the states of the frozen layers take {needed / 1e9:.1f} GB, and `{directory}` "
-                f"has {free / 1e9:.1f} GB left; free some, choose another output_dir, or unset "
-                "model.trained_layers"
+            raise ValueError(
+                f"the hidden states of the frozen layers take {needed / 1e9:.1f} GB, but "
+                f"`{directory}` has {free / 1e9:.1f} GB left; free some, choose another "
+                "output_dir, or unset model.trained_layers"
             )
         _write(frozen, encoder, encodings, lengths, width, path, device, progress)
     return CachedHiddenStates(path, lengths, width)
@@ -222,7 +214,7 @@ def _write(
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Row numbers in batches of like length, each of at most `max_tokens` with padding."""
+    """Return row numbers in batches of similar length, at most `max_tokens` with padding."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batches and (len(batches[-1]) + 1) * lengths[row] <= max_tokens:
@@ -233,4 +225,4 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
 
 
 class _Caught(Exception):
-    """The states were seen; the layers above need not run."""
+    """Ends a forward pass once the states are known; the layers above need not run."""

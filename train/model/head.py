@@ -1,8 +1,8 @@
-"""Start the head where a linear model on the frozen features ends.
+"""Initialize the head with a linear probe: a linear model fitted on the frozen features.
 
-A head that starts at random spends the first epochs on finding out what the encoder knows
-already. A linear model fitted on the encoder's features takes seconds and uses the same
-weights: the last linear layer of the stock classification head.
+A randomly initialized head spends the first epochs learning what the encoder already knows. The
+probe takes seconds to fit and has the same weights as the last linear layer of the stock
+classification head.
 
 Shape suffixes: N examples, L tokens, D features, C labels.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.text import Encoding, TextEncoder
 from train.model.base import last_linear
 from train.model.frozen_layers import (
@@ -26,8 +27,8 @@ from train.model.frozen_layers import (
 from train.model.loss import Loss
 
 L2 = 10.0
-"""Weight of the squared weights beside the loss summed over all rows, on standardised
-features; chosen on validation rows of the quickstart and of Banking77."""
+"""Weight decay: L2 * sum of squared weights is added to the loss summed over all rows, on
+standardized features. Chosen on validation rows of the quickstart and of Banking77."""
 
 
 def init_head(
@@ -41,11 +42,11 @@ def init_head(
     states: CachedHiddenStates | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> float:
-    """Fit the last layer of `model` on its own features, in place; its accuracy on them.
+    """Fit the last layer of `model` on its own features, in place; returns training accuracy.
 
     targets: int64 of shape (N,), or float 0/1 of shape (N, C) for a multi-label task.
-    states: what the frozen layers made of these texts, its first rows. progress: told the
-    number of rows after each batch. Leaves the model on `device`.
+    states: cached hidden states whose first N rows are these texts. progress: called with the
+    number of texts after each batch. Leaves the model on `device`, in evaluation mode.
     """
     _, last = last_linear(model)
     features_ND = features(
@@ -66,9 +67,9 @@ def init_head(
 def fit_probe(
     features_ND: Tensor, targets: Tensor, loss: Loss, num_labels: int, *, bias: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Weights (C, D) and bias (C,) of the regularised linear model, by L-BFGS from zero.
+    """Fit a regularized linear model by L-BFGS from zero; returns weights (C, D) and bias (C,).
 
-    bias False is for heads that have none (those of decoders): the bias is all 0.
+    bias: False for heads without one (those of decoders); the returned bias is then 0.
     """
     mean_D = features_ND.mean(dim=0) if bias else torch.zeros(features_ND.shape[1])
     scale = (features_ND - mean_D).std().clamp_min(1e-12)
@@ -104,7 +105,7 @@ def features(
     states: CachedHiddenStates | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Tensor:
-    """What reaches the last layer, (N, D) in fp32 on the CPU, rows in the order given."""
+    """Return the input of the last layer, (N, D) in fp32 on the CPU, in the order given."""
     _, last = last_linear(model)
     model.to(device).eval()
     caught: list[Tensor] = []
@@ -114,12 +115,12 @@ def features(
     try:
         for rows in batches_by_length(lengths, BATCH_TOKENS):
             batch = encoder.pad([encodings[row] for row in rows])
-            inputs = {name: torch.from_numpy(ids).to(device) for name, ids in batch.items()}
+            inputs = to_tensors(batch, device)
             if states is not None:
                 inputs[CACHED_HIDDEN_STATES] = states.padded(rows).to(device)
             model(**inputs)
             caught_ND = caught.pop()
-            if caught_ND.dim() == 3:  # decoders score every position and keep the last token's
+            if caught_ND.dim() == 3:  # decoders classify every position and use the last
                 last_N = inputs["attention_mask"].sum(dim=1) - 1
                 caught_ND = caught_ND[torch.arange(len(rows), device=device), last_N]
             features_ND[rows] = caught_ND.float().cpu()

@@ -1,11 +1,10 @@
-"""The training loss, right under gradient accumulation and several processes.
+"""The training loss, correct under gradient accumulation and several processes.
 
-The stock loss is not: the sequence classifiers of transformers take `num_items_in_batch` and
-ignore it, the Trainer believes that they honour it, skips its own division by the
-accumulation steps and multiplies by the number of processes (transformers#47688, open in
-5.23). Gradients grow by both factors and clipping fires. This loss is a sum divided by the
-number of items in the global batch, which is what the Trainer expects of a
-`compute_loss_func`.
+The stock loss is not: the sequence classifiers of transformers accept `num_items_in_batch` and
+ignore it, while the Trainer relies on it, skips its own division by the accumulation steps and
+multiplies by the number of processes (transformers#47688, open in 5.23). Gradients grow by both
+factors and are clipped. This loss is a sum divided by the number of items in the global batch,
+as the Trainer expects of a `compute_loss_func`.
 
 Shape suffixes: N examples, C labels.
 """
@@ -31,23 +30,24 @@ class Loss:
     task: Literal["single_label", "multi_label"]
     label_smoothing: float = 0.0
     weights_C: Tensor | None = None
-    """Single-label: weight of an example by its label. Multi-label: weight of a label's
+    """Single-label: weight of the examples of each label. Multi-label: weight of each label's
     positive examples."""
 
     def __call__(
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Sum over this batch divided by the items of the global batch, or by this batch's.
+        """Return the sum over this batch divided by the number of items of the global batch.
 
-        outputs: has `logits` of shape (N, C). labels: int64 of shape (N,), or for a
-        multi-label model float 0/1 of shape (N, C), whose items are its N * C entries.
+        outputs: has `logits` of shape (N, C). labels: int64 of shape (N,), or for a multi-label
+        model float 0/1 of shape (N, C), where each of the N * C entries is an item.
+        num_items_in_batch: of the global batch; None takes those of this batch.
         """
         total = self.total(outputs["logits"].float(), labels)
         items = labels.numel() if num_items_in_batch is None else num_items_in_batch
         return total / items
 
     def total(self, logits_NC: Tensor, labels: Tensor) -> Tensor:
-        """The summed loss."""
+        """Return the loss summed over the batch."""
         weights_C = None if self.weights_C is None else self.weights_C.to(logits_NC.device)
         if self.task == "multi_label":
             smooth_NC = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
@@ -68,11 +68,11 @@ def make_loss(
     labels: Sequence[str],
     rows: Sequence[tuple[str, ...]],
 ) -> Loss:
-    """The loss of a run. labels: in output order. rows: the training split's labels.
+    """Make the loss of a run. labels: in output order. rows: the training split's labels.
 
-    Balanced weights: n / (C * n_c) for single-label, whose mean over the training rows is 1;
-    (n - n_c) / n_c for the positives of a multi-label model's label c.
-    Raises ValueError for a weight of a label that does not exist.
+    Balanced weights of label c: n / (C * n_c) for single-label, with mean 1 over the training
+    rows; (n - n_c) / n_c for the positive examples of a multi-label model.
+    Raises ValueError for a weight of an unknown label.
     """
     weights = section.class_weights
     weights_C: Tensor | None = None
@@ -85,7 +85,7 @@ def make_loss(
         n_C = torch.tensor([float(counts[label]) for label in labels])
         n = len(rows)
         if task == "multi_label":
-            n_C = n_C.clamp_max(n - 1)  # a label of every row keeps a weight over 0
+            n_C = n_C.clamp_max(n - 1)  # a label on every row keeps a positive weight
             weights_C = (n - n_C) / n_C
         else:
             weights_C = n / (len(labels) * n_C)

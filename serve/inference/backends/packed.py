@@ -1,14 +1,14 @@
-"""A forward pass without padding: all texts of a batch behind one another, as one row.
+"""A forward pass without padding: all texts of a batch concatenated into one row.
 
-Attention is kept within each text by `torch.nn.attention.varlen`, positions begin anew with
-each text, and after the last layer the first token of every text is taken, which is what
-the stock heads look at, or the mean of its tokens for a mean-pooled model. Whatever an
-architecture does otherwise shows in its logits, so a model is only run this way if they
-equal those of the padded pass (`PackedModel.check_equivalence`).
+Attention is limited to each text by `torch.nn.attention.varlen`, and positions restart with each
+text. After the last layer the first token of every text is kept, which the stock heads read, or
+the mean of its tokens for a mean-pooled model. An architecture that needs anything else gives
+other logits, so `PackedModel.check_equivalence` compares them with those of the padded pass
+before a model is run this way.
 
-On the CPU, where there is no such kernel, attention runs text by text; that is for tests.
+The CPU has no such kernel; attention runs text by text there, for tests only.
 
-Shape suffixes: N texts, L tokens of one text, T tokens of all, H heads, D size of a head,
+Shape suffixes: N texts, L tokens of one text, T tokens of all texts, H heads, D head size,
 E hidden size, C labels.
 """
 
@@ -25,13 +25,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from serve.inference.equivalence import check_equivalent, evaluating, to_tensors
 from serve.inference.pooling import means_of_segments
 from serve.inference.text import Batch
 
 NAME = "textloop_packed"
 
 CU_SEQLENS = "cu_seqlens"
-"""Name of the texts' ends among flat inputs."""
+"""Key of the cumulative sequence lengths in a flat batch."""
 
 _segments = threading.local()
 
@@ -46,11 +47,13 @@ def _attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     query, key, value = (each[0].transpose(0, 1) for each in (query_1HTD, key_1HTD, value_1HTD))
+    cu_seqlens, max_seqlen = _segments.cu_seqlens, _segments.max_seqlen
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
 
-        ends, longest = _segments.ends, _segments.longest
-        out_THD = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling)
+        out_THD = varlen_attn(
+            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scaling
+        )
         assert isinstance(out_THD, torch.Tensor)
         return out_THD.unsqueeze(0), None
     parts = [
@@ -60,7 +63,7 @@ def _attention(
             value_1HTD[0, :, start:end],
             scale=scaling,
         )
-        for start, end in pairwise(_segments.ends.tolist())
+        for start, end in pairwise(cu_seqlens.tolist())
     ]
     return torch.cat(parts, dim=1).transpose(0, 1).unsqueeze(0), None
 
@@ -70,9 +73,9 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 class PackedModel:
-    """A stock sequence classifier, called with packed batches.
+    """A stock sequence classifier, called with batches that are packed before the forward pass.
 
-    Raises ValueError for an architecture whose last layer or positions are not found.
+    Raises ValueError for an architecture whose list of layers is not found.
     """
 
     def __init__(self, model: Any) -> None:
@@ -84,15 +87,15 @@ class PackedModel:
         if layers is None:
             raise ValueError(f"{type(model).__name__} has no `encoder` whose end is known")
         self.layers = layers
-        # RoBERTa and its kin count positions from behind the padding token's id.
+        # RoBERTa and its relatives number positions from the padding token's id + 1.
         padding = getattr(base.embeddings, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1
 
     def flat(self, batch_NL: Batch) -> dict[str, NDArray[Any]]:
-        """Padded ids and their mask, each (N, L), without the padding: each (1, T).
+        """Remove the padding from ids and their mask, each (N, L); each becomes (1, T).
 
-        With the position of each token in its text, and in `CU_SEQLENS` where each text starts and
-        the last one ends, int32 of shape (N + 1,).
+        Adds the position of each token in its text, and under `CU_SEQLENS` where each text
+        starts and the last one ends, int32 of shape (N + 1,).
         """
         mask_NL = batch_NL["attention_mask"].astype(bool)
         rows = {name: ids for name, ids in batch_NL.items() if name != "attention_mask"}
@@ -104,24 +107,29 @@ class PackedModel:
         return flat
 
     @contextmanager
-    def without_padding(self, ends: torch.Tensor, longest: int) -> Iterator[None]:
-        """Inside, the model takes flat inputs; ends: of `flat`, longest: tokens of a text."""
-        mean = getattr(self.model, "mean_pooling", None)
-        starts = ends[:-1].long()
+    def without_padding(self, cu_seqlens: torch.Tensor, max_seqlen: int) -> Iterator[None]:
+        """Make the model take flat inputs.
 
-        def take(module: Any, arguments: Any, output: Any) -> Any:
-            hidden_TE = output[0][0]
-            hidden_NE = hidden_TE[starts] if mean is None else means_of_segments(hidden_TE, ends)
-            hidden_N1E = hidden_NE.unsqueeze(1)
+        cu_seqlens: of `flat`. max_seqlen: number of tokens of the longest text, or more.
+        """
+        mean = getattr(self.model, "mean_pooling", None)
+        starts_N = cu_seqlens[:-1].long()
+
+        def pool(module: Any, arguments: Any, output: Any) -> Any:
+            states_TE = output[0][0]
+            pooled_NE = (
+                states_TE[starts_N] if mean is None else means_of_segments(states_TE, cu_seqlens)
+            )
+            pooled_N1E = pooled_NE.unsqueeze(1)
             if isinstance(output, tuple):
-                return (hidden_N1E, *output[1:])
-            output.last_hidden_state = hidden_N1E
+                return (pooled_N1E, *output[1:])
+            output.last_hidden_state = pooled_N1E
             return output
 
-        _segments.ends, _segments.longest = ends, longest
+        _segments.cu_seqlens, _segments.max_seqlen = cu_seqlens, max_seqlen
         config = self.model.config
         before = config._attn_implementation
-        handle = self.layers.register_forward_hook(take)
+        handle = self.layers.register_forward_hook(pool)
         if mean is not None:
             mean.is_off = True
         try:
@@ -134,37 +142,44 @@ class PackedModel:
                 mean.is_off = False
 
     def __call__(self, batch_NL: Batch) -> torch.Tensor:
-        """Logits of shape (N, C) for padded ids and their mask, each (N, L).
+        """Return logits of shape (N, C) for padded ids and their mask, each (N, L).
 
-        The padding is taken out before anything goes to the device.
+        The padding is removed before anything is copied to the device.
         """
-        device = next(self.model.parameters()).device
-        inputs = {
-            name: torch.from_numpy(ids).to(device, non_blocking=True)
-            for name, ids in self.flat(batch_NL).items()
-        }
+        inputs = to_tensors(self.flat(batch_NL), next(self.model.parameters()).device)
         with self.without_padding(inputs.pop(CU_SEQLENS), batch_NL["attention_mask"].shape[1]):
             logits_NC: torch.Tensor = self.model(**inputs).logits
         return logits_NC
 
-    def check_equivalence(self, *, tolerance: float, seed: int = 0) -> float:
-        """Largest difference to the padded pass on texts of random tokens and lengths.
+    def check_equivalence(self, batch_NL: Batch | None = None, *, tolerance: float) -> float:
+        """Return the largest difference from the padded pass, relative to the largest logit.
 
-        Raises ValueError if it is over the tolerance.
+        batch_NL: the texts to compare on; by default random tokens of random lengths.
+        Raises ValueError if the difference exceeds the tolerance.
         """
-        generator = np.random.default_rng(seed)
-        config, device = self.model.config, next(self.model.parameters()).device
-        longest = min(64, config.max_position_embeddings - 2 - self.first_position)
-        lengths_N = generator.integers(2, longest + 1, 16)
-        mask_NL = (np.arange(longest) < lengths_N[:, None]).astype(np.int64)
+        if batch_NL is None:
+            batch_NL = self._random_batch()
+        device = next(self.model.parameters()).device
+        with evaluating(self.model, device):
+            padded_NC = self.model(**to_tensors(batch_NL, device)).logits
+            packed_NC = self(batch_NL)
+        return check_equivalent(
+            packed_NC,
+            padded_NC,
+            tolerance,
+            relative=True,
+            message="packed and padded logits differ by {:.1e} of the largest",
+        )
+
+    def _random_batch(self) -> Batch:
+        """Return 16 texts of 2 to 64 tokens, fewer if the model has fewer positions."""
+        generator = np.random.default_rng(0)
+        config = self.model.config
+        length = min(64, config.max_position_embeddings - 2 - self.first_position)
+        lengths_N = generator.integers(2, length + 1, 16)
+        mask_NL = (np.arange(length) < lengths_N[:, None]).astype(np.int64)
         ids_NL = generator.integers(0, config.vocab_size, mask_NL.shape)
         padding = config.pad_token_id or 0
-        ids_NL = np.where(ids_NL == padding, padding + 1, ids_NL) * mask_NL
-        ids_NL += padding * (1 - mask_NL)
-        batch_NL: Batch = {"input_ids": ids_NL, "attention_mask": mask_NL}
-        padded = {name: torch.from_numpy(each).to(device) for name, each in batch_NL.items()}
-        padded_NC = self.model(**padded).logits.float()
-        worst = float((self(batch_NL).float() - padded_NC).abs().max() / padded_NC.abs().max())
-        if not worst <= tolerance:
-            raise ValueError(f"packed and padded logits differ by {worst:.1e} of the largest")
-        return worst
+        ids_NL[ids_NL == padding] = padding + 1
+        ids_NL[mask_NL == 0] = padding
+        return {"input_ids": ids_NL, "attention_mask": mask_NL}

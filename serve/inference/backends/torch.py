@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.backends.packed import PackedModel
+from serve.inference.equivalence import to_tensors
 from serve.inference.pooling import load_classifier
 from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
@@ -70,8 +71,7 @@ class TorchBackend:
         if self.packed:
             output = self.packed(batch_NL)
         else:
-            inputs = {name: torch.from_numpy(ids).to(self.device) for name, ids in batch_NL.items()}
             with matmul_precision("highest"):
-                output = self.model(**inputs).logits
+                output = self.model(**to_tensors(batch_NL, self.device)).logits
         logits_NC: Array = output.float().cpu().numpy()
         return logits_NC

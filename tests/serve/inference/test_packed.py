@@ -1,4 +1,4 @@
-"""Batches without padding give the logits of padded ones; architectures that do not are found."""
+"""Packed batches give the logits of padded ones; other architectures are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_segments_of_pairs_are_kept() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        # Positions inside attention: what is packed would see them wrongly.
+        # Positions are computed inside attention, over the whole row.
         (MPNetConfig(max_position_embeddings=80, **SIZES), "differ by"),
         (DebertaV2Config(max_position_embeddings=80, **SIZES), "differ by"),
         (ModernBertConfig(max_position_embeddings=80, **SIZES | NO_SPECIALS), "no `encoder`"),

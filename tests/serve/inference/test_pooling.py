@@ -1,4 +1,4 @@
-"""A head on the mean of all tokens: what it computes, and that nobody loads it by mistake."""
+"""Mean pooling: what the head computes, and that stock classes refuse to load it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def classifier(name: str) -> Any:
 
 @torch.no_grad()
 def by_hand(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of a stock model whose first token's last state is the mean of its text's."""
+    """Return a stock model's logits with each first token's last state replaced by the mean."""
     caught: list[torch.Tensor] = []
 
     def state(output: Any) -> Any:

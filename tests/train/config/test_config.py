@@ -79,7 +79,15 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lora.rank=8", r"unknown key `lora.rank`; known: r, alpha, dropout, target_modules"),
+        ("lora.rank=8", r"unknown key `lora.rank`; known: .*lora_alpha, .*use_rslora"),
+        ("lora.alpha=8", r"unknown key `lora.alpha`; did you mean `lora_alpha`\?"),
+        ("lora.task_type=CAUSAL_LM", r"`lora.task_type` is managed by Textloop: set task"),
+        ("lora.modules_to_save=[pooler]", r"`lora.modules_to_save` is managed by Textloop"),
+        ("lora.use_dora=yes", r"`lora.use_dora` = 'yes': Input should be a valid boolean"),
+        ("lora.lora_dropout=1.5", r"`lora.lora_dropout` = 1.5: Input should be less than 1"),
+        ("lora.init_lora_weights=eva", r"'eva': .* should be 'gaussian', 'olora', .* or 'pissa'"),
+        ("lora.layers_to_transform=[1]", r"cannot be used when `target_modules` is a str"),
+        ("lora.eva_config={rho: 2.0}", r"`eva_config` specified but will be ignored"),
         ("lora.r=0", r"`lora.r` = 0: Input should be greater than or equal to 1"),
         ("lora.r=many", r"`lora.r` = 'many': Input should be a valid integer"),
         ("lora", r"not of the form key.sub=value"),

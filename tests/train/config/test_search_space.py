@@ -39,7 +39,7 @@ class Recorder:
 @pytest.mark.parametrize(
     ("key", "dimension", "message"),
     [
-        ("lora.rank", {"low": 1, "high": 4}, r"`lora.rank` is no key of a run"),
+        ("lora.rank", {"low": 1, "high": 4}, r"unknown key `lora.rank`; known: "),
         ("lorra.r", {"low": 1, "high": 4}, r"`lorra` is no key of a run"),
         ("lora.r", {"low": 0, "high": 4}, r"`lora.r` = 0: .*greater than or equal to 1"),
         ("lora.r", {"low": 1.5, "high": 4.5}, r"`lora.r` = 1.5: .*valid integer"),

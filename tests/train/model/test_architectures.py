@@ -1,6 +1,6 @@
-"""Every base architecture that must work, from `fit` to an answer over HTTP.
+"""Every supported base architecture, from `fit` to a response over HTTP.
 
-Merged, adapter and reloaded model are held equal by `merge` itself, which refuses otherwise.
+`merge` itself compares adapter, merged and reloaded model, and refuses if they differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stored states of frozen layers give the logits and the updates of the whole model."""
+"""Cached hidden states of frozen layers give the logits and updates of the whole model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from layered_models import CONFIGS, CPU, LENGTHS, encoder, encodings, model_of
 
+from serve.inference.equivalence import to_tensors
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.merge.merge import merge
@@ -19,7 +20,6 @@ from train.model.frozen_layers import (
     CACHED_HIDDEN_STATES,
     CachedHiddenStates,
     FrozenLayers,
-    FrozenLayersError,
     batches_by_length,
     store_states,
 )
@@ -27,19 +27,19 @@ from train.model.frozen_layers import (
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("num_trained", [1, 2])
-def test_upper_layers_on_stored_states_are_the_whole_model(name: str, num_trained: int) -> None:
+def test_cached_states_give_the_logits_of_the_whole_model(name: str, num_trained: int) -> None:
     frozen = FrozenLayers(model_of(name), num_trained=num_trained)
 
     assert frozen.check_equivalence(encoder(), encodings(), CPU) <= 1e-4
 
 
-def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
+def test_frozen_layers_are_skipped_with_cached_states(tmp_path: Path) -> None:
     model = model_of("bert")
     frozen = FrozenLayers(model, num_trained=1)
     states = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     runs: list[int] = []
     model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(0))
-    batch = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()[:2]).items()}
+    batch = to_tensors(encoder().pad(encodings()[:2]), CPU)
 
     model(**batch, **{CACHED_HIDDEN_STATES: states.padded([0, 1])})
     assert runs == []
@@ -47,7 +47,7 @@ def test_frozen_layers_are_not_run_on_stored_states(tmp_path: Path) -> None:
     assert runs == [0]
 
 
-def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: Path) -> None:
+def test_cached_states_survive_activation_checkpointing(tmp_path: Path) -> None:
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
     gradients = []
@@ -58,7 +58,7 @@ def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: P
         if wraps:
             layers = model.bert.encoder.layer
             layers[2] = checkpoint_wrapper(layers[2])
-        ids = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
+        ids = to_tensors(encoder().pad(encodings()), CPU)
         rows = list(range(len(LENGTHS)))
         model(**ids, **{CACHED_HIDDEN_STATES: states.padded(rows)}).logits.square().sum().backward()
         gradients.append([p.grad for p in model.bert.encoder.layer[2].parameters()])
@@ -68,7 +68,7 @@ def test_a_layer_that_runs_again_in_the_backward_pass_has_its_states(tmp_path: P
         torch.testing.assert_close(again, once)
 
 
-def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
+def test_states_are_padded_with_zeros_and_reused(tmp_path: Path) -> None:
     frozen = FrozenLayers(model_of("bert"), num_trained=1)
     first = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     (file,) = tmp_path.glob("*.f32")
@@ -85,19 +85,19 @@ def test_states_are_padded_with_zeros_and_found_again(tmp_path: Path) -> None:
     torch.testing.assert_close(padded[1], alone[0], atol=1e-5, rtol=0)
 
 
-def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
+def test_too_little_disk_space_is_refused_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen = FrozenLayers(model_of("bert"), num_trained=1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
 
-    with pytest.raises(FrozenLayersError, match=r"0.0 GB left; free some.*model.trained_layers"):
+    with pytest.raises(ValueError, match=r"0.0 GB left; free some.*model.trained_layers"):
         store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
 
     assert not list(tmp_path.iterdir())
 
 
-def test_another_base_has_states_of_its_own(tmp_path: Path) -> None:
+def test_each_base_has_its_own_states(tmp_path: Path) -> None:
     frozen = FrozenLayers(model_of("bert"), num_trained=1)
 
     for base in ("a", "b"):
@@ -106,7 +106,7 @@ def test_another_base_has_states_of_its_own(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.f32"))) == 2
 
 
-def test_batches_hold_their_tokens() -> None:
+def test_batches_stay_within_max_tokens() -> None:
     batches = batches_by_length([5, 1, 9, 1, 30], 18)
 
     assert sorted(row for rows in batches for row in rows) == [0, 1, 2, 3, 4]
@@ -114,7 +114,7 @@ def test_batches_hold_their_tokens() -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_upper_layers_alone_are_trained_and_merge_holds(
+def test_only_the_upper_layers_are_trained(
     method: str, make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -140,13 +140,13 @@ def test_upper_layers_alone_are_trained_and_merge_holds(
     assert bundle.manifest.parity["adapter_live"] <= 1e-4
 
 
-def test_stored_states_train_as_the_whole_model_does(
+def test_training_on_cached_states_gives_the_same_losses(
     make_config: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     losses = []
-    for name in ("stored", "whole"):
+    for name in ("cached", "whole"):
         values = make_config(tmp_path / name)
         values["model"] |= {"trained_layers": 1, "dropout": 0.0}
         if name == "whole":
@@ -159,7 +159,7 @@ def test_stored_states_train_as_the_whole_model_does(
 
 
 @pytest.mark.parametrize(("method", "layers"), [("lora", 1), ("full", None)])
-def test_activation_checkpointing_trains_the_same(
+def test_activation_checkpointing_gives_the_same_losses(
     method: str, layers: int | None, make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     losses = []
@@ -186,7 +186,7 @@ def _log(record: str) -> list[dict[str, float]]:
     return history
 
 
-def test_states_know_their_rows(tmp_path: Path) -> None:
+def test_states_are_read_by_row(tmp_path: Path) -> None:
     np.arange(12, dtype=np.float32).tofile(tmp_path / "states")
 
     states = CachedHiddenStates(tmp_path / "states", [2, 4], 2)

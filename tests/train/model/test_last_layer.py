@@ -1,4 +1,4 @@
-"""The last layer for the head's token alone: the logits and gradients of the whole layer."""
+"""The shortened last layer gives the logits and gradients of the full one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from layered_models import CPU, SIZES, encoder, encodings, model_of
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.pooling import MeanPooling
 from train.model.last_layer import shorten_last_layer
 
 
 def outcome(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits and the gradients of all weights."""
-    inputs = {name: torch.from_numpy(ids) for name, ids in encoder().pad(encodings()).items()}
-    logits = model(**inputs).logits
+    """Return logits and the gradients of all weights."""
+    logits = model(**to_tensors(encoder().pad(encodings()), CPU)).logits
     logits.square().sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return logits.detach(), gradients
@@ -51,7 +51,7 @@ def test_most_of_the_last_layer_is_not_run() -> None:
     assert rows == [12, 12, 1]
 
 
-def test_layers_that_cannot_be_told_are_left_alone() -> None:
+def test_shared_layers_are_left_unchanged() -> None:
     """ALBERT runs one layer many times."""
     settings = AlbertConfig(embedding_size=16, **SIZES)
     model = AutoModelForSequenceClassification.from_config(settings).eval()
@@ -60,7 +60,7 @@ def test_layers_that_cannot_be_told_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "modernbert", "mpnet"])
-def test_other_architectures_are_left_alone(name: str) -> None:
+def test_other_architectures_are_left_unchanged(name: str) -> None:
     model = model_of(name)
     before, _ = outcome(model)
 
@@ -76,8 +76,8 @@ def test_a_head_on_the_mean_needs_all_tokens() -> None:
     assert not shorten_last_layer(model, encoder(), encodings(), CPU)
 
 
-def test_a_head_that_needs_other_tokens_keeps_them() -> None:
-    """Whatever its name: a head on the last token gives other logits and is found."""
+def test_a_head_on_another_token_is_detected() -> None:
+    """A head on the last token gives other logits, so the layer is left unchanged."""
     model = model_of("bert")
     pooler = model.bert.pooler
     pooler.forward = lambda states: pooler.activation(pooler.dense(states[:, -1]))

@@ -1,4 +1,4 @@
-"""The loss is right under gradient accumulation, where the stock one is not."""
+"""The loss is correct under gradient accumulation; the stock one is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHOICES_NC = torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 0]])
 
 
 def gradient(tiny_base: Path, output: Path, *, accumulation: int, loss: Any) -> torch.Tensor:
-    """The head's gradient of the first update over the same eight rows."""
+    """Return the head's gradient in the first update over the same eight rows."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=3)
     for module in model.modules():
@@ -51,7 +51,7 @@ def gradient(tiny_base: Path, output: Path, *, accumulation: int, loss: Any) -> 
 
 
 def test_stock_loss_grows_with_accumulation(tiny_base: Path, tmp_path: Path) -> None:
-    """transformers#47688: when this fails the upstream bug is gone and so may our loss be."""
+    """transformers#47688: once this fails, the bug is fixed and our loss can be removed."""
     whole = gradient(tiny_base, tmp_path, accumulation=1, loss=None)
     pieces = gradient(tiny_base, tmp_path, accumulation=4, loss=None)
 

@@ -1,4 +1,4 @@
-"""Training on flat batches: the gradients of padded ones, and no text sees another."""
+"""Training on flat batches gives the gradients of padded ones; no text attends to another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from layered_models import CPU, encoder, encodings
 from packed_models import CONFIGS, model_of
 
+from serve.inference.equivalence import to_tensors
 from serve.inference.pooling import MeanPooling
 from train.config.run import RunConfig
 from train.fit.fit import fit
@@ -44,7 +45,7 @@ def test_flat_batches_give_the_gradients_of_padded_ones(name: str, mean: bool) -
     if mean:
         MeanPooling(model)
     batch = encoder().pad(encodings())
-    padded = {name: torch.from_numpy(ids) for name, ids in batch.items()}
+    padded = to_tensors(batch, CPU)
     packing = PackedTraining(model)
 
     logits, expected = gradients(model, padded)
@@ -58,14 +59,14 @@ def test_flat_batches_give_the_gradients_of_padded_ones(name: str, mean: bool) -
     assert torch.equal(again, logits)
 
 
-def test_states_of_frozen_layers_are_taken_flat(tmp_path: Path) -> None:
+def test_cached_hidden_states_can_be_flat(tmp_path: Path) -> None:
     model = without_dropout("bert")
-    prefix = FrozenLayers(model, num_trained=1)
+    frozen = FrozenLayers(model, num_trained=1)
     packing = PackedTraining(model)
-    states = store_states(prefix, encoder(), encodings(), tmp_path, base="b", device=CPU)
+    states = store_states(frozen, encoder(), encodings(), tmp_path, base="b", device=CPU)
     model.train()
     batch = encoder().pad([encodings()[n] for n in (2, 0, 3)])
-    padded = {name: torch.from_numpy(ids) for name, ids in batch.items()}
+    padded = to_tensors(batch, CPU)
 
     logits, _ = gradients(model, padded | {CACHED_HIDDEN_STATES: states.padded([2, 0, 3])})
     flat_logits, _ = gradients(
@@ -75,7 +76,7 @@ def test_states_of_frozen_layers_are_taken_flat(tmp_path: Path) -> None:
     torch.testing.assert_close(flat_logits, logits, atol=1e-5, rtol=1e-5)
 
 
-def test_no_text_sees_another_as_it_would_in_a_stock_flat_batch() -> None:
+def test_no_text_attends_to_another() -> None:
     model = without_dropout("bert").eval()
     packing = PackedTraining(model)
     rows = encodings()
@@ -93,14 +94,14 @@ def test_no_text_sees_another_as_it_would_in_a_stock_flat_batch() -> None:
     assert (first(stock[0]) - first(stock[1])).abs().max() > 1e-2
 
 
-def test_attention_with_dropout_is_padded_and_says_why() -> None:
+def test_attention_dropout_falls_back_to_padding() -> None:
     packing, reason = without_padding(model_of(CONFIGS["bert"]), encoder(), encodings(), CPU)
 
     assert packing is None
     assert "model.dropout: 0" in reason
 
 
-def test_layers_that_run_again_are_padded(
+def test_activation_checkpointing_falls_back_to_padding(
     make_config: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,7 +117,7 @@ def test_layers_that_run_again_are_padded(
 
 
 @pytest.mark.parametrize("trained_layers", [pytest.param(None, marks=pytest.mark.slow), 1])
-def test_whole_run_on_flat_batches_is_that_on_padded_ones(
+def test_run_on_flat_batches_gives_the_losses_of_padded_ones(
     make_config: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

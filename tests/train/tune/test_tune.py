@@ -184,7 +184,7 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
     ("keys", "message"),
     [
         ({"space": {}}, "tune.space is empty"),
-        ({"space": {"lora.rank": {"low": 1, "high": 2}}}, "`lora.rank` is no key of a run"),
+        ({"space": {"lora.rank": {"low": 1, "high": 2}}}, "unknown key `lora.rank`; known: "),
         (
             {"space": {"trainer.learning_rat": {"low": 0.1, "high": 0.2}}},
             "`trainer.learning_rat` is not a field of TrainingArguments",
