@@ -127,7 +127,7 @@ def _refuse_mean_pooled(model: ModelConfig, path: Path) -> None:
     if (path / "config.json").is_file() and is_pooled(path):
         raise ValueError(
             f"model.base `{model.base}` is a model trained with model.pooling: mean; start "
-            "from the base that it was made of, or from a model with native pooling"
+            "from its original base, or from a model with native pooling"
         )
 
 

@@ -173,7 +173,7 @@ def test_a_mean_pooled_model_is_no_base(tmp_path: Path, make_config: MakeConfig)
     model.save_pretrained(tmp_path / "base")
     set_custom_model_type(tmp_path / "base")
 
-    with pytest.raises(ValueError, match="start from the base that it was made of"):
+    with pytest.raises(ValueError, match="start from its original base"):
         fit(RunConfig(**make_config(tmp_path / "run", model={"base": str(tmp_path / "base")})))
 
 
