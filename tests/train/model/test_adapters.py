@@ -1,4 +1,4 @@
-"""Every kind of adapter, and a probe, merges to the logits that were trained."""
+"""Adapters in one step are peft's own; every kind of them merges to the same logits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,75 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.evaluation.evaluate import evaluate
 from train.fit.fit import fit
 from train.merge.merge import MergeRefused, merge
-from train.model.adapters import add_lora
+from train.model.adapters import add_lora, fuse, peft_warnings_off
 from train.model.base import load_base
 
 MakeConfig = Callable[..., dict[str, Any]]
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 5)
+        self.second = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.second(torch.tanh(self.first(x)))
+        return y
+
+
+def adapted(**options: Any) -> Any:
+    torch.manual_seed(0)
+    settings = LoraConfig(
+        r=3, lora_alpha=6, target_modules=["first", "second"], init_lora_weights=False, **options
+    )
+    with peft_warnings_off():
+        return get_peft_model(Two(), settings)
+
+
+def outcome(model: Any) -> list[torch.Tensor]:
+    """Output and gradients for one batch."""
+    x = torch.linspace(-1, 1, 2 * 3 * 6).reshape(2, 3, 6).requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    assert x.grad is not None
+    return [y.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def test_one_step_gives_the_output_and_the_gradients_of_five() -> None:
+    expected = outcome(adapted())
+    model = adapted()
+
+    assert fuse(model) == 2
+    for got, wanted in zip(outcome(model), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}])
+def test_what_one_step_cannot_do_is_left_to_peft(options: dict[str, Any]) -> None:
+    assert fuse(adapted(**options)) == 0
+
+
+def test_disabled_adapters_are_not_applied() -> None:
+    model = adapted()
+    fuse(model)
+    x = torch.ones(1, 6)
+
+    with model.disable_adapter():
+        off = model(x)
+
+    torch.manual_seed(0)
+    torch.testing.assert_close(off, Two()(x))
+    assert not torch.allclose(off, model(x))
 
 
 @pytest.mark.parametrize(
