@@ -206,7 +206,7 @@ def test_every_override_in_prose_is_accepted() -> None:
     for page in MANUAL:
         for span in spans(page):
             parts = re.split(r" (?=[a-z_0-9.]+=)", span)
-            if not all(re.match(r"[a-z_0-9.]+=[^…]+$", part) for part in parts):
+            if not all(re.match(r"(?!key\b)[a-z_0-9.]+=[^…]+$", part) for part in parts):
                 continue
             is_server = parts[0].split("=")[0] in server
             schema: type[Config] = ServeConfig if is_server else RunConfig
