@@ -101,8 +101,8 @@ def fuse(model: Any) -> int:
 
     peft computes an adapter in five operations forward and more than ten backward, most of
     them passes over memory. On a CPU in fp32 this saves 4 to 7 % of a training step (MiniLM, all
-    layers, batch 32, one thread). Adapters with dropout, a bias or a variant such as DoRA keep peft's
-    own forward pass, as do merged ones and those under autocast.
+    layers, batch 32, one thread). Adapters with dropout, a bias or a variant such as DoRA keep
+    peft's own forward pass, as do merged ones and those under autocast.
     """
     from peft.tuners.lora.layer import Linear
 

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.local_server import LocalServer, free_port
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
