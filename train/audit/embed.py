@@ -7,8 +7,7 @@ Shape suffixes: N texts, L tokens, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Text, shortest_first
+from serve.tables import blocks
 from train.model.base import Base
 
 BLOCK_TEXTS = 2048
@@ -39,7 +39,7 @@ def embed(
     model = base.model.to(device).eval()
     body = getattr(model, model.base_model_prefix)
     parts = []
-    for block in _blocks(texts):
+    for block in blocks(texts, BLOCK_TEXTS):
         encodings = base.encoder.encode(block)
         order = shortest_first(encodings)
         features_ND: torch.Tensor | None = None
@@ -64,15 +64,9 @@ def token_counts(base: Base, texts: Sequence[Text]) -> NDArray[np.int64]:
     tokenizer = base.encoder.tokenizer
     assert tokenizer is not None
     counts: list[int] = []
-    for block in _blocks(texts):
+    for block in blocks(texts, BLOCK_TEXTS):
         firsts = [text if isinstance(text, str) else text[0] for text in block]
         seconds = [text[1] for text in block if not isinstance(text, str)] or None
         ids = tokenizer(firsts, seconds, truncation=False, padding=False, verbose=False)
         counts += map(len, ids["input_ids"])
     return np.array(counts, dtype=np.int64)
-
-
-def _blocks(texts: Sequence[Text]) -> Iterator[list[Text]]:
-    iterator = iter(texts)
-    while block := list(islice(iterator, BLOCK_TEXTS)):
-        yield block

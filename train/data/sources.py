@@ -14,7 +14,6 @@ so: the configuration goes into the bundle. Messages hold the name and never the
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import uuid
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from serve.tables import Row, blocks, read_rows
+from serve.tables import Row, blocks, parse_rows
 
 BLOCK_ROWS = 1024
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -145,17 +144,7 @@ def _open_file(address: str, cache_dir: Path, stack: contextlib.ExitStack) -> Ta
         return _table_of(datasets.load_dataset("json", **files))
     if suffix == ".parquet":
         return _open_parquet(path, stack)
-    return Table(rows=_blocks_of_text_file(path))
-
-
-def _blocks_of_text_file(path: Path) -> Iterator[list[Row]]:
-    try:
-        yield from blocks(read_rows(path), BLOCK_ROWS)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 (byte {error.start})") from None
-    except (ValueError, csv.Error) as error:
-        # The path is already in the message's head, where it is the source's own name.
-        raise ValueError(str(error).replace(f"`{path}`, ", "").replace(f"`{path}` ", "")) from None
+    return Table(rows=blocks(parse_rows(path), BLOCK_ROWS))
 
 
 def _open_parquet(path: Path, stack: contextlib.ExitStack) -> Table:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -46,8 +45,6 @@ class RowWriter:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.num_rows = 0
-        self.label_counts: Counter[str] = Counter()
         self._path = directory / f".{uuid.uuid4().hex}.arrow"
         self._file = pa.OSFile(str(self._path), "wb")
         self._writer = pa.ipc.new_file(self._file, _SCHEMA)
@@ -62,8 +59,6 @@ class RowWriter:
         self._pending.append((text, labels, row, slices))
         self._digest.update(content_line(text, labels) + b"%d\n" % row)
         self._digest.update(json.dumps(slices).encode())
-        self.label_counts.update(labels)
-        self.num_rows += 1
         if len(self._pending) >= WRITE_ROWS:
             self._flush()
 
