@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from serve.config import Config
 from train.config.search_space import TuneSection
 from train.config.sections import (
+    NOT_TRAINING,
     AuditSection,
     CalibrationSection,
     EvaluationSection,
@@ -232,7 +233,7 @@ class RunConfig(Config):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments under their own names."""
 
-    tune: TuneSection = Field(default=TuneSection(), exclude=True)  # no part of what a run is
+    tune: TuneSection = Field(default=TuneSection(), exclude=True)  # not part of a run's identity
 
     @field_validator("trainer")
     @classmethod
@@ -269,6 +270,16 @@ class RunConfig(Config):
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self
+
+    def training_settings(self) -> dict[str, Any]:
+        """The settings that affect the trained weights, as JSON values.
+
+        Two runs with equal settings, data and base are the same run. Data sources are left out:
+        the rows are compared by their content, not by where they came from.
+        """
+        sources = {"train", "validation", "test", "fixes"}
+        exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": sources}
+        return self.model_dump(mode="json", exclude=exclude)
 
     @property
     def is_pair(self) -> bool:

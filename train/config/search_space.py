@@ -14,21 +14,20 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, StrictFloat, StrictInt, ValidationError, field_validator
 from pydantic import model_validator as check_whole
 
-from serve.config import Config
+from serve.config import Config, explain
+from train.config.sections import NOT_TRAINING
 
 Number = StrictInt | StrictFloat
 Run = TypeVar("Run", bound=Config)
 
-_FIXED = {
+_FIXED = dict.fromkeys(NOT_TRAINING, "it does not affect training") | {
     "output_dir": "every trial has its own",
-    "seed": "the best of several seeds is luck",
-    "task": "trials would not be measured alike",
+    "seed": "choosing the best seed overfits the validation split",
+    "task": "trials would be measured by different metrics",
     "data": "trials would not be measured on the same rows",
-    "cpu_threads": "it does not bear on the model",
-    "export_int8": "it does not bear on the trained model",
-    "tune": "it is no part of a run",
+    "tune": "it is not part of a run",
     "trainer.metric_for_best_model": "set tune.metric",
-    "trainer.greater_is_better": "trials would not be compared by one rule",
+    "trainer.greater_is_better": "trials would be compared by different rules",
 }
 """Keys and sections that may not be searched over, and why."""
 
@@ -149,15 +148,8 @@ def with_values(config: Run, values: dict[str, Any]) -> Run:
     try:
         return type(config).model_validate(dumped)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            name = ".".join(map(str, item["loc"]))
-            if item["type"] == "extra_forbidden":
-                lines.append(f"`{name}` is no key of a run")
-            else:
-                message = item["msg"].removeprefix("Value error, ")
-                lines.append(f"`{name}` = {item['input']!r}: {message}" if name else message)
-        raise ValueError(f"tune.space: {'; '.join(lines)} (with {_shown(values)})") from None
+        problems = explain(error, type(config))
+        raise ValueError(f"tune.space: {problems} (with {_shown(values)})") from None
 
 
 def boundary_configs(config: Run, space: dict[str, Dimension]) -> Iterator[Run]:

@@ -1,8 +1,4 @@
-"""Sections of a run's configuration that do not bear on what is trained.
-
-`fit` and its result are the same whatever stands in them; `train.fit.resume` leaves them out of
-what a run is.
-"""
+"""Sections of a run's configuration that do not affect training, and the list of all such keys."""
 
 from __future__ import annotations
 
@@ -11,6 +7,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+
+NOT_TRAINING = frozenset(
+    {
+        "output_dir",
+        "cpu_threads",
+        "export_int8",
+        "gate",
+        "calibration",
+        "evaluation",
+        "audit",
+        "publish",
+        "tune",
+    }
+)
+"""Keys and sections of a run that do not affect the trained weights."""
 
 
 class GateSection(Config):

@@ -136,14 +136,8 @@ def prepare(config: RunConfig) -> Search:
     directory = config.output_dir / "tune"
     data = visible_rows(config)
     base = write_visible(data, config, directory / "data")
-    elsewhere: Any = {
-        "output_dir": True,
-        "cpu_threads": True,
-        "export_int8": True,
-        "data": {"train", "validation", "test"},
-    }
     identity = {
-        "config": base.model_dump(mode="json", exclude=elsewhere),
+        "config": base.training_settings(),
         "base_weights_sha256": weights_sha256(config.model),
         "data": {name: getattr(data, name).fingerprint for name in ("train", "validation")},
         "space": {key: each.model_dump(mode="json") for key, each in settings.space.items()},

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from serve.config import ServeConfig, load_config, parse_yaml
 from serve.http.tracing import check_installed
+from train.config import sections
 from train.config.run import RunConfig
 from train.fit.trainer import training_arguments
 
@@ -131,6 +132,20 @@ def test_configuration_is_frozen(minimal: Path) -> None:
 
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 5
+
+
+def test_sections_that_do_not_affect_training_are_not_part_of_its_settings(minimal: Path) -> None:
+    modules = {
+        name: getattr(field.annotation, "__module__", "")
+        for name, field in RunConfig.model_fields.items()
+    }
+    config = load_config(RunConfig, minimal)
+    edited = load_config(RunConfig, minimal, ["gate.margin=0.02", "publish.description=x"])
+
+    assert modules.keys() >= sections.NOT_TRAINING
+    assert {name for name in modules if modules[name] == sections.__name__} <= sections.NOT_TRAINING
+    assert edited.training_settings() == config.training_settings()
+    assert not config.training_settings().keys() & sections.NOT_TRAINING
 
 
 def test_every_shipped_yaml_loads() -> None:

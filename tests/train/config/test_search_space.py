@@ -39,8 +39,8 @@ class Recorder:
 @pytest.mark.parametrize(
     ("key", "dimension", "message"),
     [
-        ("lora.rank", {"low": 1, "high": 4}, r"`lora.rank` is no key of a run"),
-        ("lorra.r", {"low": 1, "high": 4}, r"`lorra` is no key of a run"),
+        ("lora.rank", {"low": 1, "high": 4}, r"unknown key `lora.rank`; known: r, alpha"),
+        ("lorra.r", {"low": 1, "high": 4}, r"unknown key `lorra`; known: .*lora"),
         ("lora.r", {"low": 0, "high": 4}, r"`lora.r` = 0: .*greater than or equal to 1"),
         ("lora.r", {"low": 1.5, "high": 4.5}, r"`lora.r` = 1.5: .*valid integer"),
         ("lora.r", {"choices": [8, "many"]}, r"`lora.r` = 'many': .*valid integer"),
@@ -69,11 +69,13 @@ def test_values_that_do_not_go_together_are_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("seed", "luck"),
+        ("seed", "overfits the validation split"),
         ("output_dir", "its own"),
         ("data.validation_fraction", "the same rows"),
         ("data.train", "the same rows"),
-        ("tune.trials", "no part of a run"),
+        ("tune.trials", "not part of a run"),
+        ("gate.alpha", "does not affect training"),
+        ("calibration.temperature", "does not affect training"),
         ("trainer.metric_for_best_model", "set tune.metric"),
     ],
 )

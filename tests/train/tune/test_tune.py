@@ -188,6 +188,15 @@ def test_finished_search_goes_on_with_more_trials(
     assert longer.counts == {"complete": 5}
 
 
+def test_settings_that_do_not_affect_training_may_change_during_a_search(
+    searched: tuple[dict[str, Any], TuneResult],
+) -> None:
+    values, result = searched
+    edited = values | {"publish": {"description": "Routes messages."}, "gate": {"margin": 0.02}}
+
+    assert tune(RunConfig.model_validate(edited)).best.number == result.best.number
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -257,7 +266,10 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
     ("keys", "message"),
     [
         ({"space": {}}, "tune.space is empty"),
-        ({"space": {"lora.rank": {"low": 1, "high": 2}}}, "`lora.rank` is no key of a run"),
+        (
+            {"space": {"lora.rank": {"low": 1, "high": 2}}},
+            "unknown key `lora.rank`; known: r, alpha",
+        ),
         (
             {"space": {"trainer.learning_rat": {"low": 0.1, "high": 0.2}}},
             "`trainer.learning_rat` is not a field of TrainingArguments",
