@@ -122,8 +122,7 @@ def _write(directory: Path, found: Audit, data: LabelledData) -> None:
         "imbalance": found.imbalance,
         "tokens": found.tokens,
     }
-    page = report_html(found, summary)
-    write_atomic(directory / "report.html", page.encode("utf-8"))
+    write_atomic(directory / "report.html", report_html(found, summary))
     summary["findings"] = [asdict(finding) for finding in found.findings]
     write_atomic(directory / "report.json", json.dumps(summary, indent=2).encode())
 

@@ -226,6 +226,7 @@ def test_hostile_texts_and_labels_stay_text_in_the_report(
     assert not {"script", "img", "iframe", "link"} & set(page.tags)
     assert page.attributes <= {
         "lang",
+        "name",
         "charset",
         "http-equiv",
         "content",
