@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.inference.text import Text
-from train.audit.characters import character_problems, dominant_scripts, foreign_share, scripts_of
+from train.audit.characters import (
+    character_problems,
+    dominant_scripts,
+    foreign_fraction,
+    scripts_of,
+)
 from train.audit.copies import Copies, Place, named
 from train.audit.duplicates import joined
 from train.data.rows import Labels, SplitName
@@ -262,7 +267,7 @@ def of_characters(data: LabelledData, view: View) -> list[Finding]:
     foreign: list[tuple[float, Place]] = []
     for name, split in data.splits.items():
         for index, text in enumerate(split.texts):
-            share = foreign_share(scripts_of(joined(text)), dominant)
+            share = foreign_fraction(scripts_of(joined(text)), dominant)
             if share > FOREIGN_SHARE:
                 foreign.append((share, Place(split=name, index=index)))
     foreign.sort(key=lambda each: -each[0])
