@@ -47,7 +47,11 @@ class Recorder:
         ("loss.label_smoothing", {"low": 0.0, "high": 1.0}, r"`loss.label_smoothing` = 1.0"),
         ("trainer.label_smoothing_factor", {"low": 0.0, "high": 0.1}, "set loss.label_smoothing"),
         ("method", {"choices": ["lora", "none"]}, r"`method` = 'none'"),
-        ("model.base.name", {"choices": ["a"]}, r"names `model.base.name`, but `base` is no sec"),
+        (
+            "model.base.name",
+            {"choices": ["a"]},
+            r"names `model.base.name`, but `base` is not a sec",
+        ),
     ],
 )
 def test_values_that_a_run_does_not_take_are_refused_by_key(
@@ -91,7 +95,7 @@ def test_what_trials_are_compared_on_cannot_vary(key: str, message: str) -> None
         ({}, "give low and high, or choices"),
         ({"low": 2, "high": 1}, "low = 2 is not less than high = 1"),
         ({"low": 0.0, "high": 1.0, "log": True}, "log needs low > 0"),
-        ({"low": 1, "high": 9, "log": True, "step": 2}, "goes with no step"),
+        ({"low": 1, "high": 9, "log": True, "step": 2}, "cannot be combined with step"),
         ({"low": 1, "high": 2, "step": 4}, "step = 4 is not between"),
         ({"choices": [1], "low": 0}, "either choices, or low and high"),
         ({"choices": [1, 1]}, "has a value twice"),
