@@ -135,9 +135,9 @@ def test_suggestions_of_prepare_come_back_as_fixes(tmp_path: Path, make_config: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"row": 2}, "line 1: row 2 of data.train is not the one that was meant"),
+        ({"row": 2}, "line 1: row 2 of data.train has changed since the fix was written"),
         ({"row": 999}, "line 1: data.train has no usable row 999"),
-        ({"sha256": "0"}, "line 1: row 1 of data.train is not the one"),
+        ({"sha256": "0"}, "line 1: row 1 of data.train has changed"),
         ({"action": "delete"}, "line 1: action: Input should be 'drop', 'relabel' or 'keep'"),
         ({"action": "relabel"}, "line 1: suggested: expected a label"),
         ({"action": "relabel", "suggested": ["a"]}, "line 1: suggested: expected a label"),
