@@ -1,6 +1,6 @@
-"""What a frozen base makes of texts: the mean of its last hidden states, of length 1.
+"""Embed texts with the frozen base: the mean of its last hidden states, scaled to unit length.
 
-For the audit alone. The head starts from other features (`train.model.head`): those that reach it.
+Used only by the audit. The head is initialized from its own input features (`train.model.head`).
 
 Shape suffixes: N texts, L tokens, D features.
 """
@@ -32,9 +32,9 @@ def embed(
     device: str,
     progress: Callable[[int], object] = lambda texts: None,
 ) -> NDArray[np.float32]:
-    """Features of each text, (N, D) in fp32, in the order given.
+    """Return the features of each text, (N, D) in fp32, in the order given.
 
-    progress: told the number of texts after each batch. Leaves the model on `device`.
+    progress: called with the number of texts after each batch. Leaves the model on `device`.
     """
     model = base.model.to(device).eval()
     body = getattr(model, model.base_model_prefix)
@@ -60,7 +60,7 @@ def embed(
 
 
 def token_counts(base: Base, texts: Sequence[Text]) -> NDArray[np.int64]:
-    """Tokens of each text before it is cut, special tokens included, (N,)."""
+    """Count the tokens of each text before truncation, including special tokens, (N,)."""
     tokenizer = base.encoder.tokenizer
     assert tokenizer is not None
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""`prepare` finds what is wrong, shows it safely, and its fixes come back as reviewed."""
+"""`prepare` finds problems, shows them safely, and its reviewed fixes can be applied."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_changed_labels_are_suspected_and_their_own_suggested(
     assert found.audit.counts["label_errors"] < 30
 
 
-def test_pooling_of_the_run_does_not_bear_on_the_audit(tmp_path: Path, make_config: Make) -> None:
+def test_pooling_of_the_run_does_not_affect_the_audit(tmp_path: Path, make_config: Make) -> None:
     margins = []
     for pooling in ("native", "mean"):
         values = make_config(tmp_path / pooling, model={"pooling": pooling})
@@ -169,7 +169,7 @@ def test_fixes_that_cannot_be_read_are_named(tmp_path: Path, make_config: Make) 
         load_data(RunConfig.model_validate(values))
 
 
-def test_reviewed_file_is_neither_overwritten_nor_taken_from_where_it_would_be(
+def test_reviewed_file_is_not_overwritten_and_must_be_kept_elsewhere(
     tmp_path: Path, make_config: Make
 ) -> None:
     values = make_config(tmp_path / "run", audit={"label_errors": False})
@@ -331,4 +331,4 @@ def test_rows_read_again_share_one_file_and_changed_ones_replace_it(
     assert again == names
     assert len(list(cache.iterdir())) == 3
     assert (len(first.test), len(second.test)) == (60, 5)
-    assert first.test.texts[59]  # still there for who has it open
+    assert first.test.texts[59]  # still readable where it is mapped

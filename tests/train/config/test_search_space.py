@@ -1,4 +1,4 @@
-"""What may be searched over is checked against the run before the first trial."""
+"""The search space is validated against the run before the first trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config_of(space: dict[str, Any], **sections: Any) -> RunConfig:
 
 
 class Recorder:
-    """Takes the place of a trial: gives the first value and notes what it was asked."""
+    """Stands in for a trial: returns the first value and records the calls."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -63,7 +63,7 @@ def test_values_that_a_run_does_not_take_are_refused_by_key(
         list(boundary_configs(config, config.tune.space))
 
 
-def test_values_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_values_are_refused() -> None:
     config = config_of({"method": {"choices": ["full", "lora"]}}, lora={"r": 4})
 
     with pytest.raises(ValueError, match=r"`lora` is set but `method` is full.*method='full'"):
@@ -151,7 +151,7 @@ def test_space_can_be_overridden_on_the_command_line() -> None:
     assert config.tune.trials == 3
 
 
-def test_search_is_no_part_of_what_a_run_is() -> None:
+def test_search_is_not_part_of_a_runs_settings() -> None:
     """Another number of trials must not make `merge` refuse what `fit` has trained."""
     config = config_of({"lora.r": {"low": 1, "high": 4}})
 

@@ -1,4 +1,4 @@
-"""A template makes one text out of columns; times become words; odd values are named."""
+"""Templates build one text from columns, times become words, invalid values are named."""
 
 from __future__ import annotations
 
