@@ -252,8 +252,9 @@ class RunConfig(Config):
         ignored = sorted(set(self.trainer) - {"use_cpu"})
         if self.method == "probe" and (ignored or self.early_stopping_patience):
             raise ValueError(
-                "`method: probe` does not use the Trainer and would ignore "
-                f"`{'trainer.' + ignored[0] if ignored else 'early_stopping_patience'}`; remove it"
+                "`method: probe` does not use the Trainer, so "
+                f"`{'trainer.' + ignored[0] if ignored else 'early_stopping_patience'}` would be "
+                "ignored; remove it"
             )
         if self.method == "probe" and (
             self.model.trained_layers
