@@ -151,7 +151,8 @@ def load_config(
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_explain(error, schema, path)) from None
+        source = f"configuration `{path}`" if path is not None else "configuration"
+        raise ValueError(f"{source}: {explain(error, schema)}") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -172,7 +173,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"override `{override}`: the value is not valid YAML: {error}") from error
 
 
-def _explain(error: ValidationError, schema: type[Config], path: str | Path | None) -> str:
+def explain(error: ValidationError, schema: type[Config]) -> str:
+    """Say what is wrong with each offending key, in one line."""
     lines = []
     for item in error.errors():
         keys = [str(part) for part in item["loc"] if part not in ("function-after",)]
@@ -190,5 +192,4 @@ def _explain(error: ValidationError, schema: type[Config], path: str | Path | No
             message = item["msg"].removeprefix("Value error, ")
             prefix = f"`{key}` = {item['input']!r}: " if key else ""
             lines.append(f"{prefix}{message}")
-    source = f"configuration `{path}`" if path is not None else "configuration"
-    return f"{source}: " + "; ".join(lines)
+    return "; ".join(lines)

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
+Item = TypeVar("Item")
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -31,9 +32,9 @@ def check_format(path: Path) -> None:
             ) from None
 
 
-def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield consecutive lists of `size` rows; the last one may be shorter."""
-    iterator = iter(rows)
+def blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield consecutive lists of `size` items; the last one may be shorter."""
+    iterator = iter(items)
     while block := list(islice(iterator, size)):
         yield block
 
@@ -56,7 +57,24 @@ def survey(path: Path, *, output: Path) -> tuple[int, list[str]]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows in order. Raises ValueError that names the line that cannot be read."""
+    """Rows of the file in order. Raises ValueError that names the file and the line."""
+    try:
+        yield from parse_rows(path)
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from None
+
+
+def parse_rows(path: Path) -> Iterator[Row]:
+    """Rows of the file in order. Raises ValueError that names the line but not the file."""
+    try:
+        yield from _parse_rows(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the file is not UTF-8 (byte {error.start})") from None
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse_rows(path: Path) -> Iterator[Row]:
     if path.suffix == ".jsonl":
         yield from _read_jsonl(path)
     elif path.suffix == ".parquet":
@@ -67,7 +85,7 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from batch.to_pylist()
     else:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from read_csv(file, str(path), delimiter=_delimiter(path))
+            yield from _read_csv(file, delimiter=_delimiter(path))
 
 
 def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]) -> None:
@@ -97,32 +115,32 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"`{path}`, line {number}: not valid JSON: {error}") from None
+                raise ValueError(f"line {number}: not valid JSON: {error}") from None
             if not isinstance(row, dict):
-                raise ValueError(f"`{path}`, line {number}: expected a JSON object")
+                raise ValueError(f"line {number}: expected a JSON object")
             yield row
 
 
-def read_csv(file: TextIO, name: str, *, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of an open CSV file; values are unconverted strings.
+def _read_csv(file: TextIO, *, delimiter: str) -> Iterator[Row]:
+    """Rows of an open CSV file, every value the string in the file.
 
-    file: opened with newline="". name: for messages. Raises ValueError if a line has more or
-    fewer values than the header, or the header names a column twice.
+    file: opened with newline="". Raises ValueError for a line with more or fewer values than
+    the header, and for a header with a duplicate column.
     """
     csv.field_size_limit(sys.maxsize)  # the default rejects texts over 131,072 characters
     reader = csv.reader(file, delimiter=delimiter)
     header = next(reader, None)
     if not header:
-        raise ValueError(f"`{name}` is empty, expected a header line")
+        raise ValueError("the file is empty, expected a header line")
     if len(set(header)) < len(header):
         twice = next(column for column in header if header.count(column) > 1)
-        raise ValueError(f"`{name}` has two columns `{twice}`; rename one")
+        raise ValueError(f"the header has two columns `{twice}`; rename one")
     for values in reader:
         if not values:
             continue
         if len(values) != len(header):
             raise ValueError(
-                f"`{name}`, line {reader.line_num}: {len(values)} values for "
+                f"line {reader.line_num}: {len(values)} values for "
                 f"{len(header)} columns; quote values that contain the delimiter"
             )
         yield dict(zip(header, values, strict=True))

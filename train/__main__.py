@@ -121,7 +121,7 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
     try:
         from train.tune.tune import tune
     except ModuleNotFoundError as error:
-        raise ValueError(f"tune needs {error.name}: pip install 'textloop[tune]'") from error
+        raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
 
     result = tune(config)
     print(result.summary)

@@ -1,7 +1,7 @@
-"""What is wrong with a data set: findings for people, and suggestions for rows.
+"""Audit a data set: findings for people, and suggested changes of rows.
 
-Pure: rows, numbers of tokens and the judgements of models come in; `train.audit.findings` puts what
-is found into words.
+Pure: rows, token counts and label issues are arguments. `train.audit.findings` describes what is
+found.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.audit.copies import Advice, Place, find_copies
+from train.audit.duplicates import Place, Suggestion, find_duplicates
 from train.audit.findings import (
     Finding,
     View,
+    character_findings,
     count_labels,
-    of_characters,
-    of_copies,
-    of_invalid,
-    of_labels,
-    of_lengths,
+    duplicate_findings,
+    invalid_finding,
+    label_findings,
+    length_findings,
 )
 from train.audit.label_errors import LabelIssues
 from train.config.run import RunConfig
@@ -32,32 +32,32 @@ from train.data.splits import InvalidRow, LabelledData
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """All that was found."""
+    """The result of an audit."""
 
     findings: list[Finding]
     fixes: list[Fix]
-    """Suggestions: copies first, then labels, the most suspect first."""
+    """Suggestions: duplicates first, then label errors, the most suspect first."""
 
     label_counts: dict[str, dict[SplitName, int]]
-    """For each label its rows in each split, the most frequent in train first."""
+    """Each label's rows in each split, the most frequent in train first."""
 
     tokens: dict[str, float]
-    """Median, 95th percentile and maximum of the number of tokens."""
+    """Median, 95th percentile and maximum of the tokens per text."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """By kind of finding the number of rows, or of pairs, groups or labels."""
+        """Number of rows, pairs, groups or labels by kind of finding."""
         return {finding.kind: finding.count for finding in self.findings}
 
     @property
     def imbalance(self) -> float:
-        """Rows of the most frequent label in train for each row of the rarest."""
+        """Training rows of the most frequent label divided by those of the rarest."""
         counts = [each["train"] for each in self.label_counts.values()]
         return max(counts) / min(counts)
 
     @property
     def is_clean(self) -> bool:
-        """Whether no text is in two splits and no copies contradict each other."""
+        """True if no text is in two splits and no duplicates have conflicting labels."""
         return not (self.counts["leakage"] or self.counts["conflicts"])
 
 
@@ -68,44 +68,34 @@ def audit(
     invalid: Sequence[InvalidRow],
     num_invalid: int,
     tokens: dict[SplitName, NDArray[np.int64]],
-    judgements: dict[SplitName, LabelIssues] | None,
+    issues: dict[SplitName, LabelIssues] | None,
 ) -> Audit:
-    """Look for everything.
+    """Run all checks.
 
-    tokens: of each row before it is cut, (N,) by split. judgements: of the labels by split;
-    None leaves this finding out.
+    tokens: of each row before truncation, (N,) by split. issues: label issues by split; None
+    leaves this finding out.
     """
     section = config.audit
     view = View(data=data, limit=section.rows_shown)
-    copies = find_copies(
+    duplicates = find_duplicates(
         data, steps=section.normalize, near=section.near_duplicate_threshold, seed=config.seed
     )
     counts = count_labels(data)
-    findings = [of_invalid(invalid, num_invalid, view), *of_copies(copies, view)]
-    advice = list(copies.advice)
-    if judgements is not None:
-        suspects = rank_suspects(judgements, data)
-        taken = {each.place for each in advice}
-        advice += [each for each in suspects if each.place not in taken]
-        findings.insert(
-            1,
-            view.finding(
-                "label_errors",
-                "Labels that are probably wrong",
-                "Linear models on the frozen base, which did not see the row, are surer of "
-                "another label than they usually are of that label's own rows.",
-                len(suspects),
-                (view.row(each.place, _proposal(each)) for each in suspects),
-                (each.place.split for each in suspects),
-            ),
-        )
-    findings += of_labels(counts, section.rare_label_threshold, view)
-    findings += of_lengths(tokens, config.model.max_length, view)
-    findings += of_characters(data, view)
+    findings = [invalid_finding(invalid, num_invalid, view)]
+    suggestions = list(duplicates.suggestions)
+    if issues is not None:
+        suspects = rank_suspects(issues, data)
+        taken = {each.place for each in suggestions}
+        suggestions += [each for each in suspects if each.place not in taken]
+        findings.append(_label_error_finding(suspects, view))
+    findings += duplicate_findings(duplicates, view)
+    findings += label_findings(counts, section.rare_label_threshold, view)
+    findings += length_findings(tokens, config.model.max_length, view)
+    findings += character_findings(data, view)
     count_N = np.concatenate(list(tokens.values()))
     return Audit(
         findings=findings,
-        fixes=[_fix(each, data, config.task) for each in advice],
+        fixes=[_fix(each, data, config.task) for each in suggestions],
         label_counts=counts,
         tokens={
             "median": float(np.median(count_N)),
@@ -115,38 +105,50 @@ def audit(
     )
 
 
-def rank_suspects(judgements: dict[SplitName, LabelIssues], data: LabelledData) -> list[Advice]:
-    """Rows whose labels are suspected, the most suspect first."""
-    ranked: list[tuple[float, Advice]] = []
-    for name, judged in judgements.items():
-        for index in np.flatnonzero(judged.suspect_N).tolist():
-            suggested = np.flatnonzero(judged.suggested_NC[index])
-            score = float(judged.score_N[index])
-            advice = Advice(
+def rank_suspects(issues: dict[SplitName, LabelIssues], data: LabelledData) -> list[Suggestion]:
+    """Return suggestions for rows with suspect labels, the most suspect first."""
+    ranked: list[tuple[float, Suggestion]] = []
+    for name, found in issues.items():
+        for index in np.flatnonzero(found.suspect_N).tolist():
+            suggested = np.flatnonzero(found.suggested_NC[index])
+            score = float(found.score_N[index])
+            suggestion = Suggestion(
                 place=Place(split=name, index=index),
-                reason=f"label suspected, margin {score:+.3f}",
+                reason=f"suspect label, margin {score:+.3f}",
                 suggested=tuple(data.labels[label] for label in suggested),
             )
-            ranked.append((score, advice))
-    return [advice for _, advice in sorted(ranked, key=lambda each: each[0])]
+            ranked.append((score, suggestion))
+    return [suggestion for _, suggestion in sorted(ranked, key=lambda each: each[0])]
 
 
-def _proposal(advice: Advice) -> str:
-    return f"{', '.join(advice.suggested or ()) or 'no label'}? {advice.reason}"
+def _label_error_finding(suspects: Sequence[Suggestion], view: View) -> Finding:
+    def note(suspect: Suggestion) -> str:
+        return f"{', '.join(suspect.suggested or ()) or 'no label'}? {suspect.reason}"
+
+    return view.finding(
+        "label_errors",
+        "Labels that are probably wrong",
+        "Linear probes that were not trained on the row give another label a probability of at "
+        "least that label's average self-confidence (confident learning).",
+        len(suspects),
+        (view.row(each.place, note(each)) for each in suspects),
+        (each.place.split for each in suspects),
+    )
 
 
-def _fix(advice: Advice, data: LabelledData, task: str) -> Fix:
-    split = data.splits[advice.place.split]
-    text, labels = split.texts[advice.place.index], split.labels[advice.place.index]
+def _fix(suggestion: Suggestion, data: LabelledData, task: str) -> Fix:
+    split = data.splits[suggestion.place.split]
+    index = suggestion.place.index
+    text, labels = split.texts[index], split.labels[index]
     return Fix(
-        action="drop" if advice.suggested is None else "relabel",
+        action="drop" if suggestion.suggested is None else "relabel",
         source=split.source,
-        row=split.rows[advice.place.index],
+        row=split.rows[index],
         sha256=row_hash(text, labels),
         text=text if isinstance(text, str) else list(text),
         label=_label(labels, task),
-        suggested=None if advice.suggested is None else _label(advice.suggested, task),
-        reason=advice.reason,
+        suggested=None if suggestion.suggested is None else _label(suggestion.suggested, task),
+        reason=suggestion.reason,
     )
 
 

@@ -1,7 +1,7 @@
-"""Signs in a text's characters that something went wrong on its way here. Pure.
+"""Detect broken characters, and texts in other scripts than those of the data set. Pure.
 
-Nothing is known about languages: a text is strange if most of its letters belong to other
-scripts than those of the data set.
+Nothing is known about languages: a text is foreign if most of its letters belong to other scripts
+than those of the data set.
 """
 
 from __future__ import annotations
@@ -12,71 +12,58 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# Zero-width spaces, marks that turn the direction of writing, tags, a byte order mark. Joiners
-# (U+200C, U+200D) are left out: Persian, Hindi and emoji are written with them.
-_INVISIBLE = re.compile(
-    r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
-    r"\U000e0001-\U000e007f]"
-)
-_HIGH = "\x80-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # noqa: RUF001
-_HIGH_RUN = re.compile(f"[{_HIGH}]{{2,}}")
-# UTF-8 read as Windows-1252: Latin letters and signs, punctuation, emoji, or at least two
-# letters of Greek or Cyrillic. Single ones of those may be a capital before a quotation mark.
-_UTF8 = re.compile(
-    rb"[\xc2\xc3][\x80-\xbf]|\xe2[\x80-\x9f][\x80-\xbf]|\xef\xbb\xbf|\xf0\x9f[\x80-\xbf]{2}"
-    rb"|(?:[\xc4\xc5\xce-\xd1][\x80-\xbf]){2,}"
-)
-DOMINANT_SHARE = 0.05
-"""Share of a data set's letters from which a script belongs to it."""
+import ftfy
+
+from serve.html import CONTROL, INVISIBLE
+
+_CONTROL = re.compile(f"[{CONTROL}]")
+_INVISIBLE = re.compile(f"[{INVISIBLE}]")
+
+EXCERPT = 120
+"""Characters of a repaired text in a message."""
+
+DOMINANT_FRACTION = 0.05
+"""Minimum fraction of a data set's letters for a script to belong to it."""
 
 MIN_LETTERS = 5
-"""Letters that a text needs for its scripts to say anything."""
+"""Letters in a text below which its scripts are not compared."""
 
 
 def character_problems(text: str) -> list[str]:
-    """What is wrong with the characters, in words; empty if nothing is."""
+    """Describe each kind of broken character in the text; empty if there is none."""
     problems = []
     if match := _CONTROL.search(text):
         problems.append(f"control character U+{ord(match[0]):04X}")
     if text.isascii():
         return problems
     if "\ufffd" in text:
-        problems.append("replacement character: bytes were read in a wrong encoding and lost")
+        problems.append("replacement character: bytes were lost in a wrong decoding")
     if match := _INVISIBLE.search(text):
         problems.append(f"invisible character U+{ord(match[0]):04X}")
-    if found := _mojibake(text):
-        problems.append(f"read in a wrong encoding: {found[0]!r} was {found[1]!r}")
+    if (repaired := ftfy.fix_encoding(text)) != text:
+        problems.append(f"decoded with the wrong encoding, should be {_excerpt(text, repaired)!r}")
     return problems
 
 
-def _mojibake(text: str) -> tuple[str, str] | None:
-    """The first stretch that is UTF-8 read as Windows-1252, and what it was."""
-    for run in _HIGH_RUN.findall(text):
-        raw = b"".join(_byte(character) for character in run)
-        if match := _UTF8.search(raw):
-            return run[match.start() : match.end()], match[0].decode("utf-8", "replace")
-    return None
-
-
-def _byte(character: str) -> bytes:
-    """The byte that Windows-1252 (Latin-1 where it has none) reads as this character."""
-    try:
-        return character.encode("cp1252")
-    except UnicodeEncodeError:
-        return character.encode("latin-1", "replace")
+def _excerpt(text: str, repaired: str) -> str:
+    """Return the repaired text from its first changed word on."""
+    pairs = enumerate(zip(text, repaired, strict=False))
+    changed = next((n for n, (old, new) in pairs if old != new), len(repaired))
+    start = repaired.rfind(" ", 0, changed) + 1
+    cut = "..." if len(repaired) - start > EXCERPT else ""
+    return repaired[start : start + EXCERPT] + cut
 
 
 @lru_cache(maxsize=65_536)
 def script_of(character: str) -> str | None:
-    """The script of a letter, such as LATIN or CYRILLIC; None for anything else."""
+    """Return the script of a letter, such as LATIN or CYRILLIC; None for anything else."""
     if not character.isalpha():
         return None
     return unicodedata.name(character, "UNKNOWN").split()[0]
 
 
 def scripts_of(text: str) -> Counter[str]:
-    """Letters of a text by script."""
+    """Count the letters of a text by script."""
     if text.isascii():
         letters = sum(map(str.isalpha, text))
         return Counter(LATIN=letters) if letters else Counter()
@@ -84,15 +71,15 @@ def scripts_of(text: str) -> Counter[str]:
 
 
 def dominant_scripts(counts: Iterable[Counter[str]]) -> set[str]:
-    """The scripts of a data set, from the letters of its texts."""
+    """Return the scripts of a data set, given the letters of its texts."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
-    return {name for name, n in total.items() if n >= DOMINANT_SHARE * total.total()}
+    return {name for name, n in total.items() if n >= DOMINANT_FRACTION * total.total()}
 
 
-def foreign_share(counts: Counter[str], dominant: set[str]) -> float:
-    """Share of a text's letters outside the dominant scripts; 0 for a text of few letters."""
+def foreign_fraction(counts: Counter[str], dominant: set[str]) -> float:
+    """Return the fraction of letters outside the dominant scripts; 0 for a text of few letters."""
     letters = counts.total()
     if letters < MIN_LETTERS:
         return 0.0

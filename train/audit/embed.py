@@ -1,14 +1,13 @@
-"""What a frozen base makes of texts: the mean of its last hidden states, of length 1.
+"""Embed texts with the frozen base: the mean of its last hidden states, scaled to unit length.
 
-For the audit alone. The head starts from other features (`train.model.head`): those that reach it.
+Used only by the audit. The head is initialized from its own input features (`train.model.head`).
 
 Shape suffixes: N texts, L tokens, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional
 from serve.inference.equivalence import to_tensors
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Text, shortest_first
+from serve.tables import blocks
 from train.model.base import Base
 
 BLOCK_TEXTS = 2048
@@ -33,14 +33,14 @@ def embed(
     device: str,
     progress: Callable[[int], object] = lambda texts: None,
 ) -> NDArray[np.float32]:
-    """Features of each text, (N, D) in fp32, in the order given.
+    """Return the features of each text, (N, D) in fp32, in the order given.
 
-    progress: told the number of texts after each batch. Leaves the model on `device`.
+    progress: called with the number of texts after each batch. Leaves the model on `device`.
     """
     model = base.model.to(device).eval()
     body = getattr(model, model.base_model_prefix)
     parts = []
-    for block in _blocks(texts):
+    for block in blocks(texts, BLOCK_TEXTS):
         encodings = base.encoder.encode(block)
         order = shortest_first(encodings)
         features_ND: torch.Tensor | None = None
@@ -61,19 +61,13 @@ def embed(
 
 
 def token_counts(base: Base, texts: Sequence[Text]) -> NDArray[np.int64]:
-    """Tokens of each text before it is cut, special tokens included, (N,)."""
+    """Count the tokens of each text before truncation, including special tokens, (N,)."""
     tokenizer = base.encoder.tokenizer
     assert tokenizer is not None
     counts: list[int] = []
-    for block in _blocks(texts):
+    for block in blocks(texts, BLOCK_TEXTS):
         firsts = [text if isinstance(text, str) else text[0] for text in block]
         seconds = [text[1] for text in block if not isinstance(text, str)] or None
         ids = tokenizer(firsts, seconds, truncation=False, padding=False, verbose=False)
         counts += map(len, ids["input_ids"])
     return np.array(counts, dtype=np.int64)
-
-
-def _blocks(texts: Sequence[Text]) -> Iterator[list[Text]]:
-    iterator = iter(texts)
-    while block := list(islice(iterator, BLOCK_TEXTS)):
-        yield block

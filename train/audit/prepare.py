@@ -1,4 +1,4 @@
-"""Look at the data before anything is trained on it; what `python -m train prepare` runs.
+"""Validate and audit the data before training: `python -m train prepare`.
 
 Writes `output_dir/prepare/`: `report.html` for people, `report.json` for programs, and
 `fixes.jsonl` with suggestions for a person to review (see `train.data.fixes`). Changes no data.
@@ -31,12 +31,12 @@ from train.evaluation.measure import reference
 from train.model.base import Base, load_base
 
 MIN_ROWS_JUDGED = 5
-"""A label with fewer rows in train is not judged: the models hardly know it."""
+"""Labels with fewer rows in train are not checked: the probes hardly know them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What `prepare` found, and where it wrote it."""
+    """The data, the audit, and the directory of its report."""
 
     data: LabelledData
     audit: Audit
@@ -46,21 +46,21 @@ class Prepared:
 def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
     """Read, validate and audit the data of a run, and write the report.
 
-    Unusable rows are reported, not refused. Raises ValueError where there are no data to
-    speak of: a source that cannot be read, a split without rows, a label that train lacks.
+    Unusable rows are reported, not refused. Raises ValueError for a source that cannot be read,
+    a split without rows, and a label that train does not have.
     """
     directory = config.output_dir / "prepare"
     fixes_file = directory / "fixes.jsonl"
     if config.data.fixes and Path(config.data.fixes).resolve() == fixes_file.resolve():
         raise ValueError(
-            f"data.fixes is `{fixes_file}`, which prepare writes anew; keep the reviewed file "
+            f"data.fixes is `{fixes_file}`, which prepare overwrites; keep the reviewed file "
             "elsewhere"
         )
     if config.cpu_threads:
         torch.set_num_threads(config.cpu_threads)
     invalid: list[InvalidRow] = []
     data = load_data(config, invalid=invalid)
-    # The audit takes a mean of its own.
+    # The audit pools the hidden states itself.
     native = config.model.model_copy(update={"pooling": "native"})
     base = load_base(config.model_copy(update={"model": native}), data.labels)
     found = audit(
@@ -69,22 +69,22 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
         invalid=invalid,
         num_invalid=data.num_dropped,
         tokens={name: token_counts(base, split.texts) for name, split in data.splits.items()},
-        judgements=_judge(config, data, base, device) if config.audit.label_errors else None,
+        issues=_label_issues(config, data, base, device) if config.audit.label_errors else None,
     )
     _write(directory, found, data)
     return Prepared(data=data, audit=found, directory=directory)
 
 
-def _judge(
+def _label_issues(
     config: RunConfig, data: LabelledData, base: Base, device: str
 ) -> dict[SplitName, LabelIssues]:
-    """Judge the labels of train by models of the other folds, those of the others by them all."""
-    where = pick_device(device)
+    """Check train by the probes of the other folds, and the other splits by all probes."""
+    picked = pick_device(device)
     total = sum(map(len, data.splits.values()))
     with tqdm(total=total, unit="texts", desc="embed", disable=None) as bar:
 
         def features(split: Split) -> Any:
-            return embed(base, split.texts, device=where, progress=bar.update)
+            return embed(base, split.texts, device=picked, progress=bar.update)
 
         given_NC = reference(data.train, data.labels)
         cross = cross_fit(
@@ -92,17 +92,17 @@ def _judge(
         )
         thresholds_2C = class_thresholds(cross.probs_NC, given_NC)
         judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
-        judgements: dict[SplitName, LabelIssues] = {}
+        issues: dict[SplitName, LabelIssues] = {}
         for name, split in data.splits.items():
             train = name == "train"
-            judgements[name] = find_label_issues(
-                cross.probs_NC if train else cross.of_others(features(split)),
+            issues[name] = find_label_issues(
+                cross.probs_NC if train else cross.predict_unseen(features(split)),
                 given_NC if train else reference(split, data.labels),
                 config.task,
                 thresholds_2C=thresholds_2C,
                 judged_C=judged_C,
             )
-    return judgements
+    return issues
 
 
 def _write(directory: Path, found: Audit, data: LabelledData) -> None:
@@ -122,14 +122,13 @@ def _write(directory: Path, found: Audit, data: LabelledData) -> None:
         "imbalance": found.imbalance,
         "tokens": found.tokens,
     }
-    page = report_html(found, summary)
-    write_atomic(directory / "report.html", page.encode("utf-8"))
+    write_atomic(directory / "report.html", report_html(found, summary))
     summary["findings"] = [asdict(finding) for finding in found.findings]
     write_atomic(directory / "report.json", json.dumps(summary, indent=2).encode())
 
 
 def _keep_reviewed(directory: Path) -> None:
-    """Move a file of suggestions that somebody has edited out of the way of the new one."""
+    """Rename an edited file of suggestions, so that the new one does not overwrite it."""
     fixes_file, report = directory / "fixes.jsonl", directory / "report.json"
     if not fixes_file.is_file() or not report.is_file():
         return
@@ -137,11 +136,11 @@ def _keep_reviewed(directory: Path) -> None:
     if now != json.loads(report.read_text(encoding="utf-8"))["suggestions_sha256"]:
         kept = directory / f"fixes-edited-{now[:8]}.jsonl"
         os.replace(fixes_file, kept)
-        print(f"note: `{fixes_file}` was edited; it is now `{kept}`")
+        print(f"note: `{fixes_file}` was edited; renamed it to `{kept}`")
 
 
 def summary_lines(prepared: Prepared) -> list[str]:
-    """What a person wants to know first."""
+    """Summarize the splits, labels and findings for the command line."""
     data, found = prepared.data, prepared.audit
     lines = [
         f"{name:<10} {len(split):>8} rows  sha256 {split.fingerprint['sha256']}"
@@ -150,8 +149,8 @@ def summary_lines(prepared: Prepared) -> list[str]:
     lines += [f"note: {note}" for note in data.notes]
     rarest = list(found.label_counts)[-1]
     lines.append(
-        f"{len(data.labels)} labels, the most frequent {found.imbalance:.1f} times as frequent "
-        f"as the rarest ({rarest}, {found.label_counts[rarest]['train']} rows of train)"
+        f"{len(data.labels)} labels; the most frequent has {found.imbalance:.1f} times as many "
+        f"training rows as the rarest ({rarest}: {found.label_counts[rarest]['train']})"
     )
     for each in found.findings:
         parts = ", ".join(f"{count} in {name}" for name, count in each.parts.items())
@@ -159,6 +158,6 @@ def summary_lines(prepared: Prepared) -> list[str]:
         lines.append(f"{each.count:>8}  {title}{f' ({parts})' if parts else ''}")
     actions = [fix.action for fix in found.fixes]
     lines.append(
-        f"suggested: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"
+        f"suggestions: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"
     )
     return lines

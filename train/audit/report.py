@@ -1,139 +1,92 @@
-"""The report of `prepare` as one HTML file: no script, nothing loaded from elsewhere.
-
-Texts of the data set may hold anything. They are escaped, characters that nobody sees are
-spelled out, and each text keeps its direction of writing to itself.
-"""
+"""The report of `prepare` as one HTML file; see `serve.html` for how hostile texts are shown."""
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from serve.html import Html, link, page, paragraph, safe, section, table
 from serve.inference.text import Text
 from train.audit.audit import Audit
 from train.audit.findings import Finding, Shown
 
 MAX_CHARACTERS = 400
-"""Of a text or a note in the report; longer ones are cut."""
+"""Characters of a text or a note in the report; longer ones are truncated."""
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em;
-  color: #222; background: #fff }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .2em }
-table { border-collapse: collapse; width: 100%; margin: .5em 0 }
-th, td { text-align: left; vertical-align: top; padding: .3em .8em .3em 0;
-  border-bottom: 1px solid #ddd }
-td.n { text-align: right; font-variant-numeric: tabular-nums; width: 6em }
-td, code { overflow-wrap: anywhere } td.text { width: 45%; min-width: 18em }
-td.where { white-space: nowrap }
-p { margin: .3em 0; color: #555 } .none { color: #888 } .some { font-weight: 600 }
-.mark { color: #a00; font-family: monospace; font-size: .85em }
-"""
-_HIDDEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    r"\ufeff\U000e0001-\U000e007f]"
-)
+_CONTENTS = (("findings", "Findings"), ("labels", "Labels"))
 
 
-def report_html(audit: Audit, summary: Mapping[str, Any]) -> str:
-    """The whole page. summary: what `report.json` holds beside the findings."""
-    splits = summary["splits"]
+def report_html(audit: Audit, summary: Mapping[str, Any]) -> bytes:
+    """Render the report. summary: the content of `report.json` except the findings."""
     parts = [
-        "<h1>Data report</h1>",
-        _table(
-            ("split", "rows", "SHA-256 of the content"),
-            (
-                f"<td>{name}</td><td class=n>{each['rows']:,}</td>"
-                f"<td><code>{each['sha256']}</code></td>"
-                for name, each in splits.items()
-            ),
-        ),
-        f"<p>{len(audit.label_counts)} labels; the most frequent has {audit.imbalance:.1f} times "
-        f"the rows of the rarest in train. Tokens per text: median {audit.tokens['median']:g}, "
-        f"95th percentile {audit.tokens['p95']:g}, maximum {audit.tokens['max']:g}.</p>",
-        *(f"<p>{_prose(note)}</p>" for note in summary["notes"]),
-        f"<p>{summary['suggestions']['drop']} rows to drop and "
-        f"{summary['suggestions']['relabel']} to relabel are suggested in <code>fixes.jsonl</code>"
-        ": review it, keep it elsewhere, and name it in <code>data.fixes</code>.</p>",
-        "<h2>Findings</h2>",
-        _table(
-            ("finding", "count"),
-            (
-                f'<td><a href="#{each.kind}">{_safe(each.title)}</a></td>'
-                f'<td class="n {"some" if each.count else "none"}">{each.count:,}</td>'
-                for each in audit.findings
-            ),
-        ),
+        *_overview(audit, summary),
+        section(*_CONTENTS[0], _index(audit.findings)),
         *map(_finding, audit.findings),
-        "<h2>Labels</h2>",
-        _table(
-            ("label", *splits),
-            (
-                f"<td>{_safe(label)}</td>"
-                + "".join(f"<td class=n>{count:,}</td>" for count in counts.values())
-                for label, counts in audit.label_counts.items()
-            ),
+        section(*_CONTENTS[1], _labels(audit, list(summary["splits"]))),
+    ]
+    return page("Data report", _CONTENTS, parts)
+
+
+def _overview(audit: Audit, summary: Mapping[str, Any]) -> list[Html]:
+    rows = [
+        [name, f"{each['rows']:,}", Html(f"<code>{safe(each['sha256'])}</code>")]
+        for name, each in summary["splits"].items()
+    ]
+    tokens, suggestions = audit.tokens, summary["suggestions"]
+    return [
+        table(["split", "rows", "SHA-256 of the content"], rows, kinds=["", "number", ""]),
+        paragraph(
+            f"{len(audit.label_counts)} labels; in train the most frequent has "
+            f"{audit.imbalance:.1f} times as many rows as the rarest. Tokens per text: median "
+            f"{tokens['median']:g}, 95th percentile {tokens['p95']:g}, maximum {tokens['max']:g}."
+        ),
+        *map(paragraph, summary["notes"]),
+        paragraph(
+            f"`fixes.jsonl` suggests dropping {suggestions['drop']} rows and relabelling "
+            f"{suggestions['relabel']}: review it, save the reviewed file outside this directory, "
+            "and set `data.fixes` to its path."
         ),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\"><title>Data report</title>"
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _index(findings: list[Finding]) -> Html:
+    return table(
+        ["finding", "count"],
+        [[link(each.kind, each.title), f"{each.count:,}"] for each in findings],
+        kinds=["", "number"],
+        classes=["" if each.count else "quiet" for each in findings],
     )
 
 
-def _finding(finding: Finding) -> str:
-    head = (
-        f'<h2 id="{finding.kind}">{_safe(finding.title)}: {finding.count:,}</h2>'
-        f"<p>{_prose(finding.meaning)}</p>"
-    )
+def _finding(finding: Finding) -> Html:
+    parts = [paragraph(finding.meaning)]
     if finding.parts:
-        parts = ", ".join(f"{count:,} in {name}" for name, count in finding.parts.items())
-        head += f"<p>{_safe(parts)}.</p>"
-    if not finding.rows:
-        return head
-    table = _table(("where", "text", "labels", "note"), map(_row, finding.rows))
-    more = "<p>The others are not shown (audit.rows_shown).</p>"
-    return head + table + (more if finding.count > len(finding.rows) else "")
+        counts = ", ".join(f"{count:,} in {name}" for name, count in finding.parts.items())
+        parts.append(paragraph(f"{counts}."))
+    if finding.rows:
+        head = ["row", "text", "labels", "note"]
+        parts.append(table(head, [*map(_row, finding.rows)], kinds=["", "text", "", "text"]))
+        if finding.count > len(finding.rows):
+            parts.append(paragraph("Only the first rows are shown (`audit.rows_shown`)."))
+    return section(finding.kind, f"{finding.title}: {finding.count:,}", *parts)
 
 
-def _row(row: Shown) -> str:
+def _row(row: Shown) -> list[str]:
     where = row.row if not row.split or row.row.endswith(row.split) else f"{row.row}, {row.split}"
-    return (
-        f"<td class=where>{_safe(where)}</td><td class=text>{_safe_text(row.text)}</td>"
-        f"<td>{_safe(', '.join(row.labels))}</td><td>{_safe(row.note)}</td>"
-    )
+    return [where, _text(row.text), ", ".join(row.labels), _shortened(row.note)]
 
 
-def _table(heads: Iterable[str], rows: Iterable[str]) -> str:
-    head = "".join(f"<th>{_safe(name)}</th>" for name in heads)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+def _text(text: Text) -> str:
+    return "\n— ".join(map(_shortened, (text,) if isinstance(text, str) else text))
 
 
-def _safe_text(text: Text) -> str:
-    if isinstance(text, str):
-        return f"<bdi>{_safe(text)}</bdi>"
-    return " <b>/</b> ".join(f"<bdi>{_safe(part)}</bdi>" for part in text)
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " ..."
 
 
-def _safe(text: str) -> str:
-    """Escaped, cut, and with hidden characters spelled out."""
-    shown = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " ..."
-    return _HIDDEN.sub(_spelled, html.escape(shown))
-
-
-def _prose(text: str) -> str:
-    """Safe, with what stands in backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _safe(text))
-
-
-def _spelled(match: re.Match[str]) -> str:
-    if match[0] in "\t\n\r":
-        return " "
-    name = unicodedata.name(match[0], "")
-    return f'<span class=mark title="{html.escape(name)}">U+{ord(match[0]):04X}</span>'
+def _labels(audit: Audit, splits: list[str]) -> Html:
+    rows = [
+        [label, *(f"{count:,}" for count in counts.values())]
+        for label, counts in audit.label_counts.items()
+    ]
+    return table(["label", *splits], rows, kinds=["", *["number"] * len(splits)])

@@ -1,1 +1,1 @@
-"""What a run's YAML may contain."""
+"""Schema of a run's YAML file."""

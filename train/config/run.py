@@ -1,7 +1,7 @@
-"""The configuration of a run: one YAML, the same for every stage.
+"""The configuration of a run: one YAML file, shared by all stages.
 
 `fit`, `merge`, `evaluate` and `gate` take the same file and overrides and find each other's results
-under `output_dir`. How YAML and overrides are read is decided in `serve.config`.
+under `output_dir`. For how YAML and overrides are read, see `serve.config`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from serve.config import Config
 from train.config.lora import LoraSection
 from train.config.search_space import TuneSection
 from train.config.sections import (
+    NOT_TRAINING,
     AuditSection,
     CalibrationSection,
     EvaluationSection,
@@ -28,27 +29,27 @@ _OWNED = {
     "seed": "set seed",
     "data_seed": "set seed",
     "label_smoothing_factor": "set loss.label_smoothing",
-    "train_sampling_strategy": "batches are grouped by length by data.group_by_length",
-    "group_by_length": "batches are grouped by length by data.group_by_length",
-    "remove_unused_columns": "columns are chosen by data.text_columns and data.label_column",
-    "resume_from_checkpoint": "a rerun resumes by itself; `fit --fresh` starts anew",
+    "train_sampling_strategy": "set data.group_by_length",
+    "group_by_length": "set data.group_by_length",
+    "remove_unused_columns": "set data.text_columns and data.label_column",
+    "resume_from_checkpoint": "a rerun resumes automatically, and `fit --fresh` restarts",
     "do_train": "`fit` always trains",
-    "do_eval": "`fit` evaluates by trainer.eval_strategy",
+    "do_eval": "set trainer.eval_strategy",
     "load_best_model_at_end": "the best checkpoint is always kept",
     "save_only_model": "a checkpoint without optimizer state cannot be resumed",
-    "dataloader_drop_last": "the sampler gives whole global batches",
+    "dataloader_drop_last": "the sampler returns complete global batches",
     "auto_find_batch_size": "set trainer.per_device_train_batch_size",
-    "batch_eval_metrics": "metrics are of all rows at once",
-    "accelerator_config": "how batches are shared among processes is fixed",
-    "ignore_data_skip": "a resumed run sees each row as an undisturbed one does",
+    "batch_eval_metrics": "metrics are computed on all rows at once",
+    "accelerator_config": "batch distribution across processes cannot be changed",
+    "ignore_data_skip": "a resumed run sees the same rows as an uninterrupted one",
     "restore_callback_states_from_checkpoint": "callbacks are always restored",
-    "hub_token": "set HF_TOKEN, or `hf auth login`; a configuration is published",
+    "hub_token": "set HF_TOKEN or run `hf auth login`; configurations are published",
 }
-"""Fields of TrainingArguments that Textloop decides, and what to set in their place."""
+"""Fields of TrainingArguments that Textloop sets, and what to set instead."""
 
 
 class DeriveSection(Config):
-    """A column made from a time."""
+    """A word derived from a column with a time."""
 
     column: str
     """Column with a time: ISO 8601, a database's own type, or seconds since 1970 (UTC)."""
@@ -58,40 +59,40 @@ class DeriveSection(Config):
 
 
 class DataConfig(Config):
-    """Where the labelled text is."""
+    """Sources of the labelled text, and how their rows are read."""
 
     train: str
     """File or URL of .csv, .tsv, .jsonl, .parquet; sql:URL#QUERY; or hub:OWNER/NAME#SPLIT."""
 
     validation: str | None = None
-    """Same forms; without it a part of train is split off by the hash of the text."""
+    """Same forms; null splits off a part of train by the hash of the text."""
 
     test: str | None = None
-    """Same forms; without it a part of train is split off by the hash of the text."""
+    """Same forms; null splits off a part of train by the hash of the text."""
 
     text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
-    """Column with the text; two columns make a model of text pairs."""
+    """Column with the text; two columns for text pairs."""
 
     template: str | None = None
-    """Makes the text of columns, "{title}: {body}"; clients must send texts made like that."""
+    """Format of a text built from columns, "{title}: {body}"; clients must send the same format."""
 
     derive: dict[str, DeriveSection] = Field(default_factory=dict)
-    """More names for the template, {hour: {column: created_at, feature: hour}}."""
+    """Additional names for the template, {hour: {column: created_at, feature: hour}}."""
 
     label_column: str = "label"
-    """Column with the label; for multi-label a list, or a string to be cut at separators."""
+    """Column with the label; for multi-label a list, or a string to split at label_separator."""
 
     label_separator: str = "|"
-    """What stands between the labels of a multi-label string, as in CSV."""
+    """Separator of the labels in a multi-label string, as in CSV files."""
 
     label_map: dict[str, str] = Field(default_factory=dict)
-    """New names for labels; labels that it does not name keep theirs."""
+    """New names for labels; labels that are not listed keep their names."""
 
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of train that becomes validation where no validation is named."""
+    """Fraction of train to use as validation if no validation source is set."""
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of train that becomes test where no test is named."""
+    """Fraction of train to use as test if no test source is set."""
 
     @field_validator("label_map", mode="before")
     @classmethod
@@ -99,63 +100,63 @@ class DataConfig(Config):
         return _string_keys(value)
 
     drop_invalid_rows: bool = False
-    """Leave out rows without text or label, and say how many, in place of refusing them."""
+    """Skip rows without text or label and report their number, instead of refusing the data."""
 
     fixes: str | None = None
-    """A reviewed fixes.jsonl of `prepare`: rows it drops or labels anew before the split."""
+    """Reviewed fixes.jsonl of `prepare`, with rows to drop or relabel before the split."""
 
     group_by_length: bool = True
-    """Put texts of like length into the same batch: less padding, the same updates' size."""
+    """Group texts of similar length into batches to reduce padding; the batch size is unchanged."""
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
         if self.template is None:
             if self.derive:
-                raise ValueError("`derive` is set, but there is no `template` that could use it")
+                raise ValueError("`derive` is set, but there is no `template` to use it; remove it")
             return self
         if len(self.text_columns) > 1:
-            raise ValueError("`template` makes one text; name one of `text_columns`")
+            raise ValueError("`template` makes one text; remove the second of `text_columns`")
         if unused := sorted(set(self.derive) - set(fields_of(self.template))):
             raise ValueError(f"`derive.{unused[0]}` is not in the `template`")
         return self
 
 
 class ModelConfig(Config):
-    """Which pretrained model to start from."""
+    """The pretrained model to start from, and its head."""
 
     base: str
     """A directory, package:NAME/PATH for one inside an installed package, or a Hub id."""
 
     revision: str | None = None
-    """Commit, tag or branch of a Hub model; required for one."""
+    """Commit, tag or branch; required for a Hub model."""
 
     max_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens per input, special tokens included; longer texts are cut."""
+    """Maximum tokens per input, including special tokens; longer texts are truncated."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout of the base while it trains; None keeps the base's own."""
+    """Dropout of the base during training; null keeps the base's own."""
 
     trained_layers: Annotated[int, Field(ge=1)] | None = None
-    """Layers that are trained, from the top; the others are run once per text. None: all."""
+    """Number of top layers to train; those below are frozen and their outputs cached; null: all."""
 
     pooling: Literal["native", "mean"] = "native"
-    """What the head sees: what the architecture shows it, or the mean of all tokens."""
+    """Input of the head: the architecture's own pooling, or the mean over tokens."""
 
     head_init: Literal["probe", "random"] = "probe"
-    """Start the head from a linear model fitted on the frozen features, or at random."""
+    """Initialize the head from a linear probe on the frozen features, or at random."""
 
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Learning rate of the head. None: that of the rest; under lora with a probe 1/10 of it."""
+    """Learning rate of the head; null: the base's, or a tenth of it for lora with a probe."""
 
     quantize: Literal["4bit"] | None = None
     """Keep the frozen weights in 4 bits under method lora (QLoRA); needs bitsandbytes."""
 
 
 class LossSection(Config):
-    """The loss, in training and in evaluation during training."""
+    """The loss function, for training and for evaluation during training."""
 
     class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """Weight per label; balanced weighs each label by the inverse of its frequency."""
+    """Weight per label; balanced weights each label by its inverse frequency."""
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -163,28 +164,28 @@ class LossSection(Config):
         return _string_keys(value)
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all labels."""
+    """Fraction of the target that is spread evenly over all labels."""
 
 
 def _string_keys(value: Any) -> Any:
-    """YAML reads the label 0 as a number."""
+    """Turn keys into strings: YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class RunConfig(Config):
-    """A run of any stage."""
+    """The configuration of a run."""
 
     output_dir: Path
     """Directory of the run: checkpoints/, adapter/, bundle/, evaluation/."""
 
     seed: int = 0
-    """Seed of initialisation, order and dropout."""
+    """Random seed of initialization, data order and dropout."""
 
     task: Literal["single_label", "multi_label"] = "single_label"
     """One label per text, or any number of them."""
 
     method: Literal["probe", "lora", "full"] = "lora"
-    """Fit the last layer alone, or train low-rank adapters and the head, or every weight."""
+    """Fit the last layer only, or train low-rank adapters and the head, or all weights."""
 
     data: DataConfig
     model: ModelConfig
@@ -197,25 +198,25 @@ class RunConfig(Config):
     publish: PublishSection = PublishSection()
 
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
-    """Evaluations without a better metric after which training ends; None trains through."""
+    """Evaluations without improvement after which training stops; null disables early stopping."""
 
     cpu_threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads per process on the CPU; None shares all cores among the local processes."""
+    """CPU threads per process; null divides all cores among the local processes."""
 
     export_int8: bool = True
-    """Let `merge` make an int8 export for CPUs; it ships only if it passes its parity gate."""
+    """Let `merge` make an int8 export for CPUs, included only if it passes its parity check."""
 
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments under their own names."""
 
-    tune: TuneSection = Field(default=TuneSection(), exclude=True)  # no part of what a run is
+    tune: TuneSection = Field(default=TuneSection(), exclude=True)  # not part of a run's identity
 
     @field_validator("trainer")
     @classmethod
     def _refuse_owned(cls, trainer: dict[str, Any]) -> dict[str, Any]:
         for key in trainer:
             if key in _OWNED:
-                raise ValueError(f"`trainer.{key}` is not for the trainer section: {_OWNED[key]}")
+                raise ValueError(f"`trainer.{key}` is managed by Textloop: {_OWNED[key]}")
         return trainer
 
     @model_validator(mode="after")
@@ -227,7 +228,7 @@ class RunConfig(Config):
         ignored = sorted(set(self.trainer) - {"use_cpu"})
         if self.method == "probe" and (ignored or self.early_stopping_patience):
             raise ValueError(
-                "`method: probe` needs no Trainer, so "
+                "`method: probe` does not use the Trainer, so "
                 f"`{'trainer.' + ignored[0] if ignored else 'early_stopping_patience'}` would be "
                 "ignored; remove it"
             )
@@ -237,7 +238,7 @@ class RunConfig(Config):
             or self.model.head_learning_rate
         ):
             raise ValueError(
-                "`method: probe` trains no layer and starts no head at random; remove "
+                "`method: probe` trains no layer and always fits the head; remove "
                 "model.trained_layers, model.head_init and model.head_learning_rate"
             )
         if self.model.quantize:
@@ -259,7 +260,16 @@ class RunConfig(Config):
                 "lora.init_lora_weights"
             )
 
+    def training_settings(self) -> dict[str, Any]:
+        """Return the settings that affect the trained weights, as JSON values.
+
+        Data sources are left out: rows are compared by content, not by where they came from.
+        """
+        sources = {"train", "validation", "test", "fixes"}
+        exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": sources}
+        return self.model_dump(mode="json", exclude=exclude)
+
     @property
     def is_pair(self) -> bool:
-        """Whether the texts are pairs."""
+        """True if the texts are pairs."""
         return len(self.data.text_columns) == 2

@@ -1,8 +1,8 @@
-"""What `tune` searches over: the `tune` section of a run's YAML, and its values in a run.
+"""The search space of `tune`: the `tune` section of a run's YAML, and its values in a run.
 
-Every name in the space is a dotted key of the run's own configuration, so that whatever a run
-can be told can be searched over, and a value is checked as if it stood in the YAML. What may
-not vary is what the trials are compared on. How values are drawn is decided in `train.tune.tune`.
+Names in the space are dotted keys of the run's configuration, and their values are validated as if
+they were set in the YAML. Keys that trials are compared on, or that do not affect training, cannot
+be searched over. For how values are sampled, see `train.tune.study`.
 """
 
 from __future__ import annotations
@@ -14,45 +14,44 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, StrictFloat, StrictInt, ValidationError, field_validator
 from pydantic import model_validator as check_whole
 
-from serve.config import Config
+from serve.config import Config, explain
+from train.config.sections import NOT_TRAINING
 
 Number = StrictInt | StrictFloat
 Run = TypeVar("Run", bound=Config)
 
-_FIXED = {
+_FIXED = dict.fromkeys(NOT_TRAINING, "it does not affect training") | {
     "output_dir": "every trial has its own",
-    "seed": "the best of several seeds is luck",
-    "task": "trials would not be measured alike",
+    "seed": "choosing the best seed overfits the validation split",
+    "task": "trials would be measured by different metrics",
     "data": "trials would not be measured on the same rows",
-    "cpu_threads": "it does not bear on the model",
-    "export_int8": "it does not bear on the trained model",
-    "tune": "it is no part of a run",
+    "tune": "it is not part of a run",
     "trainer.metric_for_best_model": "set tune.metric",
-    "trainer.greater_is_better": "trials would not be compared by one rule",
+    "trainer.greater_is_better": "trials would be compared by different rules",
 }
-"""Keys and sections that may not be searched over, and why."""
+"""Keys and sections that cannot be searched over, and why."""
 
 _FREE = {"data.group_by_length"}
-"""Keys of fixed sections that may."""
+"""Keys of these sections that can be searched over."""
 
 
 class Dimension(Config):
-    """The values of one key: a range, or a list of choices."""
+    """Values of one key: a range, or a list of choices."""
 
     low: Number | None = None
-    """Least value; whole numbers in low, high and step make whole numbers only."""
+    """Lower bound; if low, high and step are integers, only integers are sampled."""
 
     high: Number | None = None
-    """Greatest value."""
+    """Upper bound."""
 
     log: bool = False
-    """Draw evenly from the logarithms."""
+    """Sample uniformly in log space."""
 
     step: Number | None = None
-    """Draw low, low + step and so on."""
+    """Sample low, low + step and so on."""
 
     choices: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    """The values themselves, of any type that the key takes."""
+    """List of values, of any type that the key accepts."""
 
     @check_whole(mode="after")
     def _check(self) -> Self:
@@ -67,50 +66,50 @@ class Dimension(Config):
         if not self.low < self.high:
             raise ValueError(f"low = {self.low} is not less than high = {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("log needs low > 0, and goes with no step")
+            raise ValueError("log needs low > 0 and cannot be combined with step")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
             raise ValueError(f"step = {self.step} is not between 0 and high - low")
         return self
 
     @property
     def is_whole(self) -> bool:
-        """Whether a range is of whole numbers."""
+        """True if the range is one of integers."""
         return all(isinstance(value, int | None) for value in (self.low, self.high, self.step))
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Both ends of a range, or all choices."""
+        """Both bounds of a range, or all choices."""
         return (self.low, self.high) if self.choices is None else self.choices
 
 
 class TuneSection(Config):
-    """The search of `python -m train tune`; the other stages do not look at it."""
+    """The search of `python -m train tune`; other stages ignore it."""
 
     trials: Annotated[int, Field(ge=1)] = 30
-    """Trials of the study, over all workers; a rerun with more goes on."""
+    """Number of trials, over all workers; a rerun with a larger number continues."""
 
     timeout_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Minutes after which a worker begins no further trial."""
+    """Minutes after which a worker starts no further trial; null: no limit."""
 
     storage: str | None = None
-    """URL of a database that several workers share; None: a file under output_dir/tune."""
+    """URL of a database shared by several workers; null: a file under output_dir/tune."""
 
     study: str | None = None
-    """Name of the study in the storage; None takes output_dir."""
+    """Name of the study in the storage; null uses output_dir."""
 
     metric: str | None = None
-    """Validation metric to choose by; None takes trainer.metric_for_best_model."""
+    """Validation metric to optimize; null uses trainer.metric_for_best_model."""
 
     pruner: Literal["median", "hyperband", "none"] = "median"
-    """Rule that ends a trial early whose evaluations fall behind those of the others."""
+    """Rule that stops a trial early if its evaluations fall behind those of the others."""
 
     space: dict[str, Dimension] = Field(default_factory=dict)
-    """Dotted key of a run to {low, high, log, step} or {choices}."""
+    """Search space: dotted key of a run to {low, high, log, step} or {choices}."""
 
     @field_validator("space", mode="before")
     @classmethod
     def _flatten(cls, value: Any) -> Any:
-        """Sections within sections, as overrides make them, are dotted names as well."""
+        """Turn nested sections, as overrides make them, into dotted names."""
         return dict(_dotted(value)) if isinstance(value, dict) else value
 
     @field_validator("space")
@@ -133,9 +132,9 @@ def _dotted(section: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def with_values(config: Run, values: dict[str, Any]) -> Run:
-    """The configuration with dotted keys set, validated anew; without its `tune` section.
+    """Return the configuration with dotted keys set, validated again, without `tune`.
 
-    Raises ValueError that names each key that does not exist or does not take its value.
+    Raises ValueError that names each unknown key and each invalid value.
     """
     dumped = config.model_dump()
     for key, value in values.items():
@@ -144,26 +143,19 @@ def with_values(config: Run, values: dict[str, Any]) -> Run:
         for section in sections:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"tune.space names `{key}`, but `{section}` is no section")
+                raise ValueError(f"tune.space names `{key}`, but `{section}` is not a section")
         inner[last] = value
     try:
         return type(config).model_validate(dumped)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            name = ".".join(map(str, item["loc"]))
-            if item["type"] == "extra_forbidden":
-                lines.append(f"`{name}` is no key of a run")
-            else:
-                message = item["msg"].removeprefix("Value error, ")
-                lines.append(f"`{name}` = {item['input']!r}: {message}" if name else message)
-        raise ValueError(f"tune.space: {'; '.join(lines)} (with {_shown(values)})") from None
+        problems = explain(error, type(config))
+        raise ValueError(f"tune.space: {problems} (with {_shown(values)})") from None
 
 
 def boundary_configs(config: Run, space: dict[str, Dimension]) -> Iterator[Run]:
-    """The configuration with each key at each end, then with all keys at their first or last.
+    """Yield the configuration with each key at each bound, then with all keys at the same bound.
 
-    Raises ValueError, by the path of the key, at the first that is no valid configuration.
+    Raises ValueError, with the path of the key, at the first invalid configuration.
     """
     for key, dimension in space.items():
         for value in dimension.ends:
@@ -173,7 +165,7 @@ def boundary_configs(config: Run, space: dict[str, Dimension]) -> Iterator[Run]:
 
 
 def suggest(trial: Any, space: dict[str, Dimension]) -> dict[str, Any]:
-    """One value for each key, drawn by an Optuna trial."""
+    """Sample one value for each key with an Optuna trial."""
     values: dict[str, Any] = {}
     for key, dimension in space.items():
         if dimension.choices is not None:
@@ -187,12 +179,12 @@ def suggest(trial: Any, space: dict[str, Dimension]) -> dict[str, Any]:
 
 
 def encoded(choice: Any) -> str:
-    """A choice as the study stores it: JSON, for storages take neither lists nor mappings."""
+    """Encode a choice for the study as JSON: storages accept neither lists nor mappings."""
     return json.dumps(choice, sort_keys=True)
 
 
 def decoded(value: Any) -> Any:
-    """The value of a key, from what the study stores: only choices are strings there."""
+    """Decode a value that the study stores: only choices are strings there."""
     return json.loads(value) if isinstance(value, str) else value
 
 

@@ -1,8 +1,4 @@
-"""Sections of a run's configuration that do not bear on what is trained.
-
-`fit` and its result are the same whatever stands in them; `train.fit.resume` leaves them out of
-what a run is.
-"""
+"""Configuration sections that do not affect training, and the list of all such keys of a run."""
 
 from __future__ import annotations
 
@@ -12,58 +8,73 @@ from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
 
+NOT_TRAINING = frozenset(
+    {
+        "output_dir",
+        "cpu_threads",
+        "export_int8",
+        "gate",
+        "calibration",
+        "evaluation",
+        "audit",
+        "publish",
+        "tune",
+    }
+)
+"""Keys and sections of a run that do not affect the trained weights."""
+
 
 class GateSection(Config):
-    """What a candidate must show to take the champion's place (`train gate`)."""
+    """Requirements that a candidate must meet to replace the champion (`train gate`)."""
 
     require: Literal["superior", "non_inferior"] = "superior"
-    """Show that accuracy is better than the champion's, or that it is not worse by margin."""
+    """Whether accuracy must be better than the champion's, or only not worse by margin."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Highest probability of passing a candidate that is not what `require` asks."""
+    """Significance level: maximum probability of passing a candidate that fails `require`."""
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
-    """Loss of accuracy, a fraction, from which on a candidate counts as worse."""
+    """Non-inferiority margin: accuracy loss (fraction) at or above which a candidate is worse."""
 
     f1_margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Loss of macro-F1, a fraction, that must be ruled out with error alpha."""
+    """Macro-F1 loss (fraction) that must be ruled out at significance level alpha."""
 
     max_recall_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Loss of one label's recall, a fraction, over which a candidate is refused once shown."""
+    """Maximum drop of a label's recall (fraction); only a significantly larger one is refused."""
 
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest expected calibration error of a candidate; None sets no such limit."""
+    """Maximum expected calibration error of a candidate; null sets no limit."""
 
     max_ece_increase: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Highest rise of the expected calibration error over the champion's."""
+    """Maximum increase of the expected calibration error over the champion's."""
 
     max_latency_ratio: Annotated[float, Field(gt=0)] | None = 1.25
-    """Median time of one text over the champion's; None does not measure it."""
+    """Maximum median single-text latency relative to the champion's; null skips the check."""
 
     latency_samples: Annotated[int, Field(ge=10)] = 200
-    """Texts that each of the two is timed on, one by one and in turns."""
+    """Number of texts that both models are timed on, one by one and in turns."""
 
     min_test_rows: Annotated[int, Field(ge=1)] = 200
-    """Test rows below which nothing is decided."""
+    """Minimum number of test rows; with fewer the gate decides nothing."""
 
     resamples: Annotated[int, Field(ge=200)] = 2000
-    """Resamples of the test rows for the intervals of macro-F1 and calibration error."""
+    """Bootstrap resamples of the test rows for the intervals of macro-F1 and calibration error."""
 
 
 class CalibrationSection(Config):
-    """What `merge` fits on the validation split, beside the weights."""
+    """What `merge` fits on the validation split in addition to the weights."""
 
     temperature: bool = True
-    """Scale the logits so that probabilities say how often they are right."""
+    """Apply temperature scaling."""
 
     thresholds: bool = True
-    """Multi-label: choose the least probability of each label for the best F1, in place of 0.5."""
+    """Multi-label: tune one decision threshold per label for F1 instead of 0.5."""
 
     max_risk: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Accepted share of wrong ones among the answers, to abstain for; None never abstains."""
+    """Maximum selective risk (error rate on answered texts); null disables abstention."""
 
     risk_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Probability with which the abstention threshold must keep to `max_risk`."""
+    """Confidence level at which the abstention threshold guarantees `max_risk`."""
 
     @model_validator(mode="after")
     def _check_risk(self) -> Self:
@@ -73,17 +84,17 @@ class CalibrationSection(Config):
 
 
 class EvaluationSection(Config):
-    """What `evaluate` looks at beside the texts and labels."""
+    """What `evaluate` reports in addition to the overall metrics."""
 
     slice_columns: tuple[str, ...] = ()
-    """Columns of the test data, such as language or channel, whose values are judged apart."""
+    """Columns of the test data, such as language or channel, to evaluate separately by value."""
 
 
 Normalization = Literal["unicode", "html", "case", "punctuation", "whitespace"]
 
 
 class AuditSection(Config):
-    """What `prepare` looks for; nothing here changes a text or a label."""
+    """What `prepare` looks for; no setting changes a text or a label."""
 
     normalize: Annotated[tuple[Normalization, ...], Field(min_length=1)] = (
         "unicode",
@@ -91,54 +102,54 @@ class AuditSection(Config):
         "punctuation",
         "whitespace",
     )
-    """What does not tell copies apart: unicode, html, case, punctuation, whitespace."""
+    """Differences ignored between duplicates: unicode, html, case, punctuation, whitespace."""
 
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.8
-    """Share of common five-character pieces from which texts are near copies; None: not sought."""
+    """Jaccard similarity of character 5-grams from which texts are near duplicates; null: off."""
 
     rare_label_threshold: Annotated[int, Field(ge=2)] = 10
-    """A label with fewer training rows than this is reported as rare."""
+    """Labels with fewer training rows than this are reported as rare."""
 
     label_errors: bool = True
-    """Look for wrong labels with the frozen base; takes a forward pass over all rows."""
+    """Look for label errors with the frozen base; takes a forward pass over all rows."""
 
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts of train; each is judged by linear models that were fitted on the others."""
+    """Number of cross-validation folds for label-error detection."""
 
     rows_shown: Annotated[int, Field(ge=1)] = 50
-    """Rows in the report per finding, worst first; all are counted."""
+    """Maximum number of rows shown per finding, worst first; all are counted."""
 
 
 class PublishSection(Config):
-    """Where `publish` puts the sealed bundle, and what its model card says beyond the facts."""
+    """Where `publish` puts the sealed bundle, and what to add to its model card."""
 
     to: Annotated[str, Field(min_length=1)] | None = None
-    """hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory; None asks for `publish --to`."""
+    """hub:OWNER/NAME, s3://BUCKET/PREFIX or a directory; null requires `publish --to`."""
 
     private: bool = True
-    """Make a new Hub repository private; one that exists keeps its visibility."""
+    """Create a new Hub repository as private; an existing one keeps its visibility."""
 
     tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
-    """Name of what is published; None takes the bundle's version, which names its content."""
+    """Name of the published version; null uses the bundle's version, a hash of its content."""
 
     @field_validator("tag")
     @classmethod
     def _refuse_pointers(cls, tag: str | None) -> str | None:
         if tag in ("latest", "main"):
-            raise ValueError("that name is for the newest version, a tag names one for ever")
+            raise ValueError("reserved for the newest version; tags are immutable, choose another")
         return tag
 
     adapter: bool = False
-    """Publish the adapter as well, beside the bundle, at the same place with -adapter added."""
+    """Publish the adapter as well, at the same target with -adapter appended."""
 
     license: str | None = None
-    """Licence identifier for the card, such as apache-2.0; None states none."""
+    """License identifier for the card, such as apache-2.0; null omits it."""
 
     language: tuple[str, ...] = ()
     """Language codes of the texts for the card, such as [en]."""
 
     base_model: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
-    """Hub id of the base for the card; None takes model.base where that is one."""
+    """Hub id of the base model for the card; null uses model.base if that is a Hub id."""
 
     description: str | None = None
-    """What the model is for, in Markdown, as the card's first paragraph."""
+    """Purpose of the model, in Markdown; the card's first paragraph."""

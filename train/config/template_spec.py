@@ -1,4 +1,4 @@
-"""What a configuration may state about templates; `train.data.template` fills them in."""
+"""Parse and check templates in a configuration; `train.data.template` fills them in."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ Feature = Literal["hour", "time_of_day", "weekday", "month"]
 
 
 def fields_of(template: str) -> tuple[str, ...]:
-    """Names between the braces, in order of appearance, each once; `{{` is a brace itself.
+    """Return the unique names between braces, in order of appearance; `{{` is a literal brace.
 
-    Raises ValueError for a template that names no column, or does more than to name columns.
+    Raises ValueError for a template without a column, or with anything but names in the braces.
     """
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"the template {template!r} cannot be read: {error}") from None
+        raise ValueError(f"invalid template {template!r}: {error}") from None
     names: dict[str, None] = {}
     for _, name, spec, conversion in parts:
         if name is None:
             continue
         if not name or spec or conversion:
             raise ValueError(
-                f"the template {template!r}: expected a column's name alone between the braces"
+                f"invalid template {template!r}: expected only a column name between the braces"
             )
         names[name] = None
     if not names:
-        raise ValueError(f"the template {template!r} names no column, as {{title}} would")
+        raise ValueError(
+            f"invalid template {template!r}: expected at least one column, such as {{title}}"
+        )
     return tuple(names)

@@ -1,1 +1,1 @@
-"""From files, databases and the Hub to validated, split rows."""
+"""Read files, databases and the Hub into validated, split rows."""

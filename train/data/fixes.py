@@ -1,13 +1,13 @@
 """Corrections of single rows: suggested by `prepare`, reviewed by a person, applied on reading.
 
-One JSON object a line. A person deletes lines, or changes `action` and `suggested`:
+The file has one JSON object per line. A person deletes lines, or edits `action` and `suggested`:
 
     {"action": "relabel", "source": "train", "row": 17, "sha256": "5f0c...",
      "text": "...", "label": "card_lost", "suggested": "card_stolen", "reason": "..."}
 
-action: drop leaves the row out, relabel gives it `suggested`, keep does nothing. A row is known
-by the key under `data` that named its source, its number there (from 1, unusable rows counted)
-and the hash of its content: a file of fixes never touches a row that it was not written for.
+action: drop skips the row, relabel gives it the label `suggested`, keep does nothing. A row is
+identified by the key under `data` that names its source, its number there (from 1, including
+unusable rows) and the hash of its content, so a fix never changes a row it was not written for.
 """
 
 from __future__ import annotations
@@ -39,47 +39,47 @@ class Fix(BaseModel):
     row: Annotated[int, Field(ge=1)]
     sha256: str
     text: str | list[str] = ""
-    """For the reader; the hash says which row is meant."""
+    """For the reader; the row is identified by its hash."""
 
     label: Label | None = None
-    """For the reader: what the row says now."""
+    """For the reader: the row's current label."""
 
     suggested: Label | None = None
-    """The label under `relabel`: a string, or a list for a multi-label task."""
+    """The new label for `relabel`: a string, or a list for a multi-label task."""
 
     reason: str = ""
 
 
 def row_hash(text: Text, labels: Labels) -> str:
-    """Sixteen hex digits that name a row's content."""
+    """Hash a row's content to 16 hex digits."""
     return hashlib.sha256(content_line(text, labels)).hexdigest()[:16]
 
 
 @dataclass(kw_only=True)
 class Fixes:
-    """A file of fixes while it is applied."""
+    """The fixes of a file that have not been applied yet, and counts of those that have."""
 
     path: Path
     sha256: str
     entries: dict[tuple[SplitName, int], tuple[int, Fix]]
-    """By source and row: the line in the file, and the fix."""
+    """By source and row: the line number in the file, and the fix."""
 
     dropped: int = 0
     relabelled: int = 0
 
     def apply(self, source: SplitName, row: int, text: Text, labels: Labels) -> Labels | None:
-        """The labels that the row shall have, or None where it shall be left out.
+        """Return the corrected labels of a row, or None to drop it.
 
-        Raises ValueError if the row is not the one that the fix was written for.
+        Raises ValueError if the row's content is not what the fix was written for.
         """
         line, fix = self.entries.pop((source, row), (0, None))
         if fix is None:
             return labels
         if fix.sha256 != row_hash(text, labels):
             raise ValueError(
-                f"data.fixes `{self.path}`, line {line}: row {row} of data.{source} is not the "
-                f"one that was meant; it holds {str(text)[:60]!r} with {list(labels)}. Run "
-                "`train prepare` again without data.fixes, and review its new file"
+                f"data.fixes `{self.path}`, line {line}: row {row} of data.{source} has changed "
+                f"since the fix was written; it is now {str(text)[:60]!r} with {list(labels)}. "
+                "Rerun `train prepare` without data.fixes, and review its new file"
             )
         if fix.action == "drop":
             self.dropped += 1
@@ -92,15 +92,15 @@ class Fixes:
         return labels
 
     def check_all_applied(self) -> None:
-        """Raise ValueError if a fix names a row that was not there."""
+        """Raise ValueError if a fix names a row that does not exist."""
         for (source, row), (line, _) in self.entries.items():
             raise ValueError(
                 f"data.fixes `{self.path}`, line {line}: data.{source} has no usable row {row} "
-                f"({len(self.entries)} such lines); delete the line, or run `train prepare` again"
+                f"({len(self.entries)} such lines); delete the line, or rerun `train prepare`"
             )
 
     def record(self) -> dict[str, Any]:
-        """What was changed, for the manifest."""
+        """Return the counts of changes and the file's hash, for the manifest."""
         return {
             "rows": self.dropped + self.relabelled,
             "dropped": self.dropped,
@@ -110,9 +110,9 @@ class Fixes:
 
 
 def read_fixes(path: Path, task: str) -> Fixes:
-    """Read and check a file of fixes; ValueError names the line that is wrong."""
+    """Read and validate a file of fixes; ValueError names the invalid line."""
     if not path.is_file():
-        raise ValueError(f"data.fixes: there is no file `{path}`")
+        raise ValueError(f"data.fixes: there is no file `{path}`; create one with `train prepare`")
     content = path.read_bytes()
     entries: dict[tuple[SplitName, int], tuple[int, Fix]] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -130,7 +130,7 @@ def read_fixes(path: Path, task: str) -> Fixes:
         before = entries.setdefault((fix.source, fix.row), (number, fix))
         if before[0] != number:
             raise ValueError(
-                f"{where}: row {fix.row} of data.{fix.source} is in line {before[0]} already"
+                f"{where}: row {fix.row} of data.{fix.source} already has a fix in line {before[0]}"
             )
     return Fixes(path=path, sha256=hashlib.sha256(content).hexdigest(), entries=entries)
 
@@ -147,6 +147,6 @@ def _relabel_problem(fix: Fix, task: str) -> str | None:
 
 
 def write_fixes(path: Path, fixes: Iterable[Fix]) -> None:
-    """Write a file of fixes, one a line, for a person to review."""
+    """Write fixes, one per line, for a person to review."""
     lines = [json.dumps(fix.model_dump(), ensure_ascii=False) + "\n" for fix in fixes]
     write_atomic(path, "".join(lines).encode("utf-8"))

@@ -1,6 +1,6 @@
-"""From a raw row to a text and its labels, or to what is wrong with it.
+"""Parse a raw row into a text and its labels, or say why it cannot be used. Pure.
 
-Pure. Where rows come from is decided in `train.data.sources`, what becomes of unusable ones in
+For where rows come from, see `train.data.sources`; for how unusable rows are handled, see
 `train.data.splits`.
 """
 
@@ -26,15 +26,15 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class RowRules:
-    """How the rows of one source are read."""
+    """Parser of the rows of one source."""
 
     config: RunConfig
     class_names: Mapping[str, Sequence[str]]
-    """By column, the names behind integer labels where the data set brings them."""
+    """By column, the names of integer labels, if the data set has them."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The source's columns that are used, the label's last."""
+        """Columns of the source that are used, the label column last."""
         data = self.config.data
         names = dict.fromkeys(data.text_columns)
         if data.template is not None:
@@ -45,7 +45,7 @@ class RowRules:
         return (*names, data.label_column)
 
     def parse(self, row: Mapping[str, Any]) -> tuple[Text, Labels]:
-        """The text (or pair) and the labels; RowError says what is wrong."""
+        """Return the text (or pair) and the labels; RowError states the problem."""
         text = self._text(row)
         for part in text if isinstance(text, tuple) else (text,):
             if problem := text_problem(part):
@@ -69,7 +69,7 @@ class RowRules:
         return fill(data.template, values)
 
     def _labels(self, value: Any) -> Labels:
-        """Mapped, each once and in sorted order."""
+        """Return the labels after label_map, unique and sorted."""
         data = self.config.data
         multi = self.config.task == "multi_label"
         if isinstance(value, list):
@@ -89,7 +89,7 @@ class RowRules:
             if names is not None and isinstance(item, int):
                 if not 0 <= item < len(names):
                     raise RowError(
-                        f"the label {item} is not one of the data set's {len(names)} classes"
+                        f"the label {item} is out of range: the data set has {len(names)} classes"
                     )
                 item = names[item]
             label = str(item).lower() if isinstance(item, bool) else str(item).strip()

@@ -1,20 +1,18 @@
-"""Where rows come from: files, URLs, SQL databases and the Hub, one block of rows at a time.
+"""Read rows from files, URLs, SQL databases and the Hub, one block at a time.
 
-Decides the forms of `data.train`, `data.validation` and `data.test`. What a usable row is, is
-`train.data.rows`' matter. Every value is kept as it is written: no "NA" becomes missing and no
-"007" becomes 7.
+Defines the forms of `data.train`, `data.validation` and `data.test`; for what makes a row usable,
+see `train.data.rows`. Values are kept as written: "NA" stays a string, and so does "007".
 
-A source at a URL is copied to the disk whole before its first row is used, so that a
-connection that breaks half-way gives an error and no half of a data set.
+A remote file is downloaded completely before its first row is used, so a connection that breaks
+half-way raises an error and never yields part of a data set.
 
-`${NAME}` anywhere in a source stands for an environment variable. Passwords must be written
-so: the configuration goes into the bundle. Messages hold the name and never the value.
+`${NAME}` anywhere in a source stands for an environment variable. Passwords must be given this
+way, because the configuration is stored in the bundle. Messages show the name, never the value.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import uuid
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from serve.tables import Row, blocks, read_rows
+from serve.tables import Row, blocks, parse_rows
 
 BLOCK_ROWS = 1024
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -39,7 +37,7 @@ _TABLE = re.compile(r"(?:(?P<schema>\w+)\.)?(?P<name>\w+)")
 
 
 class SourceError(ValueError):
-    """A source that cannot be read; the message is whole and holds no secret."""
+    """A source that cannot be read; the message names it and contains no secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +45,18 @@ class Table:
     """An open source."""
 
     rows: Iterator[list[Row]]
-    """Blocks of consecutive rows; raises SourceError where the reading fails."""
+    """Blocks of consecutive rows; raises SourceError if reading fails."""
 
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By column, the names behind integer labels where the data set brings them."""
+    """By column, the names of integer labels, if the data set has them."""
 
 
 @contextlib.contextmanager
 def open_source(source: str, *, cache_dir: Path) -> Iterator[Table]:
     """Open a source; see `DataConfig.train` for its forms.
 
-    cache_dir: where copies of remote files lie while they are read, and data sets of the Hub.
-    Raises SourceError, which is a ValueError, for one that cannot be read.
+    cache_dir: directory of temporary copies of remote files and of Hub data sets.
+    Raises SourceError, which is a ValueError, if the source cannot be read.
     """
     address, secrets = expand(source)
     with contextlib.ExitStack() as stack:
@@ -73,10 +71,10 @@ def open_source(source: str, *, cache_dir: Path) -> Iterator[Table]:
 
 
 def expand(source: str) -> tuple[str, dict[str, str]]:
-    """The source with its variables replaced, and what must not be printed: value to name.
+    """Replace the variables of a source; also return its secrets, as value to name.
 
-    A value between `://` and `@` is percent-encoded, so that a password may hold any character.
-    Raises SourceError for a variable that is not set, and for a password in plain sight.
+    A value between `://` and `@` is percent-encoded, so a password may contain any character.
+    Raises SourceError for a variable that is not set, and for a literal password.
     """
     user = _USER.match(source)
     start, end = user.span("user") if user else (0, 0)
@@ -84,8 +82,8 @@ def expand(source: str) -> tuple[str, dict[str, str]]:
     if password and not _VARIABLE.search(password["password"]):
         hidden = source[: start + password.start("password")] + "***" + source[end:]
         raise SourceError(
-            f"`{hidden}` holds a password, and the configuration goes into the bundle; "
-            "put it into an environment variable and write ${NAME} in its place"
+            f"`{hidden}` contains a password, and the configuration is stored in the bundle; "
+            "put it into an environment variable and write ${NAME} instead"
         )
     secrets: dict[str, str] = {}
 
@@ -102,7 +100,7 @@ def expand(source: str) -> tuple[str, dict[str, str]]:
 
 @contextlib.contextmanager
 def _explained(source: str, secrets: Mapping[str, str]) -> Iterator[None]:
-    """Any failure as a SourceError that names the source and hides the secrets."""
+    """Turn any failure into a SourceError that names the source and hides the secrets."""
     try:
         yield
     except Exception as error:
@@ -115,7 +113,7 @@ def _explained(source: str, secrets: Mapping[str, str]) -> Iterator[None]:
             reason = reason.replace(secret, secrets[secret])
     else:
         return
-    # The error itself may hold a password, so it is not shown as the cause.
+    # The error itself may contain a password, so it is not chained.
     raise SourceError(f"cannot read `{source}`: {reason}") from None
 
 
@@ -145,17 +143,7 @@ def _open_file(address: str, cache_dir: Path, stack: contextlib.ExitStack) -> Ta
         return _table_of(datasets.load_dataset("json", **files))
     if suffix == ".parquet":
         return _open_parquet(path, stack)
-    return Table(rows=_blocks_of_text_file(path))
-
-
-def _blocks_of_text_file(path: Path) -> Iterator[list[Row]]:
-    try:
-        yield from blocks(read_rows(path), BLOCK_ROWS)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 (byte {error.start})") from None
-    except (ValueError, csv.Error) as error:
-        # The path is already in the message's head, where it is the source's own name.
-        raise ValueError(str(error).replace(f"`{path}`, ", "").replace(f"`{path}` ", "")) from None
+    return Table(rows=blocks(parse_rows(path), BLOCK_ROWS))
 
 
 def _open_parquet(path: Path, stack: contextlib.ExitStack) -> Table:
@@ -172,14 +160,14 @@ def _open_parquet(path: Path, stack: contextlib.ExitStack) -> Table:
 
 
 def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) -> Path:
-    """A local copy of the whole file at a URL, deleted when the stack unwinds."""
+    """Download the file at a URL to a local copy, deleted when the stack unwinds."""
     from fsspec.core import url_to_fs
 
     options: dict[str, Any] = {"skip_instance_cache": True}
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # The default gives a download five minutes in all, however large it is.
+        # By default a download may take five minutes in total, whatever its size.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
         options["client_kwargs"] = {"timeout": timeout}
     try:
@@ -197,11 +185,11 @@ def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) 
     try:
         files.get_file(path, str(copy))
     except FileNotFoundError:
-        raise ValueError("there is no file at this address") from None
-    if not url.startswith(("http://", "https://")):  # there the client itself counts the bytes
+        raise ValueError("there is no file at this URL") from None
+    if not url.startswith(("http://", "https://")):  # the HTTP client checks the size itself
         size = files.info(path).get("size")
         if size is not None and size != copy.stat().st_size:
-            raise ValueError(f"{copy.stat().st_size} of {size} bytes came")
+            raise ValueError(f"incomplete download: received {copy.stat().st_size} of {size} bytes")
     return copy
 
 
@@ -210,9 +198,7 @@ def _open_hub(source: str, cache_dir: Path) -> Table:
 
     match = _HUB.fullmatch(source)
     if match is None:
-        raise ValueError(
-            "expected hub:OWNER/NAME#SPLIT, or in full hub:OWNER/NAME:CONFIG@REVISION#SPLIT"
-        )
+        raise ValueError("expected hub:OWNER/NAME#SPLIT, or hub:OWNER/NAME:CONFIG@REVISION#SPLIT")
     return _table_of(
         datasets.load_dataset(
             match["name"],
@@ -225,7 +211,7 @@ def _open_hub(source: str, cache_dir: Path) -> Table:
 
 
 def _table_of(dataset: Any) -> Table:
-    """A memory-mapped `datasets.Dataset`."""
+    """Read a memory-mapped `datasets.Dataset`."""
     names = _class_names(dataset.features)
     rows = (
         [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -246,18 +232,18 @@ def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
 def _open_sql(address: str, stack: contextlib.ExitStack) -> Table:
     url, _, query = address.removeprefix("sql:").partition("#")
     if not url or not query.strip():
-        raise ValueError("expected sql:URL#QUERY or sql:URL#TABLE, with a URL of SQLAlchemy's")
+        raise ValueError("expected sql:URL#QUERY or sql:URL#TABLE, with an SQLAlchemy URL")
     try:
         import sqlalchemy
     except ImportError:
-        raise ValueError("SQL needs SQLAlchemy; pip install 'textloop[sql]'") from None
+        raise ValueError("SQL sources need SQLAlchemy; pip install 'textloop[sql]'") from None
     target = sqlalchemy.make_url(url)
     file = target.database or ""
     if target.get_backend_name() == "sqlite" and not Path(file.partition("?")[0]).is_file():
-        raise ValueError(f"there is no database file at `{file}`")  # SQLite would make one
+        raise ValueError(f"there is no database file at `{file}`")  # SQLite would create one
     engine = sqlalchemy.create_engine(target, poolclass=sqlalchemy.NullPool, hide_parameters=True)
     stack.callback(engine.dispose)
-    # On the server the query is run once; its rows come as they are asked for.
+    # The server runs the query once and sends rows as they are read.
     options = {"stream_results": True, "max_row_buffer": BLOCK_ROWS}
     connection = stack.enter_context(engine.connect()).execution_options(**options)
     if match := _TABLE.fullmatch(query.strip()):
@@ -269,13 +255,13 @@ def _open_sql(address: str, stack: contextlib.ExitStack) -> Table:
         )
         result = connection.execute(table.select().order_by(*table.primary_key.columns))
     else:
-        # text() would take `:30` of a time for the name of a parameter.
+        # text() would take `:30` in a time for a parameter name.
         result = connection.execute(sqlalchemy.text(query.replace(":", "\\:")))
     if not result.returns_rows:
-        raise ValueError("the query gives no rows; expected a SELECT")
+        raise ValueError("the query returns no rows; expected a SELECT")
     columns = list(result.keys())
     if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise ValueError(f"the query gives two columns `{twice}`; name one with AS")
+        raise ValueError(f"the query returns two columns `{twice}`; rename one with AS")
     rows = (
         [dict(zip(columns, values, strict=True)) for values in part]
         for part in result.partitions(BLOCK_ROWS)

@@ -1,11 +1,11 @@
-"""From sources to validated rows in three splits.
+"""Load validated rows from the sources into three splits.
 
-Decides which rows are used, which split each falls into and what a split's fingerprint is.
+Decides which rows are used, which split each belongs to and what a split's fingerprint is.
 For sources see `train.data.sources`, for single rows `train.data.rows`, for tokens
 `serve.inference.text`.
 
-Rows go from the source to Arrow files in `output_dir/cache/rows` one block at a time and are
-read there in place, so that the data may be larger than the memory.
+Rows are copied in blocks to Arrow files in `output_dir/cache/rows` and read from there through a
+memory map, so the data may be larger than memory.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import pyarrow as pa
 
 from serve.inference.text import Text
 from serve.tables import Row
-from train.config.run import DataConfig, RunConfig
+from train.config.run import RunConfig
 from train.data.fixes import Fixes, read_fixes
+from train.data.hash_split import split_by_hash
 from train.data.rows import SPLITS, Labels, RowError, RowRules, SplitName
 from train.data.sources import open_source
 from train.data.store import RowWriter, content_line, labels_of, row_numbers_of, slices_of, texts_of
 
 INVALID_KEPT = 1000
-"""Unusable rows of a source that are described; the others are counted."""
+"""Maximum number of unusable rows per source to describe; the others are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +45,20 @@ class Split:
     """One label per row for a single-label task, any number for a multi-label one."""
 
     rows: Sequence[int] = ()
-    """The number of each row in its source, from 1; empty where rows came from elsewhere."""
+    """The number of each row in its source, from 1; empty if there is no source."""
 
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Values of `evaluation.slice_columns`; of no split but test."""
+    """Values of `evaluation.slice_columns`, for the test split only."""
 
     source: SplitName = "train"
-    """The key under `data` that named the source; a split that was cut off train has train."""
+    """The key under `data` that names the source; train for a part split off train."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Number of rows and SHA-256 over their content, in order."""
+        """Number of rows, and SHA-256 of their content in order."""
         digest = hashlib.sha256()
         for text, labels in zip(self.texts, self.labels, strict=True):
             digest.update(content_line(text, labels))
@@ -74,7 +75,7 @@ class InvalidRow:
 
     problem: str
     content: str
-    """What the row holds, shortened."""
+    """The row's content, truncated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +87,10 @@ class LabelledData:
     test: Split
     labels: tuple[str, ...]
     num_dropped: int
-    """Rows left out because `drop_invalid_rows` said so."""
+    """Rows skipped because of `drop_invalid_rows`."""
 
     fixes: dict[str, Any] | None = None
-    """What `data.fixes` changed: rows dropped and relabelled, and SHA-256 of the file."""
+    """Changes by `data.fixes`: rows dropped and relabelled, and SHA-256 of the file."""
 
     @property
     def splits(self) -> dict[SplitName, Split]:
@@ -98,16 +99,16 @@ class LabelledData:
 
     @property
     def fingerprints(self) -> dict[str, Any]:
-        """The fingerprint of each split, and of the fixes if there are any."""
+        """The fingerprint of each split, and of the fixes if any."""
         found: dict[str, Any] = {name: split.fingerprint for name, split in self.splits.items()}
         return found if self.fixes is None else found | {"fixes": self.fixes}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the rows came about."""
+        """Notes for the user on rows that were skipped or changed."""
         notes = []
         if self.num_dropped:
-            notes.append(f"{self.num_dropped} unusable rows left out")
+            notes.append(f"{self.num_dropped} unusable rows skipped")
         if self.fixes is not None:
             counts = f"{self.fixes['dropped']} rows dropped, {self.fixes['relabelled']} relabelled"
             notes.append(f"fixes applied: {counts}")
@@ -119,12 +120,11 @@ def load_data(
 ) -> LabelledData:
     """Read, validate and split the data of a run; the same configuration gives the same rows.
 
-    invalid: takes up descriptions of unusable rows, at most INVALID_KEPT a source; given, such
-    rows are left out and never refused.
-    skip_test: do not open a test source; the test split is the validation split once more.
-    Raises ValueError for a source that cannot be read, for rows without text or label
-    (unless told to drop them), for a label that the training split does not have, and for
-    fixes that do not fit the rows.
+    invalid: list to extend by descriptions of unusable rows, at most INVALID_KEPT per source; if
+    given, unusable rows are skipped. skip_test: do not open a test source; the test split is
+    the validation split once more. Raises ValueError for a source that cannot be read, for
+    unusable rows (unless they are to be skipped), for a label that the training split does not
+    have, and for fixes that do not match the rows.
     """
     fixes = read_fixes(Path(config.data.fixes), config.task) if config.data.fixes else None
     named = {name: source for name in SPLITS if (source := getattr(config.data, name))}
@@ -141,7 +141,7 @@ def load_data(
             num_dropped += _read(source, name, config, writer, fixes, invalid)
             if name == "train" and missing:
                 table = writer.close_unnamed()
-                tables |= _split_by_hash(table, directory, config, missing)
+                tables |= split_by_hash(table, directory, config, missing)
             else:
                 tables[name] = writer.close(name)
     if fixes is not None:
@@ -174,13 +174,15 @@ def _slices(table: pa.Table, config: RunConfig) -> dict[str, Sequence[str]]:
 
 
 def _check_labels(splits: dict[SplitName, Split]) -> tuple[str, ...]:
-    """The labels of train, sorted; ValueError if the splits cannot be trained and judged on."""
+    """Return the labels of train, sorted; ValueError if a split is empty or has other labels."""
     for name, split in splits.items():
         if not len(split):
-            raise ValueError(f"data.{name} has no rows; give more data or larger fractions")
+            raise ValueError(f"data.{name} has no rows; add data or use larger fractions")
     labels = tuple(sorted({label for row in splits["train"].labels for label in row}))
     if len(labels) < 2:
-        raise ValueError(f"data.train has the labels {list(labels)}; a classifier needs two")
+        raise ValueError(
+            f"data.train has the labels {list(labels)}; a classifier needs two or more"
+        )
     known = set(labels)
     for name, split in splits.items():
         strange = Counter(label for row in split.labels for label in row if label not in known)
@@ -201,7 +203,7 @@ def _read(
     fixes: Fixes | None,
     invalid: list[InvalidRow] | None,
 ) -> int:
-    """Write the usable rows of a source; the number of the others."""
+    """Write the usable rows of a source, and return the number of unusable ones."""
     found: list[InvalidRow] = []
     number = num_invalid = 0
     with open_source(source, cache_dir=config.output_dir / "cache") as table:
@@ -240,7 +242,7 @@ def _read(
         raise ValueError(
             f"data.{name} `{source}` has {num_invalid} unusable rows "
             f"({shown}{'; ...' if num_invalid > 5 else ''}); "
-            "mend them or set data.drop_invalid_rows=true"
+            "fix them or set data.drop_invalid_rows=true"
         )
     return num_invalid
 
@@ -252,58 +254,6 @@ def _invalid(
     return InvalidRow(source=name, row=number, problem=str(error), content=content[:500])
 
 
-def _split_by_hash(
-    table: pa.Table, directory: Path, config: RunConfig, missing: list[SplitName]
-) -> dict[SplitName, pa.Table]:
-    """Cut validation and test off train by the hash of each text.
-
-    The same text always falls into the same split, whatever is added to the file later, and
-    copies of a text (up to case and white space) never stand on both sides. Exception: rows
-    of a label that would have none left in train stay there.
-    """
-    texts, labels = texts_of(table, is_pair=config.is_pair), labels_of(table)
-    share_cut = sum(_fraction(config.data, name) for name in missing)
-    left, cut = set[str](), set[str]()
-    for text, row in zip(texts, labels, strict=True):
-        (left if content_position(text) >= share_cut else cut).update(row)
-    lost = cut - left
-    kept = set[float]()
-    if lost:
-        kept = {
-            content_position(text)
-            for text, row in zip(texts, labels, strict=True)
-            if not lost.isdisjoint(row)
-        }
-    with ExitStack() as stack:
-        names: tuple[SplitName, ...] = ("train", *missing)
-        writers = {name: RowWriter(directory) for name in names}
-        for writer in writers.values():
-            stack.callback(writer.discard)
-        numbers = row_numbers_of(table)
-        for text, row, number, values in zip(texts, labels, numbers, slices_of(table), strict=True):
-            position = content_position(text)
-            part: SplitName = "train"
-            for name in missing if position not in kept else []:
-                share = _fraction(config.data, name)
-                if position < share:
-                    part = name
-                    break
-                position -= share
-            writers[part].add(text, row, number, values)
-        return {name: writer.close(name) for name, writer in writers.items()}
-
-
 def slice_value(value: Any) -> str:
-    """A value of a slice column as text."""
+    """Return a value of a slice column as text."""
     return ("" if value is None else str(value).strip()) or "(missing)"
-
-
-def _fraction(data: DataConfig, name: str) -> float:
-    return data.validation_fraction if name == "validation" else data.test_fraction
-
-
-def content_position(text: Text) -> float:
-    """A position in [0, 1) that depends on the text's words alone."""
-    parts: Iterable[str] = text if isinstance(text, tuple) else (text,)
-    words = json.dumps([" ".join(part.casefold().split()) for part in parts], ensure_ascii=False)
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) / 2**64

@@ -1,8 +1,8 @@
-"""Validated rows on the disk: Arrow files that are read in place.
+"""Validated rows on disk, in memory-mapped Arrow files.
 
-Rows are written as they come and read through a memory map, so that neither holds the data in
-memory. A file's name holds the hash of its content: a second process that writes the same rows
-finds the file there, and nobody ever reads one that changes.
+Rows are written in a stream and read through a memory map, so the data are never held in memory.
+A file's name contains the hash of its content: a second process that writes the same rows reuses
+the file, and a file never changes while it is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -36,18 +35,16 @@ _SCHEMA = pa.schema(
 
 
 def content_line(text: Text, labels: Sequence[str]) -> bytes:
-    """What a row's hashes are taken over."""
+    """Serialize a row for hashing."""
     return json.dumps([text, labels], ensure_ascii=False).encode() + b"\n"
 
 
 class RowWriter:
-    """Writes rows to a file that gets its name when it is whole."""
+    """Writes rows to a temporary file that gets its name when it is complete."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.num_rows = 0
-        self.label_counts: Counter[str] = Counter()
         self._path = directory / f".{uuid.uuid4().hex}.arrow"
         self._file = pa.OSFile(str(self._path), "wb")
         self._writer = pa.ipc.new_file(self._file, _SCHEMA)
@@ -58,12 +55,10 @@ class RowWriter:
     def add(
         self, text: Text, labels: tuple[str, ...], row: int, slices: tuple[str, ...] = ()
     ) -> None:
-        """Append one row. row: its number in its source, from 1. slices: values to judge by."""
+        """Append a row. row: its number in the source, from 1. slices: values of slice columns."""
         self._pending.append((text, labels, row, slices))
         self._digest.update(content_line(text, labels) + b"%d\n" % row)
         self._digest.update(json.dumps(slices).encode())
-        self.label_counts.update(labels)
-        self.num_rows += 1
         if len(self._pending) >= WRITE_ROWS:
             self._flush()
 
@@ -80,7 +75,7 @@ class RowWriter:
         self._pending.clear()
 
     def close(self, name: str) -> pa.Table:
-        """Finish the file as NAME-HASH.arrow, delete older ones of that name, and map it."""
+        """Finish the file as NAME-HASH.arrow, delete older versions, and map it."""
         self._finish()
         path = self.directory / f"{name}-{self._digest.hexdigest()[:16]}.arrow"
         if path.exists():
@@ -92,18 +87,18 @@ class RowWriter:
             sync_directory(self.directory)
         for other in self.directory.glob(f"{name}-*.arrow"):
             if other != path:
-                other.unlink(missing_ok=True)  # who has it mapped keeps it
+                other.unlink(missing_ok=True)  # processes that have it mapped keep it
         return _mapped(path)
 
     def close_unnamed(self) -> pa.Table:
-        """Finish and map the file, and take its name away: it ends with its last reader."""
+        """Finish, map and unlink the file: it is deleted when its last reader closes it."""
         self._finish()
         table = _mapped(self._path)
         self._path.unlink()
         return table
 
     def discard(self) -> None:
-        """Delete what was written, unless the file is finished."""
+        """Delete the file unless it is finished."""
         if self._open:
             self._pending.clear()
             self._finish()
@@ -160,28 +155,28 @@ class Column(Sequence[T]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<{len(self)} values on the disk, first {self[:3]!r}>"
+        return f"<{len(self)} values on disk, first {self[:3]!r}>"
 
 
 def texts_of(table: pa.Table, *, is_pair: bool) -> Column[Text]:
-    """Texts, or pairs of texts."""
+    """Return the texts, or pairs of texts."""
     if is_pair:
         return Column(table, ("text", "text_pair"), _pair)
     return Column(table, ("text",), _same)
 
 
 def labels_of(table: pa.Table) -> Column[tuple[str, ...]]:
-    """Labels of each row."""
+    """Return the labels of each row."""
     return Column(table, ("labels",), tuple)
 
 
 def row_numbers_of(table: pa.Table) -> Column[int]:
-    """The number of each row in its source, from 1."""
+    """Return the number of each row in its source, from 1."""
     return Column(table, ("row",), _same)
 
 
 def slices_of(table: pa.Table) -> Column[tuple[str, ...]]:
-    """The values of `evaluation.slice_columns` of each row."""
+    """Return the values of `evaluation.slice_columns` of each row."""
     return Column(table, ("slices",), tuple)
 
 

@@ -1,8 +1,7 @@
-"""One text out of several columns, and words out of times.
+"""Build one text from several columns, and words from times.
 
-Decides what `data.template` and `data.derive` mean. What a template makes is the text that the
-model learns from, so it is also the text that a client has to send: the server fills in no
-template.
+Implements `data.template` and `data.derive`. The model is trained on the filled-in template, so
+clients must send texts in the same format: the server does not fill in templates.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _MONTHS = (
     "January February March April May June July August September October November December"
 ).split()
 _TIMES_OF_DAY = ("night", "morning", "afternoon", "evening")
-"""Six hours each, from midnight on."""
+"""Six hours each, starting at midnight."""
 
 _FEATURES: dict[Feature, Callable[[datetime], str]] = {
     "hour": lambda time: f"{time.hour:02d}",
@@ -30,9 +29,9 @@ _FEATURES: dict[Feature, Callable[[datetime], str]] = {
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with each name replaced by its value, white space at the ends left out.
+    """Replace each name in the template by its value, and strip the result.
 
-    Empty where all values are: literal text alone is not worth classifying.
+    Empty if all values are: the literal text alone is not worth classifying.
     """
     if not any(value.strip() for value in values.values()):
         return ""
@@ -45,9 +44,9 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def cell(value: object) -> str:
-    """A column's value as text: nothing for a missing one.
+    """Return a column's value as text, empty if it is missing.
 
-    Raises ValueError for a value that has parts of its own, such as a list.
+    Raises ValueError for a compound value, such as a list.
     """
     if value is None:
         return ""
@@ -57,19 +56,18 @@ def cell(value: object) -> str:
 
 
 def derive(value: Any, feature: Feature) -> str:
-    """A word of a time: a datetime, a date, ISO 8601 text, or seconds since 1970 in UTC.
+    """Return a word for a time: a datetime, a date, ISO 8601 text, or seconds since 1970 in UTC.
 
     hour: 00 to 23. time_of_day: night from midnight, morning from 6, afternoon from 12,
-    evening from 18. weekday and month: English names. The clock is that of the value; nothing
-    is converted between time zones. Nothing for a missing value.
-    Raises ValueError for what is not a time, and for an hour of a mere date.
+    evening from 18. weekday and month: English names. Time zones are not converted. Empty for
+    a missing value. Raises ValueError for a value that is not a time, and for the hour of a date.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return ""
     time: object = value
     if isinstance(value, str):
         try:
-            # A date alone has no hour; datetime.fromisoformat would make it midnight.
+            # A date has no hour; datetime.fromisoformat would set midnight.
             time = date.fromisoformat(value.strip())
         except ValueError:
             try:

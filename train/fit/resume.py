@@ -62,19 +62,8 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
 
     Data and a local base count by their content and not by their path alone.
     """
-    elsewhere: Any = {
-        "output_dir": True,
-        "cpu_threads": True,
-        "export_int8": True,
-        "gate": True,
-        "calibration": True,
-        "evaluation": True,
-        "audit": True,
-        "data": {"train", "validation", "test", "fixes"},
-        "publish": True,
-    }
     return {
-        "config": config.model_dump(mode="json", exclude=elsewhere),
+        "config": config.training_settings(),
         "base_weights_sha256": weights_sha256(config.model),
         "data": data.fingerprints,
         "global_batch": global_batch,

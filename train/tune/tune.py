@@ -165,14 +165,8 @@ def prepare(config: RunConfig) -> Search:
 
 def _identity(config: RunConfig, rows: LabelledData, space: dict[str, Dimension]) -> dict[str, Any]:
     """Collect what trials must have in common. Data count by content, not by path."""
-    ignored: Any = {
-        "output_dir": True,
-        "cpu_threads": True,
-        "export_int8": True,
-        "data": {"train", "validation", "test", "fixes"},
-    }
     return {
-        "config": config.model_dump(mode="json", exclude=ignored),
+        "config": config.training_settings(),
         "base_weights_sha256": weights_sha256(config.model),
         "data": {name: rows.splits[name].fingerprint for name in ("train", "validation")},
         "space": {key: each.model_dump(mode="json") for key, each in space.items()},

@@ -1,4 +1,4 @@
-"""Wrong labels are ranked first, right ones get no suggestion, rare labels are not judged."""
+"""Wrong labels are ranked first, right ones get no suggestion, rare labels are not checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
 
     first = set(np.argsort(found.score_N)[:30].tolist())
     assert len(first & set(changed.tolist())) >= 28
-    # Suspected is who beats the average of a label's own rows, so some wrong ones are not.
+    # A suspect must reach the average of the other label's own rows, so some are missed.
     assert found.suspect_N[changed].mean() >= 0.5
     assert (found.suggested_NC[changed].argmax(axis=1) == true_N[changed]).mean() >= 0.5
     assert found.suspect_N.sum() <= 45
@@ -46,7 +46,7 @@ def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
 
 
 def test_every_row_is_judged_by_models_that_did_not_see_it() -> None:
-    """Labels at random: a model that saw the rows would know them."""
+    """Random labels: a model that was fitted on the rows would know them."""
     random = np.random.default_rng(0)
     features = random.normal(size=(60, 200)).astype(np.float32)
     given = one_hot(random.integers(0, 2, 60), 2)
@@ -54,7 +54,7 @@ def test_every_row_is_judged_by_models_that_did_not_see_it() -> None:
     cross = cross_fit(features, given, "single_label", folds=5, seed=0)
 
     assert (cross.probs_NC.argmax(axis=1) == given.argmax(axis=1)).mean() < 0.75
-    assert cross.of_others(features).shape == (60, 2)
+    assert cross.predict_unseen(features).shape == (60, 2)
 
 
 def test_rows_of_labels_that_are_too_rare_are_not_judged() -> None:

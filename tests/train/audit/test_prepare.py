@@ -1,4 +1,4 @@
-"""`prepare` finds what is wrong, shows it safely, and its fixes come back as reviewed."""
+"""`prepare` finds problems, shows them safely, and its reviewed fixes can be applied."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_changed_labels_are_suspected_and_their_own_suggested(
     assert found.audit.counts["label_errors"] < 30
 
 
-def test_pooling_of_the_run_does_not_bear_on_the_audit(tmp_path: Path, make_config: Make) -> None:
+def test_pooling_of_the_run_does_not_affect_the_audit(tmp_path: Path, make_config: Make) -> None:
     margins = []
     for pooling in ("native", "mean"):
         values = make_config(tmp_path / pooling, model={"pooling": pooling})
@@ -135,9 +135,9 @@ def test_suggestions_of_prepare_come_back_as_fixes(tmp_path: Path, make_config: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"row": 2}, "line 1: row 2 of data.train is not the one that was meant"),
+        ({"row": 2}, "line 1: row 2 of data.train has changed since the fix was written"),
         ({"row": 999}, "line 1: data.train has no usable row 999"),
-        ({"sha256": "0"}, "line 1: row 1 of data.train is not the one"),
+        ({"sha256": "0"}, "line 1: row 1 of data.train has changed"),
         ({"action": "delete"}, "line 1: action: Input should be 'drop', 'relabel' or 'keep'"),
         ({"action": "relabel"}, "line 1: suggested: expected a label"),
         ({"action": "relabel", "suggested": ["a"]}, "line 1: suggested: expected a label"),
@@ -169,7 +169,7 @@ def test_fixes_that_cannot_be_read_are_named(tmp_path: Path, make_config: Make) 
         load_data(RunConfig.model_validate(values))
 
 
-def test_reviewed_file_is_neither_overwritten_nor_taken_from_where_it_would_be(
+def test_reviewed_file_is_not_overwritten_and_must_be_kept_elsewhere(
     tmp_path: Path, make_config: Make
 ) -> None:
     values = make_config(tmp_path / "run", audit={"label_errors": False})
@@ -226,6 +226,7 @@ def test_hostile_texts_and_labels_stay_text_in_the_report(
     assert not {"script", "img", "iframe", "link"} & set(page.tags)
     assert page.attributes <= {
         "lang",
+        "name",
         "charset",
         "http-equiv",
         "content",
@@ -330,4 +331,4 @@ def test_rows_read_again_share_one_file_and_changed_ones_replace_it(
     assert again == names
     assert len(list(cache.iterdir())) == 3
     assert (len(first.test), len(second.test)) == (60, 5)
-    assert first.test.texts[59]  # still there for who has it open
+    assert first.test.texts[59]  # still readable where it is mapped

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from serve.config import ServeConfig, load_config, parse_yaml
 from serve.http.tracing import check_installed
+from train.config import sections
 from train.config.run import RunConfig
 from train.fit.trainer import training_arguments
 
@@ -92,11 +93,11 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
         ("lora.r=many", r"`lora.r` = 'many': Input should be a valid integer"),
         ("lora", r"not of the form key.sub=value"),
         ("seed.x=1", r"seed"),
-        ("trainer.output_dir=x", r"`trainer.output_dir` is not for the trainer section"),
+        ("trainer.output_dir=x", r"`trainer.output_dir` is managed by Textloop"),
         ("trainer.label_smoothing_factor=0.1", r"set loss.label_smoothing"),
         ("trainer.train_sampling_strategy=group_by_length", r"data.group_by_length"),
         ("trainer.auto_find_batch_size=true", r"set trainer.per_device_train_batch_size"),
-        ("trainer.ignore_data_skip=true", r"is not for the trainer section"),
+        ("trainer.ignore_data_skip=true", r"is managed by Textloop"),
         ("data.text_columns=[a, a]", r"names 'a' twice"),
         ("data.train=[", r"not valid YAML"),
     ],
@@ -139,6 +140,20 @@ def test_configuration_is_frozen(minimal: Path) -> None:
 
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 5
+
+
+def test_sections_that_do_not_affect_training_are_not_part_of_its_settings(minimal: Path) -> None:
+    modules = {
+        name: getattr(field.annotation, "__module__", "")
+        for name, field in RunConfig.model_fields.items()
+    }
+    config = load_config(RunConfig, minimal)
+    edited = load_config(RunConfig, minimal, ["gate.margin=0.02", "publish.description=x"])
+
+    assert modules.keys() >= sections.NOT_TRAINING
+    assert {name for name in modules if modules[name] == sections.__name__} <= sections.NOT_TRAINING
+    assert edited.training_settings() == config.training_settings()
+    assert not config.training_settings().keys() & sections.NOT_TRAINING
 
 
 def test_every_shipped_yaml_loads() -> None:

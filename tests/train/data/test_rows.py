@@ -1,4 +1,4 @@
-"""A template makes one text out of columns; times become words; odd values are named."""
+"""Templates build one text from columns, times become words, invalid values are named."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_braces_are_written_twice() -> None:
         ({"derive": TEMPLATE["derive"]}, "there is no `template`"),
         ({"template": "{a}", "derive": TEMPLATE["derive"]}, "`derive.day` is not in the"),
         ({"template": "{a}", "text_columns": ["a", "b"]}, "makes one text"),
-        ({"template": "{a!r}"}, "expected a column's name alone"),
+        ({"template": "{a!r}"}, "expected only a column name"),
     ],
 )
 def test_template_settings_that_contradict_each_other_are_refused(

@@ -110,7 +110,7 @@ def test_sql_rows_come_in_blocks_and_in_the_types_of_the_database(database: Path
         ("sql:sqlite:///{db}.none#t", "there is no database file at"),
         ("sql:sqlite:///{db}#nothing", "NoSuchTableError: nothing"),
         ("sql:sqlite:///{db}#SELECT x FROM messages", "no such column: x"),
-        ("sql:sqlite:///{db}#SELECT text, text FROM messages", "gives two columns `text`"),
+        ("sql:sqlite:///{db}#SELECT text, text FROM messages", "returns two columns `text`"),
         ("sql:sqlite:///{db}#DELETE FROM messages", "expected a SELECT"),
         ("sql:nonsense#t", "cannot read `sql:nonsense#t`"),
     ],
@@ -140,7 +140,7 @@ def test_password_comes_from_the_environment_and_is_never_shown(
 
 
 def test_password_in_plain_sight_is_refused_and_not_repeated(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds a password.*write \$\{NAME\}") as failure:
+    with pytest.raises(ValueError, match=r"contains a password.*write \$\{NAME\}") as failure:
         rows_of("sql:postgresql://me:s3cr3t@host/db#t", tmp_path)
 
     assert "s3cr3t" not in str(failure.value)
@@ -237,7 +237,7 @@ def test_failure_in_the_middle_of_a_file_is_named_by_line(tmp_path: Path) -> Non
 def test_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
 
-    with pytest.raises(ValueError, match=r"rows.csv`: it is not UTF-8 \(byte 14\)"):
+    with pytest.raises(ValueError, match=r"rows.csv`: the file is not UTF-8 \(byte 14\)"):
         rows_of(str(tmp_path / "rows.csv"), tmp_path)
 
 

@@ -13,7 +13,8 @@ import pytest
 from rows import make_rows, write_jsonl
 
 from train.config.run import RunConfig
-from train.data.splits import LabelledData, content_position, load_data
+from train.data.hash_split import content_position
+from train.data.splits import LabelledData, load_data
 
 ROWS = [
     ("None", "007"),

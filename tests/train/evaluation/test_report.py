@@ -29,7 +29,7 @@ from train.report import plots
 from train.statistics.metrics import one_hot
 from train.statistics.probability_metrics import calibration_bins
 
-HOSTILE = "<script>alert('x')</script> my parcel & \"courier\" <img src=x onerror=y>"
+HOSTILE = "<script>alert('x')</script> my parcel & \"courier\" <img src=x onerror=y>\u202e"
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -131,6 +131,13 @@ def test_hostile_text_is_shown_and_not_run(result: tuple[Evaluation, RunConfig])
     assert "<b>mail" not in text
     assert "onerror=y&gt;" in text
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in text
+
+
+def test_invisible_character_is_spelled_out(result: tuple[Evaluation, RunConfig]) -> None:
+    text = (result[0].directory / "report.html").read_text()
+
+    assert "\u202e" not in text
+    assert 'onerror=y&gt;<span class="mark" title="RIGHT-TO-LEFT OVERRIDE">U+202E</span>' in text
 
 
 def test_rows_have_number_confidence_and_abstention(result: tuple[Evaluation, RunConfig]) -> None:

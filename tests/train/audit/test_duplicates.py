@@ -1,4 +1,4 @@
-"""Copies are found within and between splits, and the right one of them goes."""
+"""Duplicates are found within and across splits, and the right one of them is dropped."""
 
 # ruff: noqa: RUF001
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from train.audit.copies import Copies, find_copies
-from train.audit.duplicates import groups, normalizer
+from train.audit.duplicates import Duplicates, find_duplicates
 from train.audit.near_duplicates import near_pairs
+from train.audit.normalization import groups, normalizer
 from train.data.splits import LabelledData, Split
 
 STEPS = ("unicode", "case", "punctuation", "whitespace")
@@ -26,19 +26,21 @@ def split(*rows: tuple[Any, str], source: Any = "train", start: int = 1) -> Spli
     )
 
 
-def copies(train: Split, validation: Split, test: Split, near: float | None = None) -> Copies:
+def duplicates(
+    train: Split, validation: Split, test: Split, near: float | None = None
+) -> Duplicates:
     data = LabelledData(
         train=train, validation=validation, test=test, labels=("a", "b"), num_dropped=0
     )
-    return find_copies(data, steps=STEPS, near=near, seed=0)  # type: ignore[arg-type]
+    return find_duplicates(data, steps=STEPS, near=near, seed=0)  # type: ignore[arg-type]
 
 
 def places(found: Any) -> list[tuple[str, int]]:
     return [(place.split, place.index) for place in found]
 
 
-def test_leaks_and_duplicates_are_told_apart_and_exact_ones_from_normalised() -> None:
-    found = copies(
+def test_leaks_differ_from_duplicates_and_exact_from_normalized() -> None:
+    found = duplicates(
         split(("Where is it?", "a"), ("other", "b"), ("where is it", "a"), ("other", "b")),
         split(("OTHER!", "b"), ("new", "a"), start=5),
         split(("where is  it?", "a"), ("new", "a"), ("fine", "b"), source="test"),
@@ -52,22 +54,22 @@ def test_leaks_and_duplicates_are_told_apart_and_exact_ones_from_normalised() ->
 
 
 def test_a_copy_goes_from_the_earlier_split_and_the_test_split_stays() -> None:
-    found = copies(
+    found = duplicates(
         split(("x y", "a"), ("only here", "b"), ("only here", "b")),
         split(("new", "b"), start=4),
         split(("X Y", "a"), source="test"),
     )
 
-    advice = [(each.place.split, each.place.index, each.reason) for each in found.advice]
-    assert advice == [
-        ("train", 0, "a copy of row 1 of data.test"),
-        ("train", 2, "a copy of row 2 of data.train"),
+    suggestions = [(each.place.split, each.place.index, each.reason) for each in found.suggestions]
+    assert suggestions == [
+        ("train", 0, "duplicate of row 1 of data.test"),
+        ("train", 2, "duplicate of row 2 of data.train"),
     ]
-    assert all(each.suggested is None for each in found.advice)
+    assert all(each.suggested is None for each in found.suggestions)
 
 
 def test_contradicting_labels_go_to_the_majority_and_without_one_the_copies_go() -> None:
-    found = copies(
+    found = duplicates(
         split(("x", "a"), ("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")),
         split(("p", "a")),
         split(("X", "b"), ("y", "a"), ("X", "a"), source="test"),
@@ -77,18 +79,18 @@ def test_contradicting_labels_go_to_the_majority_and_without_one_the_copies_go()
         [("train", 0), ("train", 1), ("train", 2), ("test", 0), ("test", 2)],
         [("train", 3), ("train", 4), ("test", 1)],
     ]
-    relabelled = [each for each in found.advice if each.suggested is not None]
+    relabelled = [each for each in found.suggestions if each.suggested is not None]
     assert places(each.place for each in relabelled) == [("test", 0)]
     assert relabelled[0].suggested == ("a",)
-    assert ("train", 4) in places(each.place for each in found.advice)
+    assert ("train", 4) in places(each.place for each in found.suggestions)
 
-    tie = copies(split(("x", "a"), ("x", "b")), split(("p", "a")), split(("q", "a")))
-    assert places(each.place for each in tie.advice) == [("train", 0), ("train", 1)]
-    assert tie.advice[0].reason == "the same text has the labels a and b, equally often"
+    tie = duplicates(split(("x", "a"), ("x", "b")), split(("p", "a")), split(("q", "a")))
+    assert places(each.place for each in tie.suggestions) == [("train", 0), ("train", 1)]
+    assert tie.suggestions[0].reason == "duplicates have the labels a and b, equally often"
 
 
 def test_pairs_are_copies_only_if_both_texts_are() -> None:
-    found = copies(
+    found = duplicates(
         split((("x", "y"), "a"), (("x", "z"), "a"), (("X.", "Y"), "a"), (("xy", ""), "a")),
         split((("p", "q"), "a")),
         split((("q", "p"), "a")),
@@ -100,7 +102,7 @@ def test_pairs_are_copies_only_if_both_texts_are() -> None:
 
 def test_nearly_the_same_text_is_found_between_and_within_splits() -> None:
     long = "my card was charged twice for the same thing at the shop on monday"
-    found = copies(
+    found = duplicates(
         split((long, "a"), (long + " please", "a"), ("quite another text altogether", "b")),
         split(("p", "a")),
         split((long + " and help", "a"), (long.upper() + "!", "a"), source="test"),
@@ -108,7 +110,7 @@ def test_nearly_the_same_text_is_found_between_and_within_splits() -> None:
     )
 
     assert [(a.index, b.index) for a, b, _ in found.near] == [(0, 1)]
-    # The copy of the first text counts as a copy, not as nearly one.
+    # The duplicate of the first text is not also a near duplicate.
     assert {(late.index, early.index) for late, early, _ in found.leaks_near} == {(0, 0), (0, 1)}
     assert places(found.leaks_normalized) == [("test", 1)]
 
@@ -127,7 +129,7 @@ def test_nearly_the_same_text_is_found_between_and_within_splits() -> None:
         (STEPS, "<p>a</p>", "a", False),
     ],
 )
-def test_normalisation_takes_away_what_was_asked_for(
+def test_normalization_removes_the_chosen_differences(
     steps: Any, first: str, second: str, same: bool
 ) -> None:
     normalize = normalizer(steps)
