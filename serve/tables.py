@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 Row = dict[str, Any]
+T = TypeVar("T")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -31,7 +32,7 @@ def check_format(path: Path) -> None:
             ) from None
 
 
-def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+def blocks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     """Consecutive lists of `size` rows, the last one shorter."""
     iterator = iter(rows)
     while block := list(islice(iterator, size)):

@@ -17,8 +17,8 @@ from rows import make_rows
 from serve.inference.backends.torch import TorchBackend
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
+from train.fit.arguments import training_arguments
 from train.fit.fit import fit
-from train.fit.trainer import training_arguments
 from train.merge.merge import merge
 
 LEARNED = {"native": 0.9, "mean": 0.8}

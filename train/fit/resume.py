@@ -1,7 +1,7 @@
-"""Whether a run may go on from the checkpoints in its directory.
+"""Whether a run may resume from the checkpoints in its directory.
 
-A run is its configuration, its base, its data and its global batch, written to `run.json`.
-Checkpoints of another run are refused, so that no result is ever a mixture of two.
+A run is its configuration, base, data, global batch and precision, written to `run.json`.
+Checkpoints of a different run are refused, so that no result is ever a mixture of two.
 """
 
 from __future__ import annotations
@@ -11,56 +11,100 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
+from train.fit.arguments import compute_precision, global_batch
 from train.fit.checkpoints import latest_complete, remove_partial
+from train.fit.run import Run
 from train.model.base import weights_sha256
 
 
-def prepare_run(
-    config: RunConfig,
-    data: LabelledData,
-    state: PartialState,
-    *,
-    global_batch: int,
-    fresh: bool,
-) -> Path | None:
-    """The checkpoint to go on from, or None; writes `run.json`, which says what the run is.
+def prepare_run(run: Run, *, fresh: bool) -> Path | None:
+    """Return the checkpoint to resume from, or None; write `run.json`, the run's identity.
 
-    Raises ValueError if the checkpoints there are those of another configuration or data.
+    fresh: delete all checkpoints first. Raises ValueError if the checkpoints are those of a
+    different run.
     """
-    directory = config.output_dir / "checkpoints"
-    record = config.output_dir / "run.json"
+    directory = run.config.output_dir / "checkpoints"
+    identity = {
+        **run_identity(run.config, run.data, global_batch=global_batch(run.arguments)),
+        "precision": common_precision(run),
+    }
     refusal = ""
-    if state.is_main_process:
-        run = run_identity(config, data, global_batch=global_batch)
-        config.output_dir.mkdir(parents=True, exist_ok=True)
+    if run.state.is_main_process:
+        run.config.output_dir.mkdir(parents=True, exist_ok=True)
         if fresh:
             shutil.rmtree(directory, ignore_errors=True)
         for path in remove_partial(directory):
-            print(f"removed {path}: the process that wrote it was stopped half-way")
-        if latest_complete(directory):
-            before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-            if different := sorted(differences(before, run)):
-                refusal = (
-                    f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); "
-                    "choose another output_dir, or start anew with `fit --fresh`"
-                )
+            print(f"removed {path}: it is incomplete, the process that wrote it was killed")
+        record = run.config.output_dir / "run.json"
+        refusal = why_not_resumed(directory, record, identity)
         if not refusal:
-            write_atomic(record, json.dumps(run, indent=2, ensure_ascii=False).encode())
-    state.wait_for_everyone()
+            write_atomic(record, json.dumps(identity, indent=2, ensure_ascii=False).encode())
+    run.state.wait_for_everyone()
     if refusal:
         raise ValueError(refusal)
-    return latest_complete(directory)
+    checkpoint = latest_complete(directory)
+    if checkpoint:
+        run.say(f"resuming from {checkpoint}")
+    return checkpoint
+
+
+def common_precision(run: Run) -> str:
+    """Return the precision of all processes. Raises ValueError if they differ (mixed CPUs)."""
+    gathered: list[str] = gather_object([compute_precision(run.arguments)])
+    precisions = sorted(set(gathered))
+    if len(precisions) > 1:
+        raise ValueError(
+            f"processes would train in different precisions ({', '.join(precisions)}); "
+            "set trainer.bf16 to true or false"
+        )
+    return precisions[0]
+
+
+def why_not_resumed(directory: Path, record: Path, identity: dict[str, Any]) -> str:
+    """Return why the checkpoints in `directory` are those of a different run, or ''."""
+    if not latest_complete(directory):
+        return ""
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    different = sorted(differences(before, identity))
+    if not different:
+        return ""
+    remedy = "choose another output_dir, or restart with `fit --fresh`"
+    if before and before.get("precision") != identity["precision"]:
+        bf16 = str(before.get("precision") == "bf16").lower()
+        remedy = f"set trainer.bf16={bf16} to keep the precision, {remedy}"
+    return f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); {remedy}"
+
+
+def is_fitted(config: RunConfig, data: LabelledData, *, global_batch: int) -> bool:
+    """Return whether `output_dir/adapter` was trained with this configuration and data."""
+    file = config.output_dir / "adapter" / "fit.json"
+    if not file.is_file():
+        return False
+    fitted = json.loads(file.read_text(encoding="utf-8"))["run"]
+    return not changes_since(fitted, config, data, global_batch=global_batch)
+
+
+def changes_since(
+    fitted: dict[str, Any], config: RunConfig, data: LabelledData, *, global_batch: int
+) -> list[str]:
+    """Return the differences between the run that `fit` recorded and this one, sorted.
+
+    The precision does not count: once trained, a model may be used on any device.
+    """
+    now = run_identity(config, data, global_batch=global_batch)
+    return sorted(differences({key: fitted.get(key) for key in now}, now))
 
 
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:
-    """What makes two runs the same one: everything that bears on the result.
+    """Return what makes two runs the same: everything that the result depends on.
 
-    Data and a local base count by their content and not by their path alone.
+    Data, fixes and a local base are identified by content, not by path; `trainer.bf16` by the
+    precision that follows from it.
     """
     elsewhere: Any = {
         "output_dir": True,
@@ -71,6 +115,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
         "evaluation": True,
         "audit": True,
         "data": {"train", "validation", "test", "fixes"},
+        "trainer": {"bf16"},
         "publish": True,
     }
     return {
@@ -82,7 +127,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """One line for each value that two records do not share."""
+    """Return one line for each value in which two records differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = before.keys() | now.keys()
         return [

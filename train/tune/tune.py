@@ -29,7 +29,7 @@ from transformers import TrainingArguments
 
 from train.config.run import RunConfig
 from train.config.search_space import TuneSection, boundary_configs, decoded, with_values
-from train.fit.trainer import training_arguments
+from train.fit.arguments import training_arguments
 from train.model.base import locate_base, weights_sha256
 from train.statistics.metrics import scores
 from train.tune.report import TuneResult, reason_of, write_results

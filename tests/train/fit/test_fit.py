@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 from train.config.run import ModelConfig, RunConfig
 from train.data.splits import load_data
 from train.evaluation.evaluate import evaluate
+from train.fit.arguments import FITTED_HEAD_LR
 from train.fit.encode import Collator, encode
 from train.fit.fit import fit
-from train.fit.trainer import FITTED_HEAD_LR
 from train.merge.merge import merge
 from train.model.adapters import add_lora, peft_warnings_off
 from train.model.base import last_linear, load_base, locate_base
@@ -310,7 +310,10 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
     train = Path(values["data"]["train"])
     train.write_text(train.read_text() + '{"text": "one more parcel", "label": "delivery"}\n')
 
-    with pytest.raises(ValueError, match=r"was trained otherwise \(.*data.train.sha256"):
+    with pytest.raises(
+        ValueError,
+        match=r"different configuration or data \(.*data.train.sha256",
+    ):
         merge(config_of(values))
     with pytest.raises(ValueError, match=r"config.model.max_length: 32 there, 16 now"):
         merge(config_of(make_config(tmp_path / "run", model={"max_length": 16})))

@@ -20,16 +20,16 @@ from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.config.run import RunConfig
+from train.fit.callbacks import RunCallback
 from train.fit.checkpoints import (
     checkpoints,
-    is_whole,
+    is_complete,
     latest_complete,
     mark_complete,
     remove_partial,
 )
 from train.fit.fit import fit
 from train.fit.sampler import TrainingSampler
-from train.fit.trainer import RunCallback
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -169,7 +169,7 @@ def test_best_checkpoint_is_kept_and_early_stopping_stops(
 def test_one_checkpoint_is_not_enough(make_config: MakeConfig, tmp_path: Path) -> None:
     values = make_config(tmp_path / "run", trainer={"save_total_limit": 1})
 
-    with pytest.raises(ValueError, match="the best and the last checkpoint are two"):
+    with pytest.raises(ValueError, match="the best and the last checkpoint are both kept"):
         fit(RunConfig.model_validate(values))
 
 
@@ -252,7 +252,7 @@ def test_checkpoint_counts_only_with_its_marker_and_all_its_bytes(tmp_path: Path
     (tmp_path / "checkpoint-10" / "weights").write_bytes(b"x" * 99)
     (tmp_path / "checkpoint-20").mkdir()
 
-    assert not is_whole(tmp_path / "checkpoint-10")
+    assert not is_complete(tmp_path / "checkpoint-10")
     assert latest_complete(tmp_path) == tmp_path / "checkpoint-5"
     assert [path.name for path in remove_partial(tmp_path)] == ["checkpoint-10", "checkpoint-20"]
     assert checkpoints(tmp_path) == [tmp_path / "checkpoint-5"]
