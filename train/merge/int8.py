@@ -21,7 +21,6 @@ from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.decision import Rules
 from serve.inference.predictor import batched_logits, usable_cores
 from serve.inference.scores import Array, activate, default_activation
-from serve.inference.text import TextEncoder
 from serve.stats import paired_difference
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
@@ -41,14 +40,13 @@ MIN_AGREEMENT = 0.99
 
 def add_int8(
     staging: Path,
-    encoder: TextEncoder,
     config: RunConfig,
     data: LabelledData,
     merged: Merged,
     calibration: Calibration | None,
 ) -> tuple[Int8Export, Calibration | None]:
     """Export to int8; return the comparison, and the calibration with the export's abstention."""
-    int8, int8_NC = export_into(staging, encoder, config, data, merged, calibration)
+    int8, int8_NC = export_into(staging, config, data, merged, calibration)
     if calibration and calibration.abstention and int8.shipped:
         found = abstention(
             int8_NC, merged.reference_NC, calibration, config.calibration, task=config.task
@@ -60,7 +58,6 @@ def add_int8(
 
 def export_into(
     staging: Path,
-    encoder: TextEncoder,
     config: RunConfig,
     data: LabelledData,
     merged: Merged,
@@ -72,8 +69,7 @@ def export_into(
     """
     from train.merge.export import export_int8
 
-    encodings = encoder.encode(data.validation.texts)
-    file = staging / ONNX_FILE
+    encoder, file = merged.encoder, staging / ONNX_FILE
     try:
         typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
         batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
@@ -83,7 +79,7 @@ def export_into(
         file.unlink(missing_ok=True)
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
         return failed, np.zeros((0, 0), dtype=np.float32)
-    int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
+    int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
     result = compare_int8(
         merged.logits_NC,
         int8_NC,

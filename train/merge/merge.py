@@ -13,7 +13,6 @@ from typing import Any
 
 from serve.bundle.seal import Bundle
 from serve.inference.predictor import pick_device
-from serve.inference.text import TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
 from train.fit.resume import changes_since
@@ -42,17 +41,9 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         merged = merge_weights(
-            config,
-            adapter,
-            data,
-            staging,
-            device=pick_device(device),
-            precision=fitted["precision"],
+            config, adapter, data, staging, pick_device(device), precision=fitted["precision"]
         )
         refuse_differences(merged.parity)
-        encoder = TextEncoder.from_directory(
-            staging, max_length=config.model.max_length, is_pair=config.is_pair
-        )
         calibration = calibrate(
             merged.logits_NC,
             merged.reference_NC,
@@ -63,17 +54,9 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
         )
         int8 = None
         if config.export_int8:
-            int8, calibration = add_int8(staging, encoder, config, data, merged, calibration)
-        bundle = seal_run(
-            staging,
-            config,
-            data,
-            encoder=encoder,
-            base_weights_sha256=fitted["run"]["base_weights_sha256"],
-            parity=merged.parity,
-            calibration=calibration,
-            int8=int8,
-        )
+            int8, calibration = add_int8(staging, config, data, merged, calibration)
+        base_sha256 = fitted["run"]["base_weights_sha256"]
+        bundle = seal_run(staging, config, data, merged, calibration, int8, base_sha256=base_sha256)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record_validation_metrics(bundle, config, data, device=device)

@@ -15,6 +15,7 @@ from serve.inference.text import Text, TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.evaluate import BACKEND_SPLITS, measure
+from train.merge.weights import Merged
 from train.portable import portable, portable_config
 
 VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxruntime")
@@ -25,12 +26,11 @@ def seal_run(
     staging: Path,
     config: RunConfig,
     data: LabelledData,
-    *,
-    encoder: TextEncoder,
-    base_weights_sha256: str | None,
-    parity: dict[str, float],
+    merged: Merged,
     calibration: Calibration | None,
     int8: Int8Export | None,
+    *,
+    base_sha256: str | None,
 ) -> Bundle:
     """Seal the model directory `staging` as `output_dir/bundle`."""
     return seal(
@@ -43,12 +43,12 @@ def seal_run(
         base_model={
             "base": portable(config.model.base),
             "revision": config.model.revision,
-            "weights_sha256": base_weights_sha256,
+            "weights_sha256": base_sha256,
         },
         config=portable_config(config),
         data=data.fingerprints,
-        tokenizer=tokenizer_rules(staging, encoder, data.validation.texts),
-        parity=parity,
+        tokenizer=tokenizer_rules(staging, merged.encoder, data.validation.texts),
+        parity=merged.parity,
         int8=int8,
         calibration=calibration,
         code_revision=code_revision(),

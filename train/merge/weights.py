@@ -31,6 +31,9 @@ from train.statistics.metrics import Choice
 class Merged:
     """A merged, calibrated model, and its results on the validation split."""
 
+    encoder: TextEncoder
+    """Made from the written directory."""
+
     parity: dict[str, float]
     """Largest difference of logits between each two models compared, by name; with the number
     of texts and the tolerance."""
@@ -47,17 +50,16 @@ def merge_weights(
     adapter: Path,
     data: LabelledData,
     staging: Path,
-    *,
     device: str,
+    *,
     precision: str,
 ) -> Merged:
     """Write the merged, calibrated model directory, and compare the models on the way.
 
-    precision: that of the training.
+    precision: of the training.
     """
-    encoder = TextEncoder.from_directory(
-        adapter, max_length=config.model.max_length, is_pair=config.is_pair
-    )
+    rules: Any = {"max_length": config.model.max_length, "is_pair": config.is_pair}
+    encoder = TextEncoder.from_directory(adapter, **rules)
     encodings = encoder.encode(data.validation.texts)
     texts = ValidationTexts(encoder=encoder, encodings=encodings, device=device)
     parity: dict[str, float] = {
@@ -86,6 +88,7 @@ def merge_weights(
     live_NC[shortest_first(encodings)] = live_NC.copy()
     parity[name] = max_difference(live_NC / temperature, reloaded_NC)
     return Merged(
+        encoder=TextEncoder.from_directory(staging, **rules),
         parity=parity,
         temperature=temperature,
         logits_NC=(all_NC / np.float32(temperature)).astype(np.float32),

@@ -1,4 +1,4 @@
-"""Training: bases are named explicitly, heads start well, mistakes are named."""
+"""Training: explicit bases, initialized heads, clear errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_trained_pooler_is_left_alone(
 def test_base_stored_in_half_precision_is_loaded_in_full(
     make_config: MakeConfig, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """transformers 5 loads in the dtype of the checkpoint unless it is told otherwise."""
+    """transformers 5 loads in the checkpoint's dtype by default."""
     from transformers import AutoModel, AutoTokenizer
 
     AutoModel.from_pretrained(tiny_base, dtype=torch.float16).save_pretrained(tmp_path / "base")
@@ -320,7 +320,7 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
 
 
 def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The stock filter logs the last good loss and goes on to the end."""
+    """The stock filter logs the last finite loss and trains to the end."""
     trainer = {"learning_rate": 1e30, "max_grad_norm": 0.0}
     config = config_of(make_config(tmp_path / "run", trainer=trainer))
 
@@ -335,7 +335,7 @@ def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path
 def test_head_learns_at_its_own_rate(
     make_config: MakeConfig, tmp_path: Path, model: dict[str, Any], expected: float
 ) -> None:
-    """expected: its rate as a share of the adapters'."""
+    """expected: its rate as a multiple of the adapters'."""
     seen: dict[str, float] = {}
 
     class Look(TrainerCallback):

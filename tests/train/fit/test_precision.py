@@ -28,7 +28,7 @@ def without_bf16_key(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def pretend_bf16(monkeypatch: pytest.MonkeyPatch, multiplies: bool) -> None:
-    """Let this be a CPU with or without instructions that multiply bf16."""
+    """Pretend that the CPU has, or lacks, instructions that multiply bf16."""
     monkeypatch.setattr("train.fit.arguments.cpu_multiplies_bf16", lambda: multiplies)
 
 
@@ -114,7 +114,7 @@ def test_processes_with_different_precisions_are_refused(
 
 
 def pretend_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let transformers believe that there is a GPU with TF32."""
+    """Make transformers believe that there is a GPU with TF32."""
     monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
     enable_tf32.cache_clear()
 

@@ -1,4 +1,4 @@
-"""A run that was killed goes on from its last whole checkpoint and ends the same."""
+"""A killed run resumes from its latest complete checkpoint and ends with the same result."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def history(output: Path) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def killable(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run of four checkpoints, and the log of it undisturbed."""
+    """A run with four checkpoints, and its log without interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
     values = make_config(
         directory / "run",
@@ -174,7 +174,7 @@ def test_one_checkpoint_is_not_enough(make_config: MakeConfig, tmp_path: Path) -
 
 
 def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The stock callback starts to count anew (transformers#28544): it would stop at 80."""
+    """The stock callback resets its counter (transformers#28544): it would stop at 80."""
     values = make_config(
         tmp_path / "run",
         early_stopping_patience=2,
@@ -212,7 +212,7 @@ def test_run_that_early_stopping_ended_is_not_trained_again(
 def test_run_that_was_moved_keeps_its_best_checkpoint(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """The Trainer stores the best checkpoint by its path and loses it without a word."""
+    """The Trainer stores the best checkpoint by its path and loses it silently."""
     values = make_config(tmp_path / "run", trainer={"learning_rate": 0.5, "num_train_epochs": 3})
     fit(RunConfig.model_validate(values))
     before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()

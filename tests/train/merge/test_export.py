@@ -1,4 +1,4 @@
-"""The int8 export: close to full precision, the same in any batch, shipped only past its gate."""
+"""The int8 export: close to full precision, equal in any batch, included only if it passes."""
 
 from __future__ import annotations
 
