@@ -80,6 +80,11 @@ def compute_precision(arguments: TrainingArguments) -> str:
     return next((name for name, is_on in precisions.items() if is_on), "fp32")
 
 
+def training_precision(config: RunConfig, arguments: TrainingArguments) -> str:
+    """Return the precision of the training; the probe is fitted in fp32."""
+    return "fp32" if config.method == "probe" else compute_precision(arguments)
+
+
 def uses_activation_checkpointing(arguments: TrainingArguments) -> bool:
     """Return whether the backward pass recomputes layers, under the Trainer or under FSDP."""
     by_fsdp = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() in ("true", "1")

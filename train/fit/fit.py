@@ -86,11 +86,11 @@ def fit(
 
 
 def fit_unless_done(config: RunConfig) -> None:
-    """Fit, unless `output_dir/adapter` was trained with this configuration and data."""
+    """Fit, unless `output_dir/adapter` is the result of this run already."""
     arguments = training_arguments(config)
     state = PartialState()
     data = load_in_turn(config, state)
-    if not is_fitted(config, data, global_batch=global_batch(arguments)):
+    if not is_fitted(config, data, arguments):
         fit(config, data=data)
     elif state.is_main_process:
         print(f"fit: `{config.output_dir / 'adapter'}` is up to date")

@@ -11,12 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import TrainingArguments
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
-from train.fit.arguments import compute_precision, global_batch
+from train.fit.arguments import global_batch, training_precision
 from train.fit.checkpoints import latest_complete, remove_partial
 from train.fit.run import Run
 from train.model.base import weights_sha256
@@ -29,10 +30,8 @@ def prepare_run(run: Run, *, fresh: bool) -> Path | None:
     different run.
     """
     directory = run.config.output_dir / "checkpoints"
-    identity = {
-        **run_identity(run.config, run.data, global_batch=global_batch(run.arguments)),
-        "precision": common_precision(run),
-    }
+    now = run_record(run.config, run.data, run.arguments)
+    check_common_precision(now["precision"])
     refusal = ""
     if run.state.is_main_process:
         run.config.output_dir.mkdir(parents=True, exist_ok=True)
@@ -41,10 +40,10 @@ def prepare_run(run: Run, *, fresh: bool) -> Path | None:
         for path in remove_partial(directory):
             print(f"removed {path}: it is incomplete, the process that wrote it was killed")
         record = run.config.output_dir / "run.json"
-        refusal = why_not_resumed(directory, record, identity)
+        refusal = why_not_resumed(directory, record, now)
         if not refusal:
-            write_atomic(record, json.dumps(identity, indent=2, ensure_ascii=False).encode())
-    run.state.wait_for_everyone()
+            write_atomic(record, json.dumps(now, indent=2, ensure_ascii=False).encode())
+    (refusal,) = broadcast_object_list([refusal])
     if refusal:
         raise ValueError(refusal)
     checkpoint = latest_complete(directory)
@@ -53,51 +52,46 @@ def prepare_run(run: Run, *, fresh: bool) -> Path | None:
     return checkpoint
 
 
-def common_precision(run: Run) -> str:
-    """Return the precision of all processes. Raises ValueError if they differ (mixed CPUs)."""
-    gathered: list[str] = gather_object([compute_precision(run.arguments)])
-    precisions = sorted(set(gathered))
+def check_common_precision(precision: str) -> None:
+    """Raise ValueError if the processes' precisions differ, as they may on different CPUs."""
+    precisions = sorted(set(gather_object([precision])))
     if len(precisions) > 1:
         raise ValueError(
             f"processes would train in different precisions ({', '.join(precisions)}); "
             "set trainer.bf16 to true or false"
         )
-    return precisions[0]
 
 
-def why_not_resumed(directory: Path, record: Path, identity: dict[str, Any]) -> str:
+def why_not_resumed(directory: Path, record: Path, now: dict[str, Any]) -> str:
     """Return why the checkpoints in `directory` are those of a different run, or ''."""
     if not latest_complete(directory):
         return ""
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    different = sorted(differences(before, identity))
+    different = sorted(differences(before, now))
     if not different:
         return ""
     remedy = "choose another output_dir, or restart with `fit --fresh`"
-    if before and before.get("precision") != identity["precision"]:
+    if before and before.get("precision") != now["precision"]:
         bf16 = str(before.get("precision") == "bf16").lower()
         remedy = f"set trainer.bf16={bf16} to keep the precision, {remedy}"
     return f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); {remedy}"
 
 
-def is_fitted(config: RunConfig, data: LabelledData, *, global_batch: int) -> bool:
-    """Return whether `output_dir/adapter` was trained with this configuration and data."""
+def is_fitted(config: RunConfig, data: LabelledData, arguments: TrainingArguments) -> bool:
+    """Return whether `output_dir/adapter` is the result of this run."""
     file = config.output_dir / "adapter" / "fit.json"
     if not file.is_file():
         return False
     fitted = json.loads(file.read_text(encoding="utf-8"))["run"]
-    return not changes_since(fitted, config, data, global_batch=global_batch)
+    return not differences(fitted, run_record(config, data, arguments))
 
 
-def changes_since(
-    fitted: dict[str, Any], config: RunConfig, data: LabelledData, *, global_batch: int
-) -> list[str]:
-    """Return the differences between the run that `fit` recorded and this one, sorted.
-
-    The precision does not count: once trained, a model may be used on any device.
-    """
-    now = run_identity(config, data, global_batch=global_batch)
-    return sorted(differences({key: fitted.get(key) for key in now}, now))
+def run_record(
+    config: RunConfig, data: LabelledData, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Return what `run.json` states: the run's identity and precision."""
+    identity = run_identity(config, data, global_batch=global_batch(arguments))
+    return {**identity, "precision": training_precision(config, arguments)}
 
 
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:

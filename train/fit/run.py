@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
-from train.fit.arguments import compute_precision, training_arguments
+from train.fit.arguments import training_arguments, training_precision
 from train.fit.tracking import check_trackers
 
 
@@ -62,8 +62,7 @@ def start_run(config: RunConfig, data: LabelledData | None) -> Run:
         f"data: {len(data.train)} train, {len(data.validation)} validation, "
         f"{len(data.test)} test rows, {len(data.labels)} labels"
     )
-    if config.method != "probe":  # which computes in fp32
-        run.say(f"precision: {compute_precision(arguments)}{precision_note(run)}")
+    run.say(f"precision: {training_precision(config, arguments)}{precision_note(run)}")
     return run
 
 
@@ -95,8 +94,8 @@ def load_in_turn(config: RunConfig, state: PartialState) -> LabelledData:
 
 
 def precision_note(run: Run) -> str:
-    """Explain a bf16 that was chosen by the CPU's instructions; empty otherwise."""
-    by_cpu = run.device.type == "cpu" and "bf16" not in run.config.trainer
-    if not (by_cpu and run.arguments.bf16):
+    """Explain bf16 where the CPU's instructions decided on it; '' otherwise."""
+    bf16 = training_precision(run.config, run.arguments) == "bf16"
+    if not bf16 or run.device.type != "cpu" or "bf16" in run.config.trainer:
         return ""
     return " (this CPU has AVX512-BF16 or AMX; trainer.bf16=false for fp32)"

@@ -15,7 +15,7 @@ from serve.bundle.seal import Bundle
 from serve.inference.predictor import pick_device
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
-from train.fit.resume import changes_since
+from train.fit.resume import differences, run_identity
 from train.merge.calibrate import calibrate
 from train.merge.int8 import add_int8
 from train.merge.parity import TOLERANCE
@@ -74,12 +74,17 @@ def check_unchanged(
     adapter: Path, trained: dict[str, Any], config: RunConfig, data: LabelledData
 ) -> None:
     """Raise ValueError if the adapter was trained with a different configuration or data."""
-    changes = changes_since(trained, config, data, global_batch=trained["global_batch"])
+    now = run_identity(config, data, global_batch=trained["global_batch"])
+    precision = trained.get("precision")  # merge computes in fp32 in any case
+    changes = differences(trained, {**now, "precision": precision})
+    bf16 = bool(config.trainer.get("bf16", precision == "bf16"))
+    if bf16 != (precision == "bf16"):
+        changes.append(f"precision: {precision!r} there, trainer.bf16={bf16} now")
     if changes:
         raise ValueError(
             f"`{adapter}` was trained with a different configuration or data "
-            f"({'; '.join(changes)}); run merge with the configuration and data used by fit, or "
-            "rerun `train fit`"
+            f"({'; '.join(sorted(changes))}); run merge with the configuration and data used by "
+            "fit, or rerun `train fit`"
         )
 
 

@@ -88,12 +88,14 @@ def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
 
     pretend_bf16(monkeypatch, True)
     fit_and_look(config)
-    pretend_bf16(monkeypatch, False)  # the run goes on on another machine
+    pretend_bf16(monkeypatch, False)  # another machine
     with pytest.raises(
         ValueError, match=r"precision: 'bf16' there, 'fp32' now.*set trainer.bf16=true to keep"
     ):
         fit(config)
     fit_and_look(RunConfig(**values | {"trainer": values["trainer"] | {"bf16": True}}))
+    with pytest.raises(ValueError, match=r"precision: 'bf16' there, trainer.bf16=False now"):
+        merge(RunConfig(**values | {"trainer": values["trainer"] | {"bf16": False}}))
     parity = merge(config).manifest.parity
 
     printed = capsys.readouterr().out

@@ -28,7 +28,7 @@ from train.fit.checkpoints import (
     mark_complete,
     remove_partial,
 )
-from train.fit.fit import fit
+from train.fit.fit import fit, fit_unless_done
 from train.fit.sampler import TrainingSampler
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -136,6 +136,22 @@ def test_finished_run_is_not_trained_again(
 
     assert "resuming from" in capsys.readouterr().out
     assert history(Path(killable["output_dir"])) == before
+
+
+def test_finished_run_is_skipped_by_the_run_command(
+    killable: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = Path(killable["output_dir"], "adapter", "fit.json")
+    before = written.stat().st_mtime_ns
+
+    fit_unless_done(RunConfig.model_validate(killable))
+    same = written.stat().st_mtime_ns
+    printed = capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+        fit_unless_done(RunConfig.model_validate(killable | {"seed": 1}))
+
+    assert "adapter` is up to date" in printed
+    assert same == before
 
 
 def test_checkpoints_of_another_configuration_are_refused(
