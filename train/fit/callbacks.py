@@ -1,4 +1,4 @@
-"""What the Trainer loses when a run resumes, restored; and a loss that diverges, reported."""
+"""The Trainer callback that repairs a resumed run and stops a diverging one."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def init_from_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> None:
 
 
 def evaluate_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> Trained:
-    """Evaluate a model of which only the head was fitted; the Trainer has no part in it."""
+    """Evaluate a model of which only the head was fitted, without the Trainer."""
     labels = torch.tensor(inputs.validation["labels"])
     encodings = Tokens(inputs.validation, base.encoder.columns)
     backend = TorchBackend(base.model, device=str(run.device))
