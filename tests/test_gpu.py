@@ -1,7 +1,7 @@
-"""On a CUDA GPU: bf16 training, and a server's figures equal to the CPU's.
+"""On a CUDA GPU: bf16 training, and a server whose scores equal the CPU's.
 
-What these tests assert of figures is asserted on the CPU as well, so that no bound is first
-compared with a figure on a machine that has a GPU.
+Every bound in these tests is also tested on the CPU, so that none is first compared with a
+measurement on a machine that has a GPU.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rows import make_rows
 from serve.inference.backends.torch import TorchBackend
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
+from train.fit.arguments import training_arguments
 from train.fit.fit import fit
-from train.fit.trainer import training_arguments
 from train.merge.merge import merge
 
 LEARNED = {"native": 0.9, "mean": 0.8}

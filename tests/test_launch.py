@@ -17,7 +17,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from processes import ROOT, free_port
 
-from train.fit.checkpoints import checkpoints, is_whole
+from train.fit.checkpoints import checkpoints, is_complete
 
 CONFIGS = ROOT / "configs" / "accelerate"
 FILES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -194,7 +194,7 @@ def test_sharded_weights_train_to_the_first_checkpoint_as_in_one_process(
         else:
             outcome(launch(name, values, directory, *numbers))
         (checkpoint,) = checkpoints(directory / "checkpoints")
-        assert is_whole(checkpoint)
+        assert is_complete(checkpoint)
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         curves.append([line["loss"] for line in state["log_history"] if "loss" in line])
 

@@ -88,16 +88,19 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from train.pipeline import run
+    from accelerate import PartialState
+
+    from train.fit.fit import fit_unless_done
 
     arguments.bundle = None
-    return run(
-        config,
-        {
-            "merge": lambda config: _merge(config, arguments),
-            "evaluate": lambda config: _evaluate(config, arguments),
-        },
-    )
+    fit_unless_done(config)
+    if not PartialState().is_main_process:  # under `accelerate launch` the main process does both
+        return 0
+    print("merge:")
+    if code := _merge(config, arguments):
+        return code
+    print("evaluate:")
+    return _evaluate(config, arguments)
 
 
 def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """What may leave this machine: no absolute path, no credentials, no pickle.
 
-Decides how a configuration is written into a manifest, and which files are refused by
-`publish`. It reads no tensors: a pickle is known by its name.
+Decides how a configuration is written into a manifest, and which files `publish` refuses. It
+reads no tensors: a pickle is recognized by its suffix.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 from train.config.run import RunConfig
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"}
-"""Suffixes of files that may run code where they are loaded."""
+"""Suffixes of files that may run code when they are loaded."""
 
 _TEXTS = {".json", ".jsonl", ".md", ".txt", ".yaml", ".yml"}
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
-"""Texts whose words may look like a path."""
+"""Text files whose tokens may look like a path."""
 
 _USER = re.compile(r"(\w://)[^/@\s]+@")
 _QUERY = re.compile(r"(https?://[^?#\s]+)\?[^#\s]*")
 
 
 def portable_config(config: RunConfig) -> dict[str, Any]:
-    """The resolved configuration as it stands in a manifest, without where it is published."""
+    """Return the resolved configuration for a manifest, without the publish targets."""
     values: dict[str, Any] = portable(config.model_dump(mode="json", exclude={"publish"}))
     return values
 
 
 def portable(values: Any) -> Any:
-    """The same values without this machine's paths and without credentials in URLs.
+    """Return the values without this machine's paths and without credentials in URLs.
 
-    A path that exists here, or could be made here, becomes relative to the working directory,
-    or only its last name where it lies elsewhere. URLs lose `USER:PASSWORD@` and, being often
-    signed, the query of http and https.
+    An absolute path that exists, or whose parent does, becomes relative to the working
+    directory, or its last component if it is outside. URLs lose `USER:PASSWORD@`, and http(s)
+    URLs their query, which may hold a signature.
     """
     if isinstance(values, dict):
         return {key: portable(value) for key, value in values.items()}
@@ -51,10 +51,10 @@ def portable(values: Any) -> Any:
 
 
 def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) -> None:
-    """Refuse files that must not be published.
+    """Raise ValueError for a file that must not be published; it names file and remedy.
 
-    files: by their path in what is published. private: directories of this machine that no
-    text file may name, by what they are. Raises ValueError that names the file and the remedy.
+    files: by their published path. private: directories of this machine that no text file may
+    name, by description.
     """
     names = {
         directory.resolve(): what
@@ -65,8 +65,8 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
         suffix = PurePosixPath(name).suffix
         if suffix in PICKLES:
             raise ValueError(
-                f"`{name}` is not published: a file of that kind may run code where it is loaded; "
-                "remove it, weights go in .safetensors"
+                f"`{name}` is not published: a file of this kind may run code when it is loaded; "
+                "remove it and store weights as .safetensors"
             )
         if suffix not in _TEXTS or PurePosixPath(name).name in _VOCABULARIES:
             continue
@@ -76,6 +76,6 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
             if re.search(rf"(?<![\w.~-]){re.escape(str(directory))}(?![\w.-])", text):
                 raise ValueError(
                     f"`{name}` is not published: it names the {what} of this machine, "
-                    f"`{directory}`; give relative paths in the configuration and run "
-                    "`python -m train merge` again"
+                    f"`{directory}`; use relative paths in the configuration and rerun "
+                    "`python -m train merge`"
                 )

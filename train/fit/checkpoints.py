@@ -1,9 +1,9 @@
-"""Which checkpoint is whole.
+"""Which checkpoints are complete.
 
-The Trainer writes a checkpoint file by file under its final name and resumes from the
-highest number, even when the process died half-way through writing it
-(transformers#35782). Here a checkpoint counts only once its last act is done: a marker
-that lists every file with its size, written after all files are synced.
+The Trainer writes a checkpoint file by file under its final name and resumes from the highest
+step, even if the process died while writing it (transformers#35782). Here a checkpoint counts
+only if it has a marker, which lists every file with its size and is written last, after all
+files are synced.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def mark_complete(checkpoint: Path) -> None:
     write_atomic(checkpoint / MARKER, json.dumps(sizes, indent=2).encode())
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the marker is there and every file it lists has its size."""
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether the marker exists and every file it lists has the recorded size."""
     try:
         sizes = json.loads((checkpoint / MARKER).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -45,28 +45,27 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """All checkpoint directories, whole or not, oldest step first."""
+    """Return all checkpoint directories, complete or not, in order of their steps."""
     if not directory.is_dir():
         return []
     found = [path for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of)
+    return sorted(found, key=_step_of)
 
 
 def latest_complete(directory: Path) -> Path | None:
-    """The whole checkpoint with the highest step, or None."""
-    return next((path for path in reversed(checkpoints(directory)) if is_whole(path)), None)
+    """Return the complete checkpoint with the highest step, or None."""
+    return next((path for path in reversed(checkpoints(directory)) if is_complete(path)), None)
 
 
 def remove_partial(directory: Path) -> list[Path]:
-    """Delete checkpoints that are not whole; they would mislead the Trainer's rotation."""
-    partial = [path for path in checkpoints(directory) if not is_whole(path)]
+    """Delete incomplete checkpoints, which the Trainer would count when it rotates them."""
+    partial = [path for path in checkpoints(directory) if not is_complete(path)]
     for path in partial:
         shutil.rmtree(path)
     return partial
 
 
-def step_of(checkpoint: Path) -> int:
-    """The global step in a checkpoint's name."""
+def _step_of(checkpoint: Path) -> int:
     match = _NAME.fullmatch(checkpoint.name)
     assert match is not None, checkpoint
     return int(match[1])

@@ -1,4 +1,7 @@
-"""From rows to token ids, kept by content, and to the tensors of a batch."""
+"""From rows to what the model reads: token ids, cached by content, and batches of tensors.
+
+Where `model.trained_layers` freezes layers, their output is computed once per text and cached.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,51 @@ from typing import Any
 
 import datasets
 import torch
+from torch import nn
 
 from serve.inference.equivalence import to_tensors
+from serve.inference.pooling import layers_of
 from serve.inference.text import Encoding, TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import Split
-from train.fit.tokens import write_tokens
-from train.model.frozen_layers import CACHED_HIDDEN_STATES, CachedHiddenStates
+from train.fit.run import Run
+from train.fit.tokens import Tokens, write_tokens
+from train.model.base import Base, weights_sha256
+from train.model.frozen_layers import (
+    CACHED_HIDDEN_STATES,
+    CachedHiddenStates,
+    FrozenLayers,
+    store_states,
+)
 from train.model.packing import PackedTraining
 
-TRAINED_LOGITS = "validation_logits.npy"
-"""Logits of the trained model on the validation rows, sorted by length, for `merge`."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The encoded training and validation splits."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    """Sorted by length. In both, `row` numbers the rows of train, then those of validation."""
+
+    states: CachedHiddenStates | None
+    """What the frozen layers return for each `row`; None where none is frozen."""
+
+
+def encode_splits(run: Run, base: Base) -> Inputs:
+    """Encode both splits, or read them from the cache, the main process first."""
+    config, data = run.config, run.data
+    with run.state.main_process_first():
+        train = encode(data.train, data.labels, config, base.encoder)
+        validation = encode(data.validation, data.labels, config, base.encoder, sort=True)
+    states = None
+    if num_frozen_layers(config, base.model):
+        states = cache_hidden_states(run, base, [train, validation])
+    return Inputs(
+        train=train.add_column("row", range(len(train))),
+        validation=validation.add_column("row", range(len(train), len(train) + len(validation))),
+        states=states,
+    )
 
 
 def encode(
@@ -30,11 +67,11 @@ def encode(
     *,
     sort: bool = False,
 ) -> datasets.Dataset:
-    """Token ids and label numbers (or 0/1 rows for multi-label) of a split.
+    """Encode a split: token ids and label numbers, or 0/1 rows for multi-label.
 
-    They are kept under `output_dir/cache` by the content of the rows and the tokenizer, read
-    from there by a later run, and mapped into memory rather than held in it.
-    sort: order by length, for evaluation, where order is free and padding costs.
+    The result is a memory-mapped file under `output_dir/cache`, named by the content of the
+    rows and the tokenizer, so that later runs reuse it.
+    sort: order by length, for evaluation, where the order is free and padding costs time.
     """
     what = [split.fingerprint, labels, config.task, sort, encoder.fingerprint]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
@@ -44,16 +81,49 @@ def encode(
     return datasets.Dataset.from_file(str(path))
 
 
+def num_frozen_layers(config: RunConfig, model: nn.Module) -> int:
+    """Return how many layers, from the bottom, are frozen and run once per text."""
+    if config.method == "probe" or config.model.trained_layers is None:
+        return 0
+    return max(0, len(layers_of(model)) - config.model.trained_layers)
+
+
+def cache_hidden_states(run: Run, base: Base, splits: list[datasets.Dataset]) -> CachedHiddenStates:
+    """Run the frozen layers over all rows of the splits in order, or read their cached output.
+
+    Raises FrozenLayersError for an architecture whose frozen layers cannot be skipped.
+    """
+    config = run.config
+    assert config.model.trained_layers is not None
+    frozen = FrozenLayers(base.model, num_trained=config.model.trained_layers)
+    encodings = Tokens(datasets.concatenate_datasets(splits), base.encoder.columns)
+    with (
+        run.state.main_process_first(),
+        run.progress_bar("frozen layers", texts=len(encodings)) as bar,
+    ):
+        states = store_states(
+            frozen,
+            base.encoder,
+            encodings,
+            config.output_dir / "cache",
+            base=weights_sha256(config.model) or f"{config.model.base}@{config.model.revision}",
+            device=run.device,
+            progress=bar.update,
+        )
+    frozen.check_equivalence(base.encoder, encodings[-8:], run.device)
+    return states
+
+
 @dataclasses.dataclass(frozen=True)
 class Collator:
-    """Rows to padded tensors."""
+    """Turns rows into the tensors of a batch."""
 
     encoder: TextEncoder
     task: str
     states: CachedHiddenStates | None = None
-    """What frozen layers made of the texts, by their `row`."""
+    """Cached hidden states of the texts, by `row`."""
     packing: PackedTraining | None = None
-    """Puts the texts behind one another in place of padding them."""
+    """Concatenates the texts instead of padding them."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad to the longest row of the batch, or pack."""

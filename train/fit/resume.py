@@ -1,7 +1,7 @@
-"""Whether a run may go on from the checkpoints in its directory.
+"""Whether a run may resume from the checkpoints in its directory.
 
-A run is its configuration, its base, its data and its global batch, written to `run.json`.
-Checkpoints of another run are refused, so that no result is ever a mixture of two.
+A run is its configuration, base, data, global batch and precision, written to `run.json`.
+Checkpoints of a different run are refused, so that no result is ever a mixture of two.
 """
 
 from __future__ import annotations
@@ -11,59 +11,99 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import TrainingArguments
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
+from train.fit.arguments import global_batch, training_precision
 from train.fit.checkpoints import latest_complete, remove_partial
+from train.fit.run import Run
 from train.model.base import weights_sha256
 
 
-def prepare_run(
-    config: RunConfig,
-    data: LabelledData,
-    state: PartialState,
-    *,
-    global_batch: int,
-    fresh: bool,
-) -> Path | None:
-    """The checkpoint to go on from, or None; writes `run.json`, which says what the run is.
+def prepare_run(run: Run, *, fresh: bool) -> Path | None:
+    """Return the checkpoint to resume from, or None; write `run.json`, the run's identity.
 
-    Raises ValueError if the checkpoints there are those of another configuration or data.
+    fresh: delete all checkpoints first. Raises ValueError if the checkpoints are those of a
+    different run.
     """
-    directory = config.output_dir / "checkpoints"
-    record = config.output_dir / "run.json"
+    directory = run.config.output_dir / "checkpoints"
+    now = run_record(run.config, run.data, run.arguments)
+    check_common_precision(now["precision"])
     refusal = ""
-    if state.is_main_process:
-        run = run_identity(config, data, global_batch=global_batch)
-        config.output_dir.mkdir(parents=True, exist_ok=True)
+    if run.state.is_main_process:
+        run.config.output_dir.mkdir(parents=True, exist_ok=True)
         if fresh:
             shutil.rmtree(directory, ignore_errors=True)
         for path in remove_partial(directory):
-            print(f"removed {path}: the process that wrote it was stopped half-way")
-        if latest_complete(directory):
-            before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-            if different := sorted(differences(before, run)):
-                refusal = (
-                    f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); "
-                    "choose another output_dir, or start anew with `fit --fresh`"
-                )
+            print(f"removed {path}: it is incomplete, the process that wrote it was killed")
+        record = run.config.output_dir / "run.json"
+        refusal = why_not_resumed(directory, record, now)
         if not refusal:
-            write_atomic(record, json.dumps(run, indent=2, ensure_ascii=False).encode())
-    state.wait_for_everyone()
+            write_atomic(record, json.dumps(now, indent=2, ensure_ascii=False).encode())
+    (refusal,) = broadcast_object_list([refusal])
     if refusal:
         raise ValueError(refusal)
-    return latest_complete(directory)
+    checkpoint = latest_complete(directory)
+    if checkpoint:
+        run.say(f"resuming from {checkpoint}")
+    return checkpoint
+
+
+def check_common_precision(precision: str) -> None:
+    """Raise ValueError if the processes' precisions differ, as they may on different CPUs."""
+    precisions = sorted(set(gather_object([precision])))
+    if len(precisions) > 1:
+        raise ValueError(
+            f"processes would train in different precisions ({', '.join(precisions)}); "
+            "set trainer.bf16 to true or false"
+        )
+
+
+def why_not_resumed(directory: Path, record: Path, now: dict[str, Any]) -> str:
+    """Return why the checkpoints in `directory` are those of a different run, or ''."""
+    if not latest_complete(directory):
+        return ""
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    different = sorted(differences(before, now))
+    if not different:
+        return ""
+    remedy = "choose another output_dir, or restart with `fit --fresh`"
+    if before and before.get("precision") != now["precision"]:
+        bf16 = str(before.get("precision") == "bf16").lower()
+        remedy = f"set trainer.bf16={bf16} to keep the precision, {remedy}"
+    return f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); {remedy}"
+
+
+def is_fitted(config: RunConfig, data: LabelledData, arguments: TrainingArguments) -> bool:
+    """Return whether `output_dir/adapter` is the result of this run."""
+    file = config.output_dir / "adapter" / "fit.json"
+    if not file.is_file():
+        return False
+    fitted = json.loads(file.read_text(encoding="utf-8"))["run"]
+    return not differences(fitted, run_record(config, data, arguments))
+
+
+def run_record(
+    config: RunConfig, data: LabelledData, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Return what `run.json` states: the run's identity and precision."""
+    identity = run_identity(config, data, global_batch=global_batch(arguments))
+    return {**identity, "precision": training_precision(config, arguments)}
 
 
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:
-    """What makes two runs the same one: everything that bears on the result.
+    """Return what makes two runs the same: everything that the result depends on.
 
-    Data and a local base count by their content and not by their path alone.
+    Data, fixes and a local base are identified by content, not by path; `trainer.bf16` by the
+    precision that follows from it.
     """
+    settings = config.training_settings()
+    settings["trainer"].pop("bf16", None)
     return {
-        "config": config.training_settings(),
+        "config": settings,
         "base_weights_sha256": weights_sha256(config.model),
         "data": data.fingerprints,
         "global_batch": global_batch,
@@ -71,7 +111,7 @@ def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) ->
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """One line for each value that two records do not share."""
+    """Return one line for each value in which two records differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = before.keys() | now.keys()
         return [

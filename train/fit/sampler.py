@@ -1,9 +1,9 @@
-"""The order of the training rows: shuffled, grouped by length, whole global batches.
+"""The order of the training rows: shuffled, grouped by length, in full global batches.
 
-The order depends on the seed, the epoch and the global batch alone, so one process and
-several, with or without gradient accumulation, make the same updates. The stock
-`group_by_length` also reorders evaluation, where predictions then lose their rows; this
-sampler is for training only.
+The order depends only on the seed, the epoch and the global batch, so one process and several,
+with or without gradient accumulation, make the same updates. The stock `group_by_length` also
+reorders evaluation, so that predictions no longer match their rows; this sampler is for
+training only.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch.utils.data import Sampler
 
 WINDOW_BATCHES = 50
-"""Global batches among which rows are sorted by length: less padding, still well shuffled."""
+"""Global batches within which rows are sorted by length: less padding, still well shuffled."""
 
 
 class TrainingSampler(Sampler[int]):
-    """Row numbers of one epoch after another.
+    """Row numbers, one epoch per iteration.
 
     lengths: tokens of each row, or None to shuffle without grouping. global_batch: rows of
     one update over all processes and accumulation steps. Rows that do not fill a last global
-    batch wait for the next epoch, where the order is another; a data set smaller than one
-    global batch is repeated to fill it.
+    batch are left out of the epoch (the next one has a different order); a data set smaller
+    than one global batch is repeated to fill it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TrainingSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives (called by accelerate)."""
+        """Set the epoch of the next iteration (called by accelerate)."""
         self.epoch = epoch
 
     def __len__(self) -> int:

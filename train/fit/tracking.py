@@ -1,21 +1,25 @@
-"""Tracking runs: what Textloop adds to what the Trainer's own integrations report.
+"""Experiment tracking: what Textloop reports in addition to the Trainer's own integrations.
 
-`trainer.report_to` names any tracker that the Trainer knows; its callback records the
-arguments, the losses and the validation metrics. For TensorBoard and MLflow this module adds
-the resolved configuration and the fingerprints of the data, and `evaluate` adds the test
-metrics and plots to the same run. Which run that is stands in `output_dir/tracking.json`.
+`trainer.report_to` names any tracker that the Trainer supports; the Trainer's callback records
+arguments, losses and validation metrics. For TensorBoard and MLflow this module adds the
+resolved configuration and the fingerprints of the data, and `evaluate` adds the test metrics
+and plots to the same run, which `output_dir/tracking.json` names.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations import MLflowCallback, TensorBoardCallback
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    MLflowCallback,
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+)
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
@@ -23,36 +27,31 @@ from train.portable import portable_config
 
 RECORD = "tracking.json"
 _NOT_A_NAME = re.compile(r"[^\w.\- :/]")
-_MODULES = {
-    "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml", "mlflow": "mlflow",
-    "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard",
-    "trackio": "trackio", "wandb": "wandb",
-}  # fmt: skip
-"""Which package each tracker needs, by its name in `report_to`."""
-
+_CHECKED = INTEGRATION_TO_CALLBACK.keys() - {"azure_ml", "flyte"}
+"""Trackers that transformers lists if they are installed; these two it lists not always or never
+(transformers 5.17)."""
 
 _BATCH = 100
-"""Parameters that MLflow takes at once."""
+"""Parameters that MLflow accepts in one call."""
 
 _MAX_VALUE = 500
-"""Characters of a parameter; the whole is attached as JSON."""
+"""Characters of a parameter's value; the full configuration is attached as JSON."""
 
 
 def check_trackers(report_to: list[str]) -> None:
     """Raise ValueError for a tracker that is not installed, before anything is trained."""
-    for name in report_to:
-        module = _MODULES.get(name)
-        if module and importlib.util.find_spec(module) is None:
-            extra = f"'textloop[{name}]'" if name in ("mlflow", "tensorboard") else module
-            raise ValueError(
-                f"trainer.report_to names `{name}`, which is not installed: pip install {extra}"
-            )
+    available = get_available_reporting_integrations() if report_to else []
+    for name in sorted(_CHECKED & set(report_to) - set(available)):
+        package = f"'textloop[{name}]'" if name in ("mlflow", "tensorboard") else name
+        raise ValueError(
+            f"trainer.report_to names `{name}`, which is not installed: pip install {package}"
+        )
 
 
 class RunRecord(TrainerCallback):
-    """Writes configuration and fingerprints to the run that each tracker has begun.
+    """Writes configuration and fingerprints to the run that each tracker has started.
 
-    It must come after the trackers' own callbacks, as one that is added to a Trainer does.
+    Must come after the trackers' own callbacks, as does every callback added to a Trainer.
     """
 
     def __init__(self, trainer: Any, config: RunConfig, fingerprints: dict[str, Any]) -> None:
@@ -67,7 +66,7 @@ class RunRecord(TrainerCallback):
             board.logging_dir = board.logging_dir or str(config.output_dir / "tensorboard")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Record the facts, and where the run is."""
+        """Record configuration and fingerprints, and in `tracking.json` which run they are in."""
         self.training = True
         if not state.is_world_process_zero:
             return
@@ -80,7 +79,7 @@ class RunRecord(TrainerCallback):
             import mlflow
 
             run = mlflow.active_run()
-            assert run is not None, "the Trainer's callback has begun one"
+            assert run is not None, "the Trainer's callback has started one"
             self.run_id = run.info.run_id
             params = list(_flat(self.facts, "textloop").items())
             for start in range(0, len(params), _BATCH):
@@ -93,9 +92,9 @@ class RunRecord(TrainerCallback):
             write_atomic(self.config.output_dir / RECORD, data)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open MLflow's run again: the best checkpoint is still to be evaluated.
+        """Reopen MLflow's run for the evaluation of the best checkpoint.
 
-        The Trainer's callback ends it with the training, and would begin another one.
+        The Trainer's callback ends the run with the training and would start a new one.
         """
         self.training = False
         if self.run_id is not None:
@@ -105,7 +104,7 @@ class RunRecord(TrainerCallback):
                 mlflow.start_run(run_id=self.run_id)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close what the evaluation after the training has opened."""
+        """Close the runs after the evaluation that follows the training."""
         if self.training or not state.is_world_process_zero:
             return
         for board in self.boards:
@@ -119,10 +118,10 @@ class RunRecord(TrainerCallback):
 
 
 def attach_evaluation(output_dir: Path, directory: Path) -> list[str]:
-    """Add the results in `directory` to the runs that `fit` has recorded; their names.
+    """Add the results in `directory` to the runs that `fit` recorded; return the trackers' names.
 
-    Metrics of `metrics.json` become `test/NAME`; that file and the plots beside it are
-    attached. Does nothing where no run is recorded.
+    Metrics of `metrics.json` become `test/NAME`; that file and the plots next to it are
+    attached. Does nothing if no run is recorded.
     """
     file = output_dir / RECORD
     if not file.is_file():
@@ -173,13 +172,13 @@ def _to_mlflow(run: dict[str, str], metrics: dict[str, float], files: list[Path]
 
 
 def _block(value: Any) -> str:
-    """JSON as TensorBoard's text panel, which reads Markdown, shows it as it stands."""
+    """Indent JSON as a Markdown code block for TensorBoard's text panel."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, str]:
-    """Nested values under dotted names that MLflow takes; lists stay one value."""
+    """Flatten nested values to dotted names that MLflow accepts; a list stays one value."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}.{_NOT_A_NAME.sub('_', str(key))}"

@@ -1,4 +1,4 @@
-"""Metrics during training, through Hugging Face `evaluate` and without the network.
+"""Validation metrics during training, through Hugging Face `evaluate`, without the network.
 
 `evaluate.load("accuracy")` downloads a script from the Hub, so it fails or hangs offline
 (evaluate 0.4.6). The metric here is a local subclass of `evaluate.Metric`.
@@ -23,8 +23,8 @@ class ClassificationMetrics(evaluate.Metric):
     """`scores` as an `evaluate` metric: compute(references=..., predictions=...)."""
 
     def __init__(self) -> None:
-        # evaluate makes its cache directory even if it keeps all in memory; the home
-        # directory may be read-only.
+        # evaluate creates its cache directory even with keep_in_memory; the home directory may
+        # be read-only.
         cache = Path(tempfile.gettempdir(), f"textloop-{os.getuid()}")
         super().__init__(keep_in_memory=True, cache_dir=str(cache))
 
@@ -40,13 +40,29 @@ class ClassificationMetrics(evaluate.Metric):
         return scores(np.asarray(references, dtype=bool), np.asarray(predictions, dtype=bool))
 
 
-def classification_metrics(
-    metrics: ClassificationMetrics, logits_NC: Array, label_ids: Any, task: str
-) -> dict[str, float]:
-    """Metrics of an evaluation during training, from logits and label numbers."""
-    predicted_NC = chosen(activate(logits_NC, default_activation(task)), task)
-    reference_NC = (
-        label_ids.astype(bool) if task == "multi_label" else one_hot(label_ids, logits_NC.shape[1])
-    )
-    values: dict[str, float] = metrics.compute(references=reference_NC, predictions=predicted_NC)
-    return values
+class ValidationMetrics:
+    """The Trainer's `compute_metrics`; keeps the logits of the last evaluation."""
+
+    logits_NC: Array
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.metrics = ClassificationMetrics()
+
+    def __call__(self, result: Any) -> dict[str, float]:
+        """Compute the metrics of an evaluation."""
+        self.logits_NC = np.asarray(result.predictions, dtype=np.float32)
+        return self.of(self.logits_NC, result.label_ids)
+
+    def of(self, logits_NC: Array, label_ids: Any) -> dict[str, float]:
+        """Compute the metrics from logits and label numbers, or 0/1 rows for multi-label."""
+        predicted_NC = chosen(activate(logits_NC, default_activation(self.task)), self.task)
+        reference_NC = (
+            label_ids.astype(bool)
+            if self.task == "multi_label"
+            else one_hot(label_ids, logits_NC.shape[1])
+        )
+        values: dict[str, float] = self.metrics.compute(
+            references=reference_NC, predictions=predicted_NC
+        )
+        return values

@@ -1,13 +1,13 @@
-"""What `merge` fits on the validation split: a temperature, label thresholds, abstention.
+"""What `merge` fits on the validation split: temperature, label thresholds, abstention.
 
-The temperature is folded into the last layer, weight and bias divided by it, so that the
-bundle's logits are the calibrated ones wherever it runs: the stock classes, the pipeline, the
-int8 export and the server need not know. It leaves a text's best label and the order of its
-labels as they are. It may change the order of texts by confidence, so abstention comes after.
+The temperature is folded into the last layer, whose weight and bias are divided by it, so the
+bundle's logits are calibrated wherever it runs: in the stock classes, the pipeline, the int8
+export and the server. It does not change the ranking of a text's labels. It may change the
+ranking of texts by confidence, so the abstention threshold is chosen after it.
 
-The validation split serves several times: it chose the best checkpoint, and everything here
-is fitted on it in turn. Figures on it are therefore somewhat rosy; those of `evaluate`, on
-test rows, are not. `Calibration.notes` says so in the bundle.
+The validation split is used several times: it selected the best checkpoint, and everything
+here is fitted on it in turn. Metrics on it are therefore somewhat optimistic; those of
+`evaluate`, on test rows, are not. `Calibration.notes` states this in the bundle.
 
 Shape suffixes: N rows, C labels.
 """
@@ -35,25 +35,25 @@ from train.statistics.probability_metrics import (
 from train.statistics.selective import choose_threshold
 
 TEMPERATURES = (0.05, 20.0)
-"""Least and largest temperature."""
+"""Lower and upper bound of the temperature."""
 
 MIN_POSITIVES = 10
-"""Rows with a label, and rows without it, that its threshold takes; with fewer it stays 0.5."""
+"""Rows with a label, and rows without it, needed to choose its threshold; else it is 0.5."""
 
 
 def fit_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> float:
-    """The divisor of the logits with the least negative log-likelihood.
+    """Fit the divisor of the logits that minimizes the negative log-likelihood.
 
     Source: C. Guo et al. (2017), On calibration of modern neural networks, ICML, section 4.2.
-    The likelihood has one optimum, as it is concave in the inverse of the temperature. Targets
-    are softened as in J. Platt (1999), Probabilistic outputs for support vector machines,
-    eq. 2: a split without an error would otherwise ask for certainty.
+    The optimum is unique: the likelihood is concave in the inverse temperature. Targets are
+    smoothed as in J. Platt (1999), Probabilistic outputs for support vector machines, eq. 2;
+    otherwise a split without errors would drive the probabilities to 0 and 1.
     Raises ValueError if the logits are not finite.
     """
     from scipy.optimize import minimize_scalar
 
     if not np.isfinite(logits_NC).all():
-        raise ValueError("logits are not finite, so that no temperature can be fitted")
+        raise ValueError("cannot fit a temperature: logits are not finite")
     logits = logits_NC.astype(np.float64)
     n, num_labels = logits.shape
     if task == "multi_label":
@@ -78,7 +78,7 @@ def fit_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> float:
 
 
 def scale_head(model: Any, temperature: float) -> None:
-    """Divide the logits of a stock classifier by the temperature, in place, by its last layer."""
+    """Divide a stock classifier's logits by the temperature: scale its last layer, in place."""
     import torch
 
     _, last = last_linear(model)
@@ -89,10 +89,10 @@ def scale_head(model: Any, temperature: float) -> None:
 
 
 def fit_thresholds(probabilities_NC: Array, reference_NC: Choice) -> NDArray[np.float64]:
-    """Each label's threshold with the best F1, (C,): half-way between two probabilities.
+    """Choose each label's threshold with the best F1, (C,), half-way between two probabilities.
 
-    Among equally good ones, the nearest to 0.5. A label with fewer than `MIN_POSITIVES` rows,
-    or as few rows without it, keeps 0.5: its best threshold would be that of chance.
+    Ties go to the threshold nearest to 0.5. A label with fewer than `MIN_POSITIVES` rows with
+    or without it keeps 0.5: its best threshold would be chance.
     """
     thresholds_C = np.full(probabilities_NC.shape[1], 0.5)
     for c, (p_N, has_N) in enumerate(zip(probabilities_NC.T, reference_NC.T, strict=True)):
@@ -127,10 +127,10 @@ def calibrate(
     task: str,
     labels: Sequence[str],
 ) -> Calibration | None:
-    """What the bundle records; None where the configuration asks for nothing.
+    """Fit thresholds and abstention; return what the bundle records, or None if all is off.
 
-    logits_NC: of the validation rows, divided by the temperature already.
-    The abstention threshold is that of full precision; `abstention` finds others.
+    logits_NC: of the validation rows, already divided by the temperature. The abstention
+    threshold is for full precision; `abstention` chooses those of other backends.
     """
     wants_thresholds = section.thresholds and task == "multi_label"
     if not (section.temperature or wants_thresholds or section.max_risk is not None):
@@ -140,12 +140,12 @@ def calibrate(
     before_NC = activate((logits_NC * temperature).astype(np.float32), activation)
     after_NC = activate(logits_NC, activation)
     notes = [
-        f"fitted on {n} validation rows, which also chose the checkpoint: "
-        "judge by the figures on the test split",
+        f"fitted on {n} validation rows, which also selected the checkpoint: "
+        "rely on the metrics on the test split",
     ]
     if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] * 0.99:
         notes.append(
-            f"the temperature {temperature:.3g} is at the end of its range: look at the data"
+            f"the temperature {temperature:.3g} is at the limit of its range: inspect the data"
         )
     thresholds = None
     if wants_thresholds:
@@ -181,7 +181,7 @@ def abstention(
     *,
     task: str,
 ) -> Abstention:
-    """The abstention threshold for the logits of one backend; `section.max_risk` must be set."""
+    """Choose the abstention threshold of one backend; `section.max_risk` must be set."""
     assert section.max_risk is not None
     thresholds = calibration.thresholds
     rules = Rules(

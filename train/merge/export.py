@@ -1,22 +1,21 @@
 """The int8 export for CPUs: the merged model as ONNX, its matrix products in int8.
 
-How numbers are quantized decides whether a text's answer depends on its neighbours. The
-stock dynamic quantization of ONNX Runtime gives a whole batch one scale, so that one text's
-logits move with the batch it is in. Here every row (every token) gets a scale of its own,
-computed as the model runs: the answer is the same in any batch, padding included, more
-labels agree with full precision, and it is faster than the stock form.
+The stock dynamic quantization of ONNX Runtime uses one scale per batch, so a text's logits
+depend on the other texts in its batch. Here every row (token) has its own scale, computed at
+run time: the logits are the same in any batch, padding included, more labels agree with full
+precision, and it is faster than the stock form.
 
-- Weights: 7 bits, one scale per output channel. On CPUs without VNNI the product of two
-  8-bit numbers and their neighbours' overflows its 16 bits and is cut off in silence; 7 bits
-  cannot. (What ONNX Runtime calls `reduce_range`.)
-- Activations: unsigned 8 bits with a fixed zero point; that of GELU's outputs, which are
-  never below -0.17, leaves most of the range to the positive side.
-- Channels whose activations are large are divided by a constant that their weights are
-  multiplied with, so that one outlier does not coarsen a whole row (SmoothQuant, Xiao et al.
-  2023, equation 4, with exponent 0.5; without it about twice the error in the logits).
-- Attention, normalisation, embeddings and the head stay in fp32.
+- Weights: 7 bits, one scale per output channel. On CPUs without VNNI the sum of two products
+  of 8-bit numbers saturates its 16 bits silently; with 7 bits it cannot. (ONNX Runtime's
+  `reduce_range`.)
+- Activations: unsigned 8 bits with a fixed zero point. GELU's outputs are never below -0.17;
+  their zero point leaves most of the range to positive values.
+- Channels with large activations are divided by a constant that their weights are multiplied
+  by, so that one outlier does not coarsen a whole row (SmoothQuant, Xiao et al. 2023,
+  equation 4, with exponent 0.5; without it the error in the logits about doubles).
+- Attention, normalization, embeddings and the head stay in fp32.
 
-This module makes the export. Whether it ships is decided by `train.merge.merge`.
+`train.merge.int8` decides whether the export is included in the bundle.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from serve.inference.pooling import load_classifier
 from serve.inference.text import Batch
 
 WEIGHT_MAX = 63
-"""Largest quantized weight: 2 * 255 * 63 < 2**15, the accumulator of AVX2."""
+"""Largest quantized weight: 2 * 255 * 63 < 2**15, the range of AVX2's accumulator."""
 
 ZERO_POINT = 128
 GELU_ZERO_POINT = 44
@@ -49,8 +48,8 @@ EPSILON = 1e-12
 def export_int8(model_directory: Path, batches: Sequence[Batch], destination: Path) -> None:
     """Write the int8 ONNX form of a model directory.
 
-    batches: padded batches of typical texts, on which the range of each channel is measured;
-    the first has at least two rows. Sizes of batch and length stay free.
+    batches: padded batches of typical texts, for measuring the range of each channel; the
+    first has at least two rows. Batch size and length stay dynamic.
     Raises ValueError if the model has no matrix product to quantize.
     """
     model = _to_onnx(model_directory, batches[0])
@@ -60,7 +59,7 @@ def export_int8(model_directory: Path, batches: Sequence[Batch], destination: Pa
 
 
 def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
-    """The model in fp32, logits its only output."""
+    """Export the model in fp32, with the logits as its only output."""
     model, _ = load_classifier(
         model_directory,
         dtype=torch.float32,
@@ -78,9 +77,9 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
     module.model = model
     rows = torch.export.Dim("N", min=1, max=65536)
     tokens = torch.export.Dim("L", min=2, max=model.config.max_position_embeddings - 1)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, aloud
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes on its own inner workings
+        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
         program = torch.onnx.export(
             module.eval(),
             tuple(torch.from_numpy(ids) for ids in example_NL.values()),
@@ -95,7 +94,7 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
 
 
 def channel_ranges(model: Any, batches: Sequence[Batch]) -> dict[str, Any]:
-    """Largest absolute value of each channel (last axis) of every input of a product."""
+    """Measure the largest absolute value of each channel (last axis) of every product's input."""
     import onnxruntime
 
     probe = onnx.ModelProto()
@@ -117,7 +116,7 @@ def channel_ranges(model: Any, batches: Sequence[Batch]) -> dict[str, Any]:
 
 
 def quantize_rows(model: Any, ranges: dict[str, Any]) -> None:
-    """Turn every product with a constant matrix into int8, in place, as this module says.
+    """Convert every product with a constant matrix to int8, in place.
 
     ranges: from `channel_ranges`.
     """
@@ -137,7 +136,7 @@ def quantize_rows(model: Any, ranges: dict[str, Any]) -> None:
             continue
         x = node.input[0]
         after_gelu = makers.get(x) == "Gelu"
-        # GELU's outputs keep their fixed least value, which the zero point relies on.
+        # Smoothing would change GELU's minimum, on which the zero point relies.
         smooth_I = None if after_gelu else smoothing(ranges[x], weights[x])
         rewrite.product(x, weight, node.output[0], smooth_I, after_gelu=after_gelu)
     used = {name for node in rewrite.nodes for name in node.input}
@@ -151,13 +150,13 @@ def quantize_rows(model: Any, ranges: dict[str, Any]) -> None:
 
 
 def smoothing(range_I: Any, weights_IO: list[Any]) -> Any:
-    """What each channel is divided by: sqrt(range of activation / range of weight)."""
+    """Return each channel's divisor: sqrt(range of activation / range of weight)."""
     weight_I = np.max([np.abs(weight_IO).max(axis=1) for weight_IO in weights_IO], axis=0)
     return np.sqrt(np.maximum(range_I, 1e-5) / np.maximum(weight_I, 1e-5)).astype(np.float32)
 
 
 def _products(graph: Any) -> list[tuple[Any, Any]]:
-    """The products with a constant matrix: their nodes, and the matrices as float32."""
+    """Return the products with a constant matrix: their nodes, and the matrices as float32."""
     constants = {each.name: each for each in graph.initializer}
     return [
         (node, numpy_helper.to_array(constants[node.input[1]]).astype(np.float32))
@@ -169,13 +168,13 @@ def _products(graph: Any) -> list[tuple[Any, Any]]:
 
 
 class _Rewrite:
-    """The new graph's nodes and constants, as they come."""
+    """The nodes and constants of the new graph, in order."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.quantized: dict[str, int] = {}
-        """Zero point of every input that is quantized; products share it."""
+        """Zero point of each quantized input; products with the same input share it."""
 
     def product(
         self, x: str, weight_IO: Any, y: str, smooth_I: Any | None, *, after_gelu: bool
@@ -208,7 +207,7 @@ class _Rewrite:
         self._node("Reshape", [f"{y}/rows", f"{y}/shape"], y)
 
     def _quantize(self, x: str, inner: int, smooth_I: Any | None, *, after_gelu: bool) -> None:
-        """Append the rows of x in uint8, each with its own scale."""
+        """Append the quantization of x to uint8, with one scale per row."""
         zero_point = GELU_ZERO_POINT if after_gelu else ZERO_POINT
         self.quantized[x] = zero_point
         last = self._constant("last_axis", np.array([1], np.int64))

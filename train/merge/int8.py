@@ -1,9 +1,8 @@
-"""Does the int8 export for CPUs ship?
+"""Whether the int8 export for CPUs is included in the bundle.
 
-It is held against the full-precision model on the validation split: it ships if it loses at
-most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts keep their labels.
-Otherwise the bundle goes without it, and its manifest says why. How it is made is
-`train.merge.export`'s matter.
+It is compared with the full-precision model on the validation split, and included if it loses
+at most `MAX_LOSS` of accuracy and at least `MIN_AGREEMENT` of the texts keep their labels.
+Otherwise it is skipped, and the manifest states why. `train.merge.export` makes it.
 
 Shape suffixes: N texts, C labels.
 """
@@ -22,54 +21,69 @@ from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.decision import Rules
 from serve.inference.predictor import batched_logits
 from serve.inference.scores import Array, activate, default_activation
-from serve.inference.text import TextEncoder
 from serve.stats import paired_difference
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
+from train.merge.calibrate import abstention
+from train.merge.weights import Merged
 from train.statistics.metrics import Choice
 
 CALIBRATION_TEXTS = 512
 """Training texts on which the export measures the range of each channel."""
 
 MAX_LOSS = 0.003
-"""Largest loss of accuracy with which the int8 export ships."""
+"""Largest accuracy loss with which the int8 export is included, a fraction."""
 
 MIN_AGREEMENT = 0.99
-"""Least share of validation texts that the int8 export must label as full precision does."""
+"""Minimum fraction of validation texts with the same labels as in full precision."""
+
+
+def add_int8(
+    staging: Path,
+    config: RunConfig,
+    data: LabelledData,
+    merged: Merged,
+    calibration: Calibration | None,
+) -> tuple[Int8Export, Calibration | None]:
+    """Export to int8; return the comparison, and the calibration with the export's abstention."""
+    int8, int8_NC = export_into(staging, config, data, merged, calibration)
+    if calibration and calibration.abstention and int8.shipped:
+        found = abstention(
+            int8_NC, merged.reference_NC, calibration, config.calibration, task=config.task
+        )
+        both = {**calibration.abstention, "onnx": found}
+        calibration = calibration.model_copy(update={"abstention": both})
+    return int8, calibration
 
 
 def export_into(
     staging: Path,
-    encoder: TextEncoder,
     config: RunConfig,
     data: LabelledData,
-    full_NC: Array,
-    reference_NC: Choice,
+    merged: Merged,
     calibration: Calibration | None,
 ) -> tuple[Int8Export, Array]:
-    """Write the int8 export into `staging` if it passes its gate; what was found either way.
+    """Write the int8 export into `staging` if it passes; return the comparison and its logits.
 
-    full_NC, reference_NC: full precision's logits and the true labels of the validation rows.
-    Also its logits on the validation rows, empty if there are none.
+    The logits, (N, C), are those of the validation rows; (0, 0) if the export failed.
     """
     from train.merge.export import export_int8
 
-    encodings = encoder.encode(data.validation.texts)
-    file = staging / ONNX_FILE
+    encoder, file = merged.encoder, staging / ONNX_FILE
     try:
         typical = encoder.encode(data.train.texts[:CALIBRATION_TEXTS])
         batches = [encoder.pad(typical[n : n + 2]) for n in range(0, len(typical) - 1, 2)]
         export_int8(staging, batches, file)
         backend = OnnxBackend.load(staging)
-    except Exception as error:  # what an architecture can raise here is open
+    except Exception as error:  # an architecture may raise anything here
         file.unlink(missing_ok=True)
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {error!r:.300}")
         return failed, np.zeros((0, 0), dtype=np.float32)
-    int8_NC = batched_logits(backend, encoder, encodings, batch_size=32)
+    int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
     result = compare_int8(
-        full_NC,
+        merged.logits_NC,
         int8_NC,
-        reference_NC,
+        merged.reference_NC,
         task=config.task,
         thresholds=calibration.thresholds if calibration else None,
     )
@@ -86,9 +100,9 @@ def compare_int8(
     task: str,
     thresholds: Sequence[float] | None = None,
 ) -> Int8Export:
-    """Hold the export's logits against full precision's, both of shape (N, C).
+    """Compare the export's logits with those of full precision, both of shape (N, C).
 
-    thresholds: those of a multi-label bundle's labels, None for 0.5.
+    thresholds: one per label of a multi-label bundle, None for 0.5.
     """
     thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
     rules = Rules(task=task, thresholds_C=thresholds_C, abstention=None)
@@ -100,14 +114,15 @@ def compare_int8(
     first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
     value, low, high = paired_difference(first_N, second_N)
     figures = (
-        f"accuracy {first_N.mean():.4f} becomes {second_N.mean():.4f}, difference {value:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}], {agreement:.2%} of {len(full_NC)} labels agree"
+        f"accuracy {first_N.mean():.4f} in full precision, {second_N.mean():.4f} in int8, "
+        f"difference {value:+.4f} [{low:+.4f}, {high:+.4f}]; "
+        f"{agreement:.2%} of {len(full_NC)} labels agree"
     )
     problems = []
     if not agreement >= MIN_AGREEMENT:
         problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
     if not value >= -MAX_LOSS:
-        problems.append(f"the loss of accuracy is over {MAX_LOSS}")
+        problems.append(f"the accuracy loss is over {MAX_LOSS}")
     if not np.isfinite(int8_NC).all():
         problems.append("logits are not finite")
     return Int8Export(

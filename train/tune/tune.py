@@ -37,7 +37,7 @@ from train.config.search_space import (
     with_values,
 )
 from train.data.splits import LabelledData, load_data
-from train.fit.trainer import training_arguments
+from train.fit.arguments import training_arguments
 from train.model.base import locate_base, weights_sha256
 from train.statistics.metrics import scores
 from train.tune.report import TuneResult, failure_reason, write_results

@@ -14,7 +14,7 @@ from serve.config import ServeConfig, load_config, parse_yaml
 from serve.http.tracing import check_installed
 from train.config import sections
 from train.config.run import RunConfig
-from train.fit.trainer import training_arguments
+from train.fit.arguments import training_arguments
 
 MINIMAL = """
 output_dir: runs/x

@@ -1,4 +1,4 @@
-"""Two CPU processes make the updates of one, at any accumulation."""
+"""Two CPU processes make the same updates as one, with any gradient accumulation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def losses(directory: Path, values: dict[str, Any], *, processes: int, batch: in
 def test_two_processes_resume_inside_an_epoch_as_if_undisturbed(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    """accelerate 1.15 does not tell the sampler its epoch there: rows of epoch 0 come again."""
+    """accelerate 1.15 does not set the sampler's epoch there: the rows of epoch 0 are repeated."""
     strategy = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5}
     values = make_config(
         tmp_path / "run",

@@ -1,4 +1,4 @@
-"""Training: bases are named explicitly, heads start well, mistakes are named."""
+"""Training: explicit bases, initialized heads, clear errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 from train.config.run import ModelConfig, RunConfig
 from train.data.splits import load_data
 from train.evaluation.evaluate import evaluate
+from train.fit.arguments import FITTED_HEAD_LR
 from train.fit.encode import Collator, encode
 from train.fit.fit import fit
-from train.fit.trainer import FITTED_HEAD_LR
 from train.merge.merge import merge
 from train.model.adapters import add_lora, peft_warnings_off
 from train.model.base import last_linear, load_base, locate_base
@@ -72,7 +72,7 @@ def test_trained_pooler_is_left_alone(
 def test_base_stored_in_half_precision_is_loaded_in_full(
     make_config: MakeConfig, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """transformers 5 loads in the dtype of the checkpoint unless it is told otherwise."""
+    """transformers 5 loads in the checkpoint's dtype by default."""
     from transformers import AutoModel, AutoTokenizer
 
     AutoModel.from_pretrained(tiny_base, dtype=torch.float16).save_pretrained(tmp_path / "base")
@@ -310,14 +310,17 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
     train = Path(values["data"]["train"])
     train.write_text(train.read_text() + '{"text": "one more parcel", "label": "delivery"}\n')
 
-    with pytest.raises(ValueError, match=r"was trained otherwise \(.*data.train.sha256"):
+    with pytest.raises(
+        ValueError,
+        match=r"different configuration or data \(.*data.train.sha256",
+    ):
         merge(config_of(values))
     with pytest.raises(ValueError, match=r"config.model.max_length: 32 there, 16 now"):
         merge(config_of(make_config(tmp_path / "run", model={"max_length": 16})))
 
 
 def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The stock filter logs the last good loss and goes on to the end."""
+    """The stock filter logs the last finite loss and trains to the end."""
     trainer = {"learning_rate": 1e30, "max_grad_norm": 0.0}
     config = config_of(make_config(tmp_path / "run", trainer=trainer))
 
@@ -332,7 +335,7 @@ def test_loss_that_diverges_ends_the_run(make_config: MakeConfig, tmp_path: Path
 def test_head_learns_at_its_own_rate(
     make_config: MakeConfig, tmp_path: Path, model: dict[str, Any], expected: float
 ) -> None:
-    """expected: its rate as a share of the adapters'."""
+    """expected: its rate as a multiple of the adapters'."""
     seen: dict[str, float] = {}
 
     class Look(TrainerCallback):

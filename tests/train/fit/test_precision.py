@@ -1,4 +1,4 @@
-"""Half precision on a CPU is taken only where it was measured to be faster."""
+"""Half precision on a CPU is used only where the CPU has instructions for it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,50 @@ from transformers.utils.import_utils import enable_tf32
 
 from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
-from train.fit import precision
+from train.fit.arguments import compute_precision, cpu_multiplies_bf16, training_arguments
 from train.fit.fit import fit
-from train.fit.precision import bf16_pays, cpu_multiplies_bf16, step_seconds
-from train.fit.trainer import compute_precision, training_arguments
 from train.merge.merge import merge
 
-
-def test_cpu_without_the_instructions_is_not_even_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
-    monkeypatch.setattr(precision, "step_seconds", None)
-
-    assert not bf16_pays()
+MakeConfig = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize(("half_s", "pays"), [(0.5, True), (0.9, False), (1.5, False)])
-def test_instructions_that_do_not_pay_are_left_alone(
-    half_s: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+def without_bf16_key(values: dict[str, Any]) -> dict[str, Any]:
+    trainer = {key: value for key, value in values["trainer"].items() if key != "bf16"}
+    return values | {"trainer": trainer}
+
+
+def pretend_bf16(monkeypatch: pytest.MonkeyPatch, multiplies: bool) -> None:
+    """Pretend that the CPU has, or lacks, instructions that multiply bf16."""
+    monkeypatch.setattr("train.fit.arguments.cpu_multiplies_bf16", lambda: multiplies)
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_precision_on_a_cpu_follows_its_instructions(
+    multiplies: bool, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: True)
-    monkeypatch.setattr(precision, "step_seconds", lambda half, *_: half_s if half else 1.0)
+    pretend_bf16(monkeypatch, multiplies)
+    values = make_config(tmp_path / "run", trainer={"use_cpu": True})
 
-    assert bf16_pays() is pays
+    assert training_arguments(RunConfig(**without_bf16_key(values))).bf16 is multiplies
+    assert not training_arguments(RunConfig(**values)).bf16
 
 
-def test_both_formats_can_be_timed_on_this_cpu() -> None:
-    assert isinstance(cpu_multiplies_bf16(), bool)
-    assert all(step_seconds(half, 16, 8, 1) > 0 for half in (False, True))
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bw": True, "avx512_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_emulated_bf16_does_not_count(
+    capabilities: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN reports bf16 as supported on every CPU with AVX-512, and emulates it on most."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+
+    assert cpu_multiplies_bf16() is expected
 
 
 @pytest.mark.parametrize(
@@ -55,33 +72,57 @@ def test_format_of_a_run_is_what_its_products_are_computed_in(on: str, expected:
 
 
 def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
-    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    values = make_config(tmp_path / "run")
-    del values["trainer"]["bf16"]
+    values = without_bf16_key(make_config(tmp_path / "run", trainer={"use_cpu": True}))
     config = RunConfig(**values)
     formats = []
-    for pays in (True, False):  # the second goes on from the checkpoints of the first
-        monkeypatch.setattr("train.fit.trainer.bf16_pays", lambda pays=pays: pays)
+
+    def fit_and_look(config: RunConfig) -> None:
         fit(config)
         record = json.loads((config.output_dir / "adapter" / "fit.json").read_text())
         formats.append(record["precision"])
 
+    pretend_bf16(monkeypatch, True)
+    fit_and_look(config)
+    pretend_bf16(monkeypatch, False)  # another machine
+    with pytest.raises(
+        ValueError, match=r"precision: 'bf16' there, 'fp32' now.*set trainer.bf16=true to keep"
+    ):
+        fit(config)
+    fit_and_look(RunConfig(**values | {"trainer": values["trainer"] | {"bf16": True}}))
+    with pytest.raises(ValueError, match=r"precision: 'bf16' there, trainer.bf16=False now"):
+        merge(RunConfig(**values | {"trainer": values["trainer"] | {"bf16": False}}))
     parity = merge(config).manifest.parity
 
+    printed = capsys.readouterr().out
     assert formats == ["bf16", "bf16"]
+    assert "precision: bf16 (this CPU has AVX512-BF16 or AMX; trainer.bf16=false for" in printed
+    assert "resuming from" in printed
     assert parity["adapter_merged"] <= 1e-4
     assert 1e-4 < parity["live_bf16"] <= 0.3
 
 
+def test_processes_with_different_precisions_are_refused(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.fit.resume.gather_object", lambda own: [*own, "bf16"])
+
+    with pytest.raises(ValueError, match=r"different precisions \(bf16, fp32\); set trainer.bf16"):
+        fit(RunConfig(**make_config(tmp_path / "run")))
+
+
 def pretend_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let transformers believe that there is a GPU with TF32."""
+    """Make transformers believe that there is a GPU with TF32."""
     monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
     enable_tf32.cache_clear()
 
 
 def test_training_arguments_leave_the_precision_of_the_process(
-    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_ampere(monkeypatch)
     values = make_config(tmp_path / "run", trainer={"tf32": True})
@@ -104,7 +145,7 @@ def test_stock_training_arguments_change_the_precision_of_the_process(
 
 
 def test_tf32_is_on_in_the_training_loop_alone(
-    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_ampere(monkeypatch)
     config = RunConfig(**make_config(tmp_path / "run", trainer={"tf32": True, "max_steps": 2}))

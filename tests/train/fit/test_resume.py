@@ -1,4 +1,4 @@
-"""A run that was killed goes on from its last whole checkpoint and ends the same."""
+"""A killed run resumes from its latest complete checkpoint and ends with the same result."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from train.config.run import RunConfig
+from train.fit.callbacks import RunCallback
 from train.fit.checkpoints import (
     checkpoints,
-    is_whole,
+    is_complete,
     latest_complete,
     mark_complete,
     remove_partial,
 )
-from train.fit.fit import fit
+from train.fit.fit import fit, fit_unless_done
 from train.fit.sampler import TrainingSampler
-from train.fit.trainer import RunCallback
 
 MakeConfig = Callable[..., dict[str, Any]]
 
@@ -61,7 +61,7 @@ def history(output: Path) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def killable(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run of four checkpoints, and the log of it undisturbed."""
+    """A run with four checkpoints, and its log without interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
     values = make_config(
         directory / "run",
@@ -138,6 +138,22 @@ def test_finished_run_is_not_trained_again(
     assert history(Path(killable["output_dir"])) == before
 
 
+def test_finished_run_is_skipped_by_the_run_command(
+    killable: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = Path(killable["output_dir"], "adapter", "fit.json")
+    before = written.stat().st_mtime_ns
+
+    fit_unless_done(RunConfig.model_validate(killable))
+    same = written.stat().st_mtime_ns
+    printed = capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+        fit_unless_done(RunConfig.model_validate(killable | {"seed": 1}))
+
+    assert "adapter` is up to date" in printed
+    assert same == before
+
+
 def test_checkpoints_of_another_configuration_are_refused(
     killable: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -169,12 +185,12 @@ def test_best_checkpoint_is_kept_and_early_stopping_stops(
 def test_one_checkpoint_is_not_enough(make_config: MakeConfig, tmp_path: Path) -> None:
     values = make_config(tmp_path / "run", trainer={"save_total_limit": 1})
 
-    with pytest.raises(ValueError, match="the best and the last checkpoint are two"):
+    with pytest.raises(ValueError, match="the best and the last checkpoint are both kept"):
         fit(RunConfig.model_validate(values))
 
 
 def test_patience_survives_a_resume(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The stock callback starts to count anew (transformers#28544): it would stop at 80."""
+    """The stock callback resets its counter (transformers#28544): it would stop at 80."""
     values = make_config(
         tmp_path / "run",
         early_stopping_patience=2,
@@ -212,7 +228,7 @@ def test_run_that_early_stopping_ended_is_not_trained_again(
 def test_run_that_was_moved_keeps_its_best_checkpoint(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """The Trainer stores the best checkpoint by its path and loses it without a word."""
+    """The Trainer stores the best checkpoint by its path and loses it silently."""
     values = make_config(tmp_path / "run", trainer={"learning_rate": 0.5, "num_train_epochs": 3})
     fit(RunConfig.model_validate(values))
     before = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -252,7 +268,7 @@ def test_checkpoint_counts_only_with_its_marker_and_all_its_bytes(tmp_path: Path
     (tmp_path / "checkpoint-10" / "weights").write_bytes(b"x" * 99)
     (tmp_path / "checkpoint-20").mkdir()
 
-    assert not is_whole(tmp_path / "checkpoint-10")
+    assert not is_complete(tmp_path / "checkpoint-10")
     assert latest_complete(tmp_path) == tmp_path / "checkpoint-5"
     assert [path.name for path in remove_partial(tmp_path)] == ["checkpoint-10", "checkpoint-20"]
     assert checkpoints(tmp_path) == [tmp_path / "checkpoint-5"]

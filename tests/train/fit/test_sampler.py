@@ -1,4 +1,4 @@
-"""The order of training rows depends on seed, epoch and global batch alone."""
+"""The order of the training rows depends only on seed, epoch and global batch."""
 
 from __future__ import annotations
 

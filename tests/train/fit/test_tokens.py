@@ -1,4 +1,4 @@
-"""Token ids on the disk are those of the encoder, whatever is held in memory at a time."""
+"""Token ids on the disk equal the encoder's, whatever the block size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeConfig = Callable[..., dict[str, Any]]
 
 
 class Watched:
-    """An encoder that remembers how many texts it was given at once."""
+    """An encoder that records how many texts it was given at once."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder

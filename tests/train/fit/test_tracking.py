@@ -1,4 +1,4 @@
-"""Trackers get the configuration, the data's fingerprints and the test results."""
+"""Trackers receive the configuration, the data's fingerprints and the test results."""
 
 from __future__ import annotations
 

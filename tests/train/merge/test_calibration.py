@@ -1,4 +1,4 @@
-"""Temperature, thresholds and abstention are fitted on validation rows and keep their word."""
+"""Temperature, thresholds and abstention, fitted on validation rows, keep their guarantees."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Remerge = Callable[..., RunConfig]
 def remerge(
     bundles: Callable[[str], Path], make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> Remerge:
-    """Merge a trained run once more, with another calibration, into a directory of its own."""
+    """Merge a trained run again with another calibration, into a new directory."""
 
     def make(kind: str, **calibration: Any) -> RunConfig:
         output = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"

@@ -1,4 +1,4 @@
-"""The int8 export: close to full precision, the same in any batch, shipped only past its gate."""
+"""The int8 export: close to full precision, equal in any batch, included only if it passes."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_gate_counts_agreement_and_accuracy() -> None:
     assert same.shipped
     assert (same.agreement, same.accuracy_fp32, same.accuracy_int8) == (1.0, 0.95, 0.95)
     assert not worse.shipped
-    assert "the loss of accuracy is over 0.003" in worse.reason
+    assert "the accuracy loss is over 0.003" in worse.reason
     assert worse.difference is not None
     assert worse.difference.value == pytest.approx(-0.01)
     assert worse.difference.low < -0.01 < worse.difference.high < 0

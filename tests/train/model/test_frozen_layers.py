@@ -150,7 +150,7 @@ def test_training_on_cached_states_gives_the_same_losses(
         values = make_config(tmp_path / name)
         values["model"] |= {"trained_layers": 1, "dropout": 0.0}
         if name == "whole":
-            monkeypatch.setattr("train.fit.fit.frozen_layers", lambda *_: 0)
+            monkeypatch.setattr("train.fit.encode.num_frozen_layers", lambda *_: 0)
         fit(RunConfig(**values))
         record = (tmp_path / name / "adapter" / "fit.json").read_text()
         losses.append([entry["loss"] for entry in _log(record) if "loss" in entry])

@@ -14,7 +14,7 @@ from hub_standin import running_hub
 from processes import run
 
 from train.config.run import RunConfig
-from train.fit.trainer import training_arguments
+from train.fit.arguments import training_arguments
 
 TWICE = """
 import os, sys

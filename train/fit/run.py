@@ -1,0 +1,101 @@
+"""A run as its steps see it: configuration, Trainer arguments, processes, data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import TrainingArguments
+
+from train.config.run import RunConfig
+from train.data.splits import LabelledData, load_data
+from train.fit.arguments import training_arguments, training_precision
+from train.fit.tracking import check_trackers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, in one of its processes."""
+
+    config: RunConfig
+    arguments: TrainingArguments
+    state: PartialState
+    data: LabelledData
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        device: torch.device = self.arguments.device
+        return device
+
+    def say(self, line: str) -> None:
+        """Print a line, once for all processes."""
+        if self.state.is_main_process:
+            print(line)
+
+    def progress_bar(self, description: str, *, texts: int) -> tqdm[Any]:
+        """Create a progress bar, which is shown once and on a terminal only."""
+        disable = None if self.state.is_main_process else True  # None: only on a terminal
+        return tqdm(total=texts, unit="texts", desc=description, disable=disable)
+
+
+def start_run(config: RunConfig, data: LabelledData | None) -> Run:
+    """Check the arguments, load the data unless given, and print what the run works on.
+
+    Raises ValueError for arguments or data that cannot be trained on.
+    """
+    arguments = training_arguments(config)
+    check_single_gpu(arguments)
+    check_trackers(arguments.report_to)
+    state = PartialState()
+    set_threads(config, state)
+    data = load_in_turn(config, state) if data is None else data
+    run = Run(config=config, arguments=arguments, state=state, data=data)
+    for note in data.notes:
+        run.say(f"data: {note}")
+    run.say(
+        f"data: {len(data.train)} train, {len(data.validation)} validation, "
+        f"{len(data.test)} test rows, {len(data.labels)} labels"
+    )
+    run.say(f"precision: {training_precision(config, arguments)}{precision_note(run)}")
+    return run
+
+
+def check_single_gpu(arguments: TrainingArguments) -> None:
+    """Raise ValueError if this process sees several GPUs.
+
+    Under DataParallel the Trainer would multiply the loss by their number.
+    """
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
+            "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def set_threads(config: RunConfig, state: PartialState) -> None:
+    """Use all cores on the CPU: `accelerate launch` gives each process one thread."""
+    if state.device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        linux = sys.platform == "linux"
+        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+        torch.set_num_threads(config.cpu_threads or max(1, cores // local))
+
+
+def load_in_turn(config: RunConfig, state: PartialState) -> LabelledData:
+    """Load the data, the main process first: it fills the cache that the others read."""
+    with state.main_process_first():
+        return load_data(config)
+
+
+def precision_note(run: Run) -> str:
+    """Explain bf16 where the CPU's instructions decided on it; '' otherwise."""
+    bf16 = training_precision(run.config, run.arguments) == "bf16"
+    if not bf16 or run.device.type != "cpu" or "bf16" in run.config.trainer:
+        return ""
+    return " (this CPU has AVX512-BF16 or AMX; trainer.bf16=false for fp32)"

@@ -1,0 +1,49 @@
+"""Is the merged model the trained one? Logits on real validation texts are compared.
+
+The models compared are the one in memory at the end of training, base plus adapter loaded
+from the disk, merged weights in memory, and the merged directory loaded by the stock class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serve.inference.backends.torch import TorchBackend
+from serve.inference.predictor import batched_logits
+from serve.inference.scores import Array
+from serve.inference.text import Encoding, TextEncoder
+
+TOLERANCE = 1e-4
+"""Largest allowed absolute difference of logits, in fp32."""
+
+PARITY_TEXTS = 512
+"""Validation texts on which the models are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationTexts:
+    """The encoded validation split, and the device that models run it on."""
+
+    encoder: TextEncoder
+    encodings: list[Encoding]
+    device: str
+
+    def logits(self, model: Any) -> Array:
+        """Compute a model's logits on all texts, (N, C), in the order of the split."""
+        return self._logits(model, self.encodings)
+
+    def first_logits(self, model: Any) -> Array:
+        """Compute a model's logits on the texts that are compared, the first `PARITY_TEXTS`."""
+        return self._logits(model, self.encodings[:PARITY_TEXTS])
+
+    def _logits(self, model: Any, encodings: list[Encoding]) -> Array:
+        backend = TorchBackend(model, device=self.device)
+        return batched_logits(backend, self.encoder, encodings, batch_size=32)
+
+
+def max_difference(first_NC: Array, second_NC: Array) -> float:
+    """Return the largest absolute difference on the texts that are compared."""
+    return float(np.abs(first_NC[:PARITY_TEXTS] - second_NC[:PARITY_TEXTS]).max())

@@ -1,0 +1,99 @@
+"""What the manifest states about a bundle's origin, and its metrics on the validation split."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from serve.bundle.manifest import Calibration, Int8Export, TokenizerRules
+from serve.bundle.seal import Bundle, record_metrics, seal
+from serve.inference.predictor import Predictor
+from serve.inference.text import Text, TextEncoder
+from train.config.run import RunConfig
+from train.data.splits import LabelledData
+from train.evaluation.measure import BACKEND_SPLITS, measure
+from train.merge.weights import Merged
+from train.portable import portable, portable_config
+
+VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxruntime")
+"""Libraries whose versions go into the manifest."""
+
+
+def seal_run(
+    staging: Path,
+    config: RunConfig,
+    data: LabelledData,
+    merged: Merged,
+    calibration: Calibration | None,
+    int8: Int8Export | None,
+    *,
+    base_sha256: str | None,
+) -> Bundle:
+    """Seal the model directory `staging` as `output_dir/bundle`."""
+    return seal(
+        staging,
+        config.output_dir / "bundle",
+        task=config.task,
+        labels=data.labels,
+        text_columns=config.data.text_columns,
+        max_length=config.model.max_length,
+        base_model={
+            "base": portable(config.model.base),
+            "revision": config.model.revision,
+            "weights_sha256": base_sha256,
+        },
+        config=portable_config(config),
+        data=data.fingerprints,
+        tokenizer=tokenizer_rules(staging, merged.encoder, data.validation.texts),
+        parity=merged.parity,
+        int8=int8,
+        calibration=calibration,
+        code_revision=code_revision(),
+        versions={name: version(name) for name in VERSIONS},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def record_validation_metrics(
+    bundle: Bundle, config: RunConfig, data: LabelledData, *, device: str
+) -> Bundle:
+    """Measure every backend that the bundle serves on the validation split."""
+    int8 = bundle.manifest.int8
+    for backend, split in BACKEND_SPLITS.items():
+        if backend == "torch" or (int8 and int8.shipped):
+            predictor = Predictor.load(
+                bundle.path, device=device if backend == "torch" else "cpu", backend=backend
+            )
+            metrics = measure(predictor, data.validation, config.seed)
+            bundle = record_metrics(bundle, f"validation{split}", metrics.intervals)
+    return bundle
+
+
+def tokenizer_rules(staging: Path, encoder: TextEncoder, texts: Sequence[Text]) -> TokenizerRules:
+    """Return the tokenizer rules; `fast` only if `tokenizer.json` alone gives the same ids."""
+    rules = encoder.rules
+    if not rules.fast:
+        return rules
+    alone = TextEncoder.from_rules(
+        staging, rules, max_length=encoder.max_length, is_pair=encoder.is_pair
+    )
+    same = alone.encode(texts) == encoder.encode(texts)
+    return rules if same else rules.model_copy(update={"fast": False})
+
+
+def code_revision() -> str | None:
+    """Return the commit of this code, with `+changes` if the checkout has uncommitted changes."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
