@@ -1,6 +1,6 @@
 """The reference of all configuration keys, generated from the configuration classes.
 
-`python tests/config_reference.py` writes docs/configuration.md.
+`python -m tests.config_reference` writes docs/configuration.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from serve.config import ServeConfig
 from train.config.run import RunConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
-WRITE = "python tests/config_reference.py"
+WRITE = "python -m tests.config_reference"
 
 
 def sections(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:

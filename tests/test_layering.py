@@ -19,7 +19,7 @@ WINGS = {
     """.split(),
     "train": """
         config statistics report data model portable evaluation publish audit gate fit merge tune
-        pipeline __main__
+        __main__
     """.split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself.

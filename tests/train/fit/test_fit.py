@@ -220,7 +220,7 @@ def test_evaluating_data_of_another_task_is_refused(
 ) -> None:
     config = config_of(make_config(tmp_path / "run", columns=2))
 
-    with pytest.raises(ValueError, match="1 text columns, the configuration asks for"):
+    with pytest.raises(ValueError, match="1 text columns, but the configuration has"):
         evaluate(config, bundle=bundles("single"))
 
 
