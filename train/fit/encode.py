@@ -91,7 +91,7 @@ def num_frozen_layers(config: RunConfig, model: nn.Module) -> int:
 def cache_hidden_states(run: Run, base: Base, splits: list[datasets.Dataset]) -> CachedHiddenStates:
     """Run the frozen layers over all rows of the splits in order, or read their cached output.
 
-    Raises FrozenLayersError for an architecture whose frozen layers cannot be skipped.
+    Raises ValueError for an architecture whose frozen layers cannot be skipped.
     """
     config = run.config
     assert config.model.trained_layers is not None
