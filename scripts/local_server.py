@@ -64,9 +64,11 @@ def running_server(
     try:
         yield server
     finally:
-        with suppress(subprocess.TimeoutExpired):
-            server.stop()
-        server.kill()
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                server.stop()
+        finally:  # a second signal interrupts the wait
+            server.kill()
 
 
 def free_port(wanted: int = 0) -> int:

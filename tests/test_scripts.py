@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, children_of, left_after, run
 
-from scripts.local_server import post, running_server
+from scripts.local_server import LocalServer, post, running_server
 
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[bc]*_*"))
 
@@ -40,6 +40,17 @@ def test_server_answers_and_its_process_group_ends_with_the_block() -> None:
     with running_server("-c", ECHO) as server:
         assert post(server.url, {"inputs": "hello"}) == {"inputs": "hello"}
         assert len(children_of(server.process.pid)) == 2
+
+    assert left_after(server.process.pid) == []
+
+
+def test_a_second_signal_leaves_no_server_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(server: LocalServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalServer, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt), running_server("-c", ECHO) as server:
+        pass
 
     assert left_after(server.process.pid) == []
 

@@ -215,7 +215,10 @@ def list_of_texts(
     if not values:
         raise _invalid(field(), "the list is empty")
     if len(values) > limit:
-        raise _invalid(field(), f"{len(values)} texts, over the limit of {limit} texts a request")
+        raise _invalid(
+            field(),
+            f"{len(values)} texts, over the limit of {limit} texts; send several requests",
+        )
     return [_to_text(value, (n,), field, is_pair=is_pair) for n, value in enumerate(values)]
 
 

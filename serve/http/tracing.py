@@ -11,11 +11,12 @@ import os
 import threading
 import time
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
-from serve.http.context import RequestContext
+if TYPE_CHECKING:  # `check_installed` runs before PROMETHEUS_MULTIPROC_DIR is set
+    from serve.http.context import RequestContext
 
 LAST_SPANS_S = 2.0
 """Seconds to send the last spans at shutdown."""

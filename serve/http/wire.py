@@ -77,7 +77,7 @@ async def read_body(request: Request, *, limit: int) -> bytes:
         elif size > DRAIN * limit:
             break
     if size > limit:
-        raise RequestError(413, f"the body is over the limit of {limit} bytes")
+        raise RequestError(413, f"the body is over the limit of {limit} bytes; send less text")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

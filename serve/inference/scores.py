@@ -6,7 +6,7 @@ Shape suffixes: N texts, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pydantic_core
@@ -80,26 +80,16 @@ def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], 
     return order_NK, scores_NC[np.arange(len(order_NK))[:, None], order_NK]
 
 
-def ranked(
-    scores_NC: Array, labels: Sequence[str], top_k: int | None
-) -> list[list[dict[str, Any]]]:
-    """Return the `{"label", "score"}` entries of each text, in the order of `best_first`."""
-    order_NK, scores_NK = best_first(scores_NC, top_k)
-    return [
-        [{"label": labels[c], "score": score} for c, score in zip(order_K, scores_K, strict=True)]
-        for order_K, scores_K in zip(order_NK.tolist(), scores_NK.tolist(), strict=True)
-    ]
-
-
 def json_heads(labels: Sequence[str]) -> list[bytes]:
     """Return the JSON that `ranked_json` writes before each label's score."""
     return [b'{"label":' + pydantic_core.to_json(label) + b',"score":' for label in labels]
 
 
 def ranked_json(scores_NC: Array, heads: Sequence[bytes], top_k: int | None) -> list[bytes]:
-    """Return the result of `ranked` as JSON, one per text, in half the time.
+    """Return the `{"label", "score"}` entries of each text as JSON, in the order of `best_first`.
 
-    heads: the result of `json_heads`, in the label order of the scores.
+    heads: the result of `json_heads`, in the label order of the scores. Takes half the time of
+    dictionaries.
     """
     order_NK, scores_NK = best_first(scores_NC, top_k)
     rows = []

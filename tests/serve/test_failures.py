@@ -1,7 +1,6 @@
 """What clients see when things go wrong: real processes killed, stopped and flooded.
 
-A model process that is stopped by SIGSTOP is one that takes for ever: requests wait for it,
-and go on when it gets SIGCONT.
+SIGSTOP stands in for a model process that hangs: requests wait for it until it gets SIGCONT.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def metric(server: Server, name: str) -> float:
 
 @contextmanager
 def stopped(server: Server) -> Iterator[None]:
-    """The model processes stand still inside this block."""
+    """Stop the model processes for the duration of a `with` block."""
     workers = workers_of(server.process.pid)
     assert workers
     for pid in workers:
@@ -128,7 +127,7 @@ def test_full_queue_is_429_with_a_time_to_come_back_whatever_the_request(
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert all(answer.json()["error_type"] == "Overloaded" for answer in refused)
         assert "the limit of 300" in refused[0].json()["error"]
-        # With nothing waiting even a request over the limit is taken, or it never could be.
+        # A request over the limit is admitted if nothing is in flight, or it never could be.
         assert server.post({"inputs": TEXTS[:100]}).status_code == 200
 
 
@@ -217,7 +216,7 @@ def test_with_two_model_processes_one_goes_on_while_the_other_is_down(bundles: B
 
 def test_a_model_process_that_hangs_is_not_ready(bundles: Bundles) -> None:
     with running(bundles("single")) as server, stopped(server):
-        time.sleep(5.1)  # its last answer is the proof of life for so long
+        time.sleep(5.1)  # a process counts as ready for PROBE_S after a reply
         assert httpx.get(f"{server.url}/health/ready", timeout=20).status_code == 503
 
 

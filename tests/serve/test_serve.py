@@ -1,4 +1,4 @@
-"""The server as its clients meet it: real processes, real sockets."""
+"""The server as clients see it: real processes, real sockets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BAD_BODIES: list[tuple[bytes, int, str]] = [
     ),
     (b'{"inputs": "' + b"x" * 2_000_000 + b'"}', 413, "over the limit of 2000000 bytes"),
 ]
-"""Eight ways to be wrong, the status of each, and what its answer must say."""
+"""Invalid bodies, the status of each, and a part of its error message."""
 
 MORE_BAD_BODIES: list[tuple[bytes, int, str]] = [
     (b"", 400, "not valid JSON"),

@@ -1,4 +1,4 @@
-"""Answers of `POST /predict`, which every wire format must give, and requests in any of them."""
+"""Send requests in any wire format, and compare their answers with those of `POST /predict`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INFER = "/v2/models/textloop/infer"
 
 
 def native(server: Server, inputs: Any, **parameters: Any) -> Any:
-    """Labels and scores of a list of inputs, from `/predict`."""
+    """Return the labels and scores of a list of inputs, from `/predict`."""
     response = server.post({"inputs": inputs, "parameters": parameters})
     assert response.status_code == 200, response.text
     return response.json()
@@ -33,7 +33,7 @@ def post(server: Server, path: str, body: bytes, kind: str = "", **headers: str)
 
 
 def assert_same(answers: Any, expected: Any) -> None:
-    """The same labels in the same order, with the same scores."""
+    """Check for the same labels in the same order, with the same scores."""
     assert len(answers) == len(expected)
     for answer, wanted in zip(answers, expected, strict=True):
         assert [entry["label"] for entry in answer] == [entry["label"] for entry in wanted]

@@ -24,14 +24,14 @@ TEXTS = [row["text"] for row in make_rows(60, seed=31)]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-"""The example of the W3C's recommendation on trace context."""
+"""The example in the W3C recommendation on trace context."""
 
 PAGE = "https://a.example"
 
 
 @cache
 def http() -> httpx.Client:
-    """A client that connects anew for every request."""
+    """A client that opens a connection for every request."""
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=60)
 
 
@@ -40,7 +40,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def put(file: Path, content: str) -> None:
-    """Replace a file in one step, as `mv` does and Kubernetes with a mounted secret."""
+    """Replace a file atomically, as `mv` does, and Kubernetes with a mounted secret."""
     new = file.with_suffix(".new")
     new.write_text(content)
     new.rename(file)
@@ -48,18 +48,18 @@ def put(file: Path, content: str) -> None:
 
 @dataclass
 class Guarded:
-    """A server that asks for keys, and the keys that it takes."""
+    """A server with API keys, its keys file, and the keys."""
 
     server: Server
     file: Path
     lines: str
     alice: str
-    """Made by the command line; those of the others by `new_key`."""
+    """Made by the command line; the other keys by `new_key`."""
     bob: str
     carol: str
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request, by default with Alice's key."""
+        """Send a request, by default with Alice's key."""
         options["headers"] = bearer(self.alice) | options.get("headers", {})
         return http().request(method, f"{self.server.url}{path}", **options)
 
@@ -68,12 +68,12 @@ class Guarded:
         return self.ask("POST", "/predict", json={"inputs": inputs}, headers=names)
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The access log; a line that is not whole fails the test."""
+        """Parse the access log; an incomplete line fails the test."""
         lines = self.server.log.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith('{"time"')]
 
     def logged(self, response: httpx.Response) -> dict[str, Any]:
-        """The one line of the access log for a request."""
+        """Wait for the line of a request in the access log; there must be one only."""
         id_ = response.headers["x-request-id"]
         (line,) = wait_for(lambda: [each for each in self.log_lines() if each["request_id"] == id_])
         return line
@@ -83,7 +83,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
 def scrape(server: Server) -> dict[Sample, float]:
-    """Values by name and labels, once nothing but the scrapes themselves is counted any more."""
+    """Values by name and labels, once two scrapes in a row give the same."""
 
     def once() -> dict[Sample, float]:
         families = text_string_to_metric_families(http().get(f"{server.url}/metrics").text)
@@ -103,14 +103,14 @@ def scrape(server: Server) -> dict[Sample, float]:
 def gained(
     before: dict[Sample, float], after: dict[Sample, float], name: str, **labels: str
 ) -> float:
-    """By how much a metric has grown, over all samples with these labels."""
+    """Growth of a metric, summed over all samples with these labels."""
     keys = [key for key in after if key[0] == name and labels.items() <= key[1]]
     return sum(after[key] - before.get(key, 0) for key in keys)
 
 
 @contextmanager
 def only(server: Server, pid: int) -> Iterator[None]:
-    """Inside, of the HTTP processes only that one takes connections."""
+    """Stop all HTTP processes except one for the duration of a `with` block."""
     others = [each for each in http_processes(server) if each != pid]
     for each in others:
         os.kill(each, signal.SIGSTOP)

@@ -31,5 +31,5 @@ def check_abstain(arm: Arm) -> None:
 def check_count(count: int, name: str, *, limit: int) -> None:
     """Raise RequestError 422 if a request has too many texts, before they are read."""
     if count > limit:
-        message = f"field `{name}`: more than {limit} texts, the limit of a request"
+        message = f"field `{name}`: more than {limit} texts, the limit; send several requests"
         raise RequestError(422, message, field=name)

@@ -168,8 +168,8 @@ def read_csv(body: bytes, *, columns: int, limit: int) -> list[Any]:
             if len(row) != columns:
                 raise RequestError(
                     422,
-                    f"field `{name}`: {len(row)} columns, expected {columns}; a text that holds "
-                    "a comma, a quote or a new line has to be quoted",
+                    f"field `{name}`: {len(row)} columns, expected {columns}; quote texts that "
+                    "contain a comma, a quote or a line break",
                     field=name,
                 )
             values.append(row if columns > 1 else row[0])

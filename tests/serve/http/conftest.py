@@ -14,7 +14,7 @@ from serve.http.keys import new_key
 
 @pytest.fixture(scope="session")
 def guarded(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """A server with keys, access log, and two processes of either kind."""
+    """A server with API keys, an access log, two HTTP processes and two model processes."""
     made = run("-m", "serve", "key", "--name", "alice").stdout.splitlines()
     bob, carol = new_key("bob"), new_key("carol@example.org")
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
@@ -29,7 +29,7 @@ def guarded(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def called_by_pages(
     bundles: Bundles, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, str]]:
-    """A server that pages of one origin may call with a key, whose collector never answers."""
+    """A server with API keys, one CORS origin, and a trace collector that never responds."""
     key, line = new_key("page")
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     file.write_text(line)

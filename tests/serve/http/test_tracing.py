@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from guarded import PARENT, TEXTS, TRACE, TRACEPARENT, Bundles, bearer, http
+from guarded import PARENT, TEXTS, TRACE, TRACEPARENT, Bundles, bearer, http, scrape
 from processes import Server, free_port, run, running
 
 
@@ -175,6 +175,14 @@ def test_standard_variables_name_the_service(traced: Traced) -> None:
     assert traced.resource["service.name"] == "support"
     assert traced.resource["deployment.environment.name"] == "test"
     assert traced.resource["textloop.model"] == "topics"
+
+
+def test_a_server_that_traces_counts_its_requests(called_by_pages: tuple[Server, str]) -> None:
+    server, key = called_by_pages
+
+    http().post(f"{server.url}/predict", json={"inputs": TEXTS[:3]}, headers=bearer(key))
+
+    assert scrape(server)["textloop_texts_total", frozenset()] >= 3
 
 
 def test_a_collector_that_does_not_answer_holds_up_neither_answers_nor_the_end(

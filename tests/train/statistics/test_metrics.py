@@ -14,7 +14,6 @@ from serve.inference.scores import (
     activate,
     chosen,
     json_heads,
-    ranked,
     ranked_json,
     sigmoid,
     softmax,
@@ -114,13 +113,13 @@ def test_softmax_and_sigmoid_are_safe_at_extreme_logits() -> None:
 
 
 def test_ranking_is_by_score_and_keeps_label_order_among_equals() -> None:
-    answer = ranked(np.array([[0.2, 0.4, 0.4]], np.float32), ("a", "b", "c"), top_k=2)
+    (row,) = ranked_json(np.array([[0.2, 0.4, 0.4]], np.float32), json_heads("abc"), top_k=2)
 
-    assert [entry["label"] for entry in answer[0]] == ["b", "c"]
+    assert [entry["label"] for entry in json.loads(row)] == ["b", "c"]
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 3])
-def test_ranked_json_is_ranked_in_json(top_k: int | None) -> None:
+def test_ranked_json_holds_labels_and_scores_exactly(top_k: int | None) -> None:
     labels = ['with "quotes"', "back\\slash", "Grüße", "new\nline", "plain"]
     logits_NC = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32) * 30
     scores_NC = softmax(logits_NC)
@@ -128,4 +127,6 @@ def test_ranked_json_is_ranked_in_json(top_k: int | None) -> None:
 
     rows = ranked_json(scores_NC, json_heads(labels), top_k)
 
-    assert [json.loads(row) for row in rows] == ranked(scores_NC, labels, top_k)
+    for row, scores_C in zip(rows, scores_NC.tolist(), strict=True):
+        entries = [{"label": label, "score": s} for label, s in zip(labels, scores_C, strict=True)]
+        assert json.loads(row) == sorted(entries, key=lambda e: e["score"], reverse=True)[:top_k]
