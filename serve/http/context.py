@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -36,7 +36,7 @@ class RequestContext:
     request_id: str
     trace_id: str | None
     traceparent: str
-    authorization: str
+    authorization: str = field(repr=False)
     key: str | None = None
     """Name of the API key."""
     status: int = CLIENT_GONE

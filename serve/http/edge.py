@@ -37,6 +37,11 @@ _HEADERS = [
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
+def answers_head(route: PlainRoute) -> bool:
+    """Whether a route also answers HEAD, as load balancers send to probes."""
+    return route.tags == PROBES or route.path in DOCUMENTATION
+
+
 class RequestMiddleware:
     """The middleware. `app` is what it surrounds.
 
@@ -58,8 +63,8 @@ class RequestMiddleware:
             (method, route.path): route
             for route in routes
             if not route.param_convertors
-            # Load balancers send HEAD to probes; uvicorn leaves the body out.
-            for method in (*(route.methods or ()), *(["HEAD"] if route.tags == PROBES else []))
+            # uvicorn leaves out the body of the response to HEAD.
+            for method in (*(route.methods or ()), *(["HEAD"] if answers_head(route) else []))
         }
         self.patterns = [route for route in routes if route.param_convertors]
         self.service = service
