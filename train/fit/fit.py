@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from serve.inference.precision import matmul_precision
@@ -93,7 +94,8 @@ def fit_unless_done(config: RunConfig) -> None:
     arguments = training_arguments(config)
     state = PartialState()
     data = load_in_turn(config, state)
-    if not is_fitted(config, data, arguments):
+    (fitted,) = broadcast_object_list([is_fitted(config, data, arguments)])
+    if not fitted:
         fit(config, data=data)
     elif state.is_main_process:
         print(f"fit: `{config.output_dir / 'adapter'}` is up to date")
