@@ -1,1 +1,1 @@
-"""Makes sealed bundles from labelled text and judges them through `serve.inference.predictor`."""
+"""Makes sealed bundles from labelled text and scores them through `serve.inference.predictor`."""

@@ -33,7 +33,7 @@ class RunCallback(TrainerCallback):
             )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the sampler's epoch; accelerate does not on resuming inside an epoch under DDP."""
+        """Set the sampler's epoch; under DDP, accelerate does not in a run resumed mid-epoch."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import suppress_progress_bars
 
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Encoding
@@ -93,7 +96,8 @@ def fit_unless_done(config: RunConfig) -> None:
     arguments = training_arguments(config)
     state = PartialState()
     data = load_in_turn(config, state)
-    if not is_fitted(config, data, arguments):
+    (fitted,) = broadcast_object_list([is_fitted(config, data, arguments)])
+    if not fitted:
         fit(config, data=data)
     elif state.is_main_process:
         print(f"fit: `{config.output_dir / 'adapter'}` is up to date")
@@ -190,7 +194,11 @@ def train(run: Run, trainer: ClassifierTrainer, checkpoint: Path | None) -> None
     if checkpoint and stopped_early(checkpoint, run.config.early_stopping_patience):
         trainer.load_best(checkpoint)
         return
-    with matmul_precision("high" if run.arguments.tf32 else "highest"):
+    pushes = run.config.trainer.get("push_to_hub")
+    with (
+        matmul_precision("high" if run.arguments.tf32 else "highest"),
+        suppress_progress_bars() if pushes else nullcontext(),  # of the pushes' uploads
+    ):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 

@@ -71,8 +71,8 @@ def why_not_resumed(directory: Path, record: Path, now: dict[str, Any]) -> str:
     if not different:
         return ""
     remedy = "choose another output_dir, or restart with `fit --fresh`"
-    if before and before.get("precision") != now["precision"]:
-        bf16 = str(before.get("precision") == "bf16").lower()
+    if before.get("precision") and all(line.startswith("precision:") for line in different):
+        bf16 = str(before["precision"] == "bf16").lower()
         remedy = f"set trainer.bf16={bf16} to keep the precision, {remedy}"
     return f"`{directory}` holds checkpoints of another run ({'; '.join(different)}); {remedy}"
 

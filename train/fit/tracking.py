@@ -28,8 +28,8 @@ from train.portable import portable_config
 RECORD = "tracking.json"
 _NOT_A_NAME = re.compile(r"[^\w.\- :/]")
 _CHECKED = INTEGRATION_TO_CALLBACK.keys() - {"azure_ml", "flyte"}
-"""Trackers that transformers lists if they are installed; these two it lists not always or never
-(transformers 5.17)."""
+"""Trackers that transformers lists whenever they are installed. It lists azure_ml only without
+MLflow, and flyte never (transformers 5.23)."""
 
 _BATCH = 100
 """Parameters that MLflow accepts in one call."""

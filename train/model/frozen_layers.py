@@ -6,7 +6,7 @@ step costs the upper layers alone, forward and backward.
 
 The model itself is unchanged. A hook takes the cached states out of the call, skips the frozen
 layers and passes the states to the first trained layer; without cached states the whole model
-runs. This works for every architecture that passes its layers one after another;
+runs. This works for every architecture that runs its layers one after another;
 `check_equivalence` rejects the others.
 
 Shape suffixes: N texts, L tokens, T tokens of all texts, D features, C labels.

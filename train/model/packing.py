@@ -72,7 +72,7 @@ def without_padding(
         packing = PackedTraining(model.to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             packing.packed.check_equivalence(encoder.pad(encodings), tolerance=TOLERANCE)
-    except Exception as error:  # what a kernel or an architecture can raise here is open
+    except Exception as error:  # a kernel or an architecture may raise anything here
         return None, str(error)
     return packing, ""
 

@@ -18,10 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -64,7 +60,6 @@ class PushCallback(TrainerCallback):
             self._create_repository()
         except PublishRefused as refusal:
             raise ValueError(str(refusal)) from refusal
-        disable_progress_bars()  # of uploads, amid the training's own
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the push of a checkpoint, unless another one is still running."""
@@ -77,16 +72,14 @@ class PushCallback(TrainerCallback):
         staged = self._stage(checkpoint, "A checkpoint of a training run in progress.")
         self._jobs.append(self._upload(staged, f"Training in progress, step {state.global_step}"))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Wait for the pushes of checkpoints."""
-        self._report_failures(wait=True)
-        enable_progress_bars()
-
     def push_trained(self, directory: Path) -> None:
-        """Push the trained model in `directory` and wait for it.
+        """Wait for the pushes of checkpoints, then push the trained model in `directory`.
 
-        Raises ValueError if the upload fails. The directory stays, and rerunning `fit` pushes it.
+        Call it after the run's last collective operation: the other processes would wait there
+        during an upload, and time out. Raises ValueError if the upload fails. The directory
+        stays, and rerunning `fit` pushes it.
         """
+        self._report_failures(wait=True)
         staged = self._stage(directory, "The best checkpoint of a finished training run.")
         try:
             self._create_repository()

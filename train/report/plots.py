@@ -112,9 +112,8 @@ def learning_curve(log_history: Sequence[dict[str, Any]], metric: str) -> bytes 
         for key in ("loss", "eval_loss", f"eval_{metric}"):
             if key in entry and "epoch" in entry:
                 epochs, values = series.setdefault(key, ([], []))
-                if (
-                    entry["epoch"] not in epochs
-                ):  # the best checkpoint is evaluated again at the end
+                # At the end the best checkpoint is evaluated again, under the last epoch.
+                if entry["epoch"] not in epochs:
                     epochs.append(float(entry["epoch"]))
                     values.append(float(entry[key]))
     if not series:

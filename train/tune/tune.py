@@ -1,7 +1,7 @@
 """Search over a run's settings: `python -m train tune`.
 
 Decides whether a search can start, which trial is next and which files are kept. Trials run
-one after another in one process, because importing the libraries takes longer than many a
+one after another in one process, because importing the libraries takes longer than a short
 trial. Memory is freed between trials; if a trial takes the whole process down, the next worker
 finds it and retries its values. To use several GPUs, start several workers.
 
@@ -214,7 +214,7 @@ def _run_next(study: Study, search: Search) -> None:
             catch=FAILURES,
             callbacks=[lambda _, trial: print(_line(trial, search.metric))],
         )
-    gc.collect()  # only now has the trial's exception let go of its tensors
+    gc.collect()  # the trial's exception held its tensors until here
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     remove_finished_trial_dirs(study, search.directory)

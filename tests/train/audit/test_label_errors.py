@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.audit.label_errors import class_thresholds, cross_fit, find_label_issues
-from train.statistics.metrics import one_hot
+from train.audit.label_errors import LabelIssues, class_thresholds, cross_fit, find_label_issues
+from train.statistics.metrics import Choice, one_hot
 
 
 def clusters(rows: int, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -19,6 +19,14 @@ def clusters(rows: int, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     return features.astype(np.float32), true_N
 
 
+def cross_fit_issues(
+    features: np.ndarray, given: Choice, task: str, *, judged_C: np.ndarray, folds: int = 5
+) -> LabelIssues:
+    probs = cross_fit(features, given, task, folds=folds, seed=0).probs_NC
+    thresholds = class_thresholds(probs, given)
+    return find_label_issues(probs, given, task, thresholds_2C=thresholds, judged_C=judged_C)
+
+
 def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
     features, true_N = clusters(600, 6, seed=0)
     changed = np.random.default_rng(1).choice(600, 30, replace=False)
@@ -26,14 +34,7 @@ def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
     given_N[changed] = (given_N[changed] + 2) % 6
     given = one_hot(given_N, 6)
 
-    cross = cross_fit(features, given, "single_label", folds=5, seed=0)
-    found = find_label_issues(
-        cross.probs_NC,
-        given,
-        "single_label",
-        thresholds_2C=class_thresholds(cross.probs_NC, given),
-        judged_C=np.ones(6, dtype=bool),
-    )
+    found = cross_fit_issues(features, given, "single_label", judged_C=np.ones(6, dtype=bool))
 
     first = set(np.argsort(found.score_N)[:30].tolist())
     assert len(first & set(changed.tolist())) >= 28
@@ -62,14 +63,7 @@ def test_rows_of_labels_that_are_too_rare_are_not_judged() -> None:
     true_N[-2:] = 3
     given = one_hot(true_N, 4)
 
-    cross = cross_fit(features, given, "single_label", folds=5, seed=0)
-    found = find_label_issues(
-        cross.probs_NC,
-        given,
-        "single_label",
-        thresholds_2C=class_thresholds(cross.probs_NC, given),
-        judged_C=given.sum(axis=0) >= 5,
-    )
+    found = cross_fit_issues(features, given, "single_label", judged_C=given.sum(axis=0) >= 5)
 
     assert not found.suspect_N[-2:].any()
     assert (found.score_N[-2:] == 1).all()
@@ -87,13 +81,8 @@ def test_label_that_is_missing_or_needless_is_found_in_multi_label_data(kind: st
     given = true_NC.copy()
     given[changed, 1] = kind == "needless"
 
-    cross = cross_fit(features, given, "multi_label", folds=4, seed=0)
-    found = find_label_issues(
-        cross.probs_NC,
-        given,
-        "multi_label",
-        thresholds_2C=class_thresholds(cross.probs_NC, given),
-        judged_C=np.ones(4, dtype=bool),
+    found = cross_fit_issues(
+        features, given, "multi_label", judged_C=np.ones(4, dtype=bool), folds=4
     )
 
     assert len(set(np.argsort(found.score_N)[:30].tolist()) & set(changed.tolist())) >= 16

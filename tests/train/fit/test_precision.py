@@ -17,6 +17,7 @@ from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
 from train.fit.arguments import compute_precision, cpu_multiplies_bf16, training_arguments
 from train.fit.fit import fit
+from train.fit.resume import why_not_resumed
 from train.merge.merge import merge
 
 MakeConfig = Callable[..., dict[str, Any]]
@@ -104,6 +105,27 @@ def test_run_keeps_its_format_and_its_bundle_is_that_of_the_trained_weights(
     assert "resuming from" in printed
     assert parity["adapter_merged"] <= 1e-4
     assert 1e-4 < parity["live_bf16"] <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("before", "is_advised"),
+    [
+        ({"precision": "bf16", "seed": 1}, True),
+        ({"precision": "bf16", "seed": 0}, False),
+        ({"seed": 1}, False),
+    ],
+)
+def test_keeping_the_precision_is_advised_only_where_nothing_else_differs(
+    before: dict[str, Any], is_advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.fit.resume.latest_complete", lambda directory: directory)
+    record = tmp_path / "run.json"
+    record.write_text(json.dumps(before))
+
+    refusal = why_not_resumed(tmp_path, record, {"precision": "fp32", "seed": 1})
+
+    assert "precision: " in refusal
+    assert ("set trainer.bf16" in refusal) is is_advised
 
 
 def test_processes_with_different_precisions_are_refused(

@@ -154,6 +154,15 @@ def test_finished_run_is_skipped_by_the_run_command(
     assert same == before
 
 
+def test_main_process_decides_for_all_whether_the_run_command_trains(
+    killable: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that trained alone, as on a CPU of another precision, would wait forever."""
+    monkeypatch.setattr("train.fit.fit.broadcast_object_list", lambda own: [True])
+
+    fit_unless_done(RunConfig.model_validate(killable | {"seed": 1}))
+
+
 def test_checkpoints_of_another_configuration_are_refused(
     killable: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -15,7 +15,6 @@ from publishing import Run, copy_of
 from serve.bundle.seal import open_bundle
 
 REPO = "me/topics"
-WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture

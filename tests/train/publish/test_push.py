@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from hub_standin import running_hub
+from huggingface_hub.utils import are_progress_bars_disabled
 from processes import run
+from transformers import TrainerCallback
 
 from train.config.run import RunConfig
 from train.fit.arguments import training_arguments
+from train.fit.fit import fit
+from train.publish.push import PushCallback
 
 TWICE = """
 import os, sys
@@ -85,3 +89,57 @@ def test_strategy_that_needs_the_optimizer_state_is_refused(
 
     with pytest.raises(ValueError, match=f"`trainer.hub_strategy` = '{strategy}' .* pickle"):
         training_arguments(RunConfig.model_validate(values))
+
+
+@pytest.fixture
+def pushing(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunConfig:
+    """A run of one step that pushes its checkpoint, to a Hub that accepts a repository."""
+    steps = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "push_to_hub": True}
+    monkeypatch.setattr(PushCallback, "_create_repository", lambda self: None)
+    monkeypatch.setattr("train.publish.push.with_retries", lambda attempt, place: attempt())
+    values = make_config(
+        tmp_path / "run", trainer=steps | evaluation, model={"head_init": "random"}
+    )
+    return RunConfig.model_validate(values)
+
+
+def test_pushes_are_awaited_only_after_the_last_evaluation(
+    pushing: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other processes would wait there for the main process, and time out."""
+    events: list[str] = []
+
+    class Upload:
+        def done(self) -> bool:
+            return False
+
+        def exception(self) -> None:
+            events.append("awaited")
+
+        def result(self) -> None:
+            events.append("pushed")
+
+    class Evaluations(TrainerCallback):
+        def on_evaluate(self, *_: Any, **__: Any) -> None:
+            events.append("evaluated")
+
+    monkeypatch.setattr(PushCallback, "_upload", lambda self, staged, message: Upload())
+
+    fit(pushing, callbacks=[Evaluations()])
+
+    assert events == ["evaluated", "evaluated", "awaited", "pushed"]
+
+
+def test_progress_bars_are_back_after_a_failed_training(pushing: RunConfig) -> None:
+    class Failure(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            assert are_progress_bars_disabled()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(pushing, callbacks=[Failure()])
+
+    assert not are_progress_bars_disabled()
