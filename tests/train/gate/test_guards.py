@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from outcomes import answers_of, some_answers
 from processes import run
 
 from serve.stats import wilson
@@ -11,9 +11,6 @@ from train.config.sections import GateSection
 from train.gate.guards import holm, recall_check
 from train.gate.judge import build_gate_report
 from train.statistics.resampling import Predictions
-
-Outcome = NDArray[np.bool_]
-from outcomes import answers_of, some_answers
 
 
 def test_holm_stops_at_the_first_that_is_not_small_enough() -> None:

@@ -6,16 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from outcomes import outcomes
 
 from serve.stats import wilson
 from train.statistics.comparison import decide, promotes
 from train.statistics.paired import (
     split_discordance,
 )
-
-Outcome = NDArray[np.bool_]
-from outcomes import outcomes
 
 
 @pytest.mark.parametrize(

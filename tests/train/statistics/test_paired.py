@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from outcomes import NORMAL, by_enumeration
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
@@ -27,9 +27,6 @@ from train.statistics.paired import (
     split_discordance,
     superiority_power,
 )
-
-Outcome = NDArray[np.bool_]
-from outcomes import NORMAL, by_enumeration
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 0), (0, 5), (9, 2), (31, 25), (200, 150)])

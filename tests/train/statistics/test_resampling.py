@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from outcomes import some_answers
 
 from serve.stats import weighted_bootstrap
 from train.statistics.intervals import measure_all
 from train.statistics.metrics import scores
 from train.statistics.resampling import Predictions, ece_difference, f1_difference
-
-Outcome = NDArray[np.bool_]
-from outcomes import some_answers
 
 BOOTSTRAP: Any = {"alpha": 0.05, "resamples": 500, "seed": 0}
 
