@@ -90,7 +90,11 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    model_proto = program.model_proto
+    # The exporter notes the source lines of every node, with this machine's paths.
+    for node in (*model_proto.graph.node, *(n for f in model_proto.functions for n in f.node)):
+        del node.metadata_props[:]
+    return model_proto
 
 
 def channel_ranges(model: Any, batches: Sequence[Batch]) -> dict[str, Any]:

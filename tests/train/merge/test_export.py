@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from processes import ROOT
 from rows import make_rows
 
 from serve.bundle.seal import open_bundle
@@ -143,6 +144,13 @@ def test_export_serves_batches_of_any_size_and_length(bundles: Bundles, tmp_path
 
 def logits_of(labels: list[int]) -> Any:
     return np.eye(2, dtype=np.float32)[labels] * 4
+
+
+def test_export_holds_no_path_of_this_machine(bundles: Bundles) -> None:
+    content = (bundles("single") / "onnx" / "model_int8.onnx").read_bytes()
+
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content
 
 
 def test_gate_counts_agreement_and_accuracy() -> None:
