@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from processes import Server, children_of, left_after, running, wait_for, workers_of
+from processes import Server, children_of, left_after, paused, running, wait_for, workers_of
 from rows import make_rows
 
 from serve.inference.predictor import Predictor
@@ -42,13 +42,8 @@ def stopped(server: Server) -> Iterator[None]:
     """Stop the model processes for the duration of a `with` block."""
     workers = workers_of(server.process.pid)
     assert workers
-    for pid in workers:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(workers):
         yield
-    finally:
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
 
 
 def at_once(

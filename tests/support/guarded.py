@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from processes import Server, children_of, wait_for, workers_of
+from processes import Server, children_of, paused, wait_for, workers_of
 from prometheus_client.parser import text_string_to_metric_families
 from rows import make_rows
 
@@ -111,14 +109,8 @@ def gained(
 @contextmanager
 def only(server: Server, pid: int) -> Iterator[None]:
     """Stop all HTTP processes except one for the duration of a `with` block."""
-    others = [each for each in http_processes(server) if each != pid]
-    for each in others:
-        os.kill(each, signal.SIGSTOP)
-    try:
+    with paused(each for each in http_processes(server) if each != pid):
         yield
-    finally:
-        for each in others:
-            os.kill(each, signal.SIGCONT)
 
 
 def http_processes(server: Server) -> list[int]:

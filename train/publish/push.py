@@ -21,11 +21,12 @@ from huggingface_hub import HfApi, ModelCardData
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from train.portable import PICKLES, portable
+from train.portable import portable
 from train.publish.delivery import PublishRefused
 from train.publish.hub import with_retries
 
 _KEPT = {".json", ".safetensors", ".txt", ".model"}
+"""Suffixes that are pushed; none of them is a pickle's."""
 _OWN = {"trainer_state.json", "complete.json", "fit.json"}
 """Files that only the local checkpoints need: they hold paths, and sizes of unpushed files."""
 
@@ -136,7 +137,7 @@ class PushCallback(TrainerCallback):
 def _copy(folder: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.suffix in _KEPT - PICKLES and file.name not in _OWN:
+        if file.is_file() and file.suffix in _KEPT and file.name not in _OWN:
             shutil.copyfile(file, destination / file.name)
     settings = destination / "adapter_config.json"
     if settings.is_file():  # peft writes the path of the base on this machine
