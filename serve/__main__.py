@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from serve.bundle.seal import open_bundle
-from serve.config import ServeConfig, load_config
+from serve.config import load_config
+from serve.settings import ServeConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,13 +30,13 @@ from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 
 from serve.bundle.seal import Bundle
-from serve.config import ServeConfig
 from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
 from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
+from serve.settings import ServeConfig
 from serve.supervisor import Supervisor, end_processes
 
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from serve.bundle.seal import Bundle
-from serve.config import ServeConfig
+from serve.settings import ServeConfig
 
 
 def run_server(bundle: Bundle, config: ServeConfig) -> int:

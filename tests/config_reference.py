@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from serve.config import ServeConfig
+from serve.settings import ServeConfig
 from train.config.run import RunConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"

@@ -20,7 +20,8 @@ from processes import ROOT, Server
 
 from serve.__main__ import _parser as serve_parser
 from serve.bundle.manifest import Measured
-from serve.config import Config, ServeConfig, load_config, parse_yaml
+from serve.config import Config, load_config, parse_yaml
+from serve.settings import ServeConfig
 from train.__main__ import _parser as train_parser
 from train.config.run import RunConfig
 

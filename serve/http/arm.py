@@ -14,7 +14,6 @@ from prometheus_client import Counter
 
 from serve.bundle.manifest import Manifest
 from serve.bundle.seal import Bundle
-from serve.config import ServeConfig
 from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.engine.workers import WorkerPool
@@ -23,6 +22,7 @@ from serve.inference.placement import PRECISION, pick_backend
 from serve.inference.predictor import WARM_UP, load_encoder
 from serve.inference.scores import Activation, default_activation, json_heads
 from serve.inference.text import Encoding, TextEncoder
+from serve.settings import ServeConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from starlette.requests import Request
 
-from serve.config import ServeConfig
 from serve.engine.metrics import HttpMetrics
 from serve.http.arm import Arm
 from serve.http.context import context_of
 from serve.inference.decision import Decision
 from serve.inference.scores import Activation, Array, activate
 from serve.inference.text import Encoding, Text, count_tokens
+from serve.settings import ServeConfig
 
 THREAD_CHARACTERS = 8192
 """A request with more characters is tokenized in a thread, so that others need not wait."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from serve.config import ServeConfig
 from serve.http.arm import Arm
 from serve.http.schemas import RequestError, list_of_texts
 from serve.inference.text import Text
+from serve.settings import ServeConfig
 
 
 def checked_texts(

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.config import ServeConfig
 from serve.http.arm import Arm
 from serve.http.context import arm_of
 from serve.http.protocols.checks import check_abstain, checked_texts
@@ -21,6 +20,7 @@ from serve.http.schemas import TEXT, Parameters, RequestError, Score, Verdict, p
 from serve.http.service import Service
 from serve.http.wire import classify, read_body
 from serve.inference.text import Text
+from serve.settings import ServeConfig
 
 _TEXTS = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}
 

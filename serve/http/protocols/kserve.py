@@ -14,7 +14,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.config import ServeConfig
 from serve.http.arm import Arm
 from serve.http.context import arm_of
 from serve.http.protocols.checks import checked_texts
@@ -33,6 +32,7 @@ from serve.http.protocols.tensors import read_infer, requested_outputs, write_ou
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
+from serve.settings import ServeConfig
 
 BODIES = (InstancesRequest, InferRequest)
 

@@ -19,7 +19,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.config import ServeConfig
 from serve.http.arm import Arm
 from serve.http.context import arm_of
 from serve.http.protocols.checks import check_abstain
@@ -43,6 +42,7 @@ from serve.http.wire import (
 )
 from serve.inference.decision import Decision
 from serve.inference.scores import ranked_json
+from serve.settings import ServeConfig
 
 BODIES = (PredictRequest,)
 

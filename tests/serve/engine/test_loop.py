@@ -17,7 +17,6 @@ import pytest
 from litserve.transport.factory import TransportConfig
 from rows import make_rows
 
-from serve.config import ServeConfig
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
@@ -33,6 +32,7 @@ from serve.engine.transport import (
 from serve.inference.predictor import Predictor, Throughput
 from serve.inference.text import Encoding
 from serve.litserver import ClassifierAPI
+from serve.settings import ServeConfig
 
 TEXTS = [row["text"] for row in make_rows(40, seed=8)]
 COLUMNS = ("input_ids", "token_type_ids")

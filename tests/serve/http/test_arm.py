@@ -18,12 +18,12 @@ from processes import ROOT, running
 from rows import make_rows
 
 from serve.bundle.seal import Bundle, open_bundle, seal
-from serve.config import ServeConfig
 from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.http.api import build
 from serve.http.arm import Arm, build_arm
 from serve.http.service import Service
+from serve.settings import ServeConfig
 
 TEXTS = [row["text"] for row in make_rows(40, seed=77)]
 

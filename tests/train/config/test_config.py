@@ -10,8 +10,9 @@ from accelerate.commands.config.config_args import ClusterConfig
 from processes import ROOT
 from pydantic import BaseModel
 
-from serve.config import ServeConfig, load_config, parse_yaml
+from serve.config import load_config, parse_yaml
 from serve.http.tracing import check_installed
+from serve.settings import ServeConfig
 from train.config import sections
 from train.config.run import RunConfig
 from train.fit.arguments import training_arguments
