@@ -12,7 +12,14 @@ import typing
 import warnings
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from serve.config import Config
 
@@ -48,8 +55,23 @@ class LoraSection(Config):
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     """Scale: the update is multiplied by lora_alpha / r."""
 
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "all-linear"
+    )
     """Names of the layers that get an adapter, or all-linear."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Take a bare string as a name; peft would take it as a regular expression."""
+        if value == "all-linear":
+            return value
+        names = [value] if isinstance(value, str) else value
+        if not (isinstance(names, list | tuple) and names):
+            raise ValueError("expected all-linear, or names of layers such as [query, value]")
+        if any(not isinstance(name, str) or not name for name in names):
+            raise ValueError("expected names of layers such as [query, value]")
+        return tuple(names)
 
     @model_validator(mode="after")
     def _check_other_fields(self) -> Self:

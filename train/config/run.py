@@ -6,6 +6,8 @@ under `output_dir`. For how YAML and overrides are read, see `serve.config`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,31 +23,10 @@ from train.config.sections import (
     EvaluationSection,
     GateSection,
     PublishSection,
+    without,
 )
 from train.config.template_spec import Feature, fields_of
-
-_OWNED = {
-    "output_dir": "set output_dir",
-    "seed": "set seed",
-    "data_seed": "set seed",
-    "label_smoothing_factor": "set loss.label_smoothing",
-    "train_sampling_strategy": "set data.group_by_length",
-    "group_by_length": "set data.group_by_length",
-    "remove_unused_columns": "set data.text_columns and data.label_column",
-    "resume_from_checkpoint": "a rerun resumes automatically, and `fit --fresh` restarts",
-    "do_train": "`fit` always trains",
-    "do_eval": "set trainer.eval_strategy",
-    "load_best_model_at_end": "the best checkpoint is always kept",
-    "save_only_model": "a checkpoint without optimizer state cannot be resumed",
-    "dataloader_drop_last": "the sampler returns complete global batches",
-    "auto_find_batch_size": "set trainer.per_device_train_batch_size",
-    "batch_eval_metrics": "metrics are computed on all rows at once",
-    "accelerator_config": "batch distribution across processes cannot be changed",
-    "ignore_data_skip": "a resumed run sees the same rows as an uninterrupted one",
-    "restore_callback_states_from_checkpoint": "callbacks are always restored",
-    "hub_token": "set HF_TOKEN or run `hf auth login`; configurations are published",
-}
-"""Fields of TrainingArguments that Textloop sets, and what to set instead."""
+from train.config.trainer_keys import check_names_and_types, check_values
 
 
 class DeriveSection(Config):
@@ -130,6 +111,9 @@ class ModelConfig(Config):
     revision: str | None = None
     """Commit, tag or branch; required for a Hub model."""
 
+    pad_token: Annotated[str, Field(min_length=1)] | None = None
+    """Token of the base's vocabulary to pad with, for bases without one, such as GPT-2."""
+
     max_length: Annotated[int, Field(ge=4)] = 128
     """Maximum tokens per input, including special tokens; longer texts are truncated."""
 
@@ -156,11 +140,19 @@ class LossSection(Config):
     """The loss function, for training and for evaluation during training."""
 
     class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """Weight per label; balanced weights each label by its inverse frequency."""
+    """Weight per label, over 0; balanced weights each label by its inverse frequency."""
 
     @field_validator("class_weights", mode="before")
     @classmethod
-    def _names(cls, value: Any) -> Any:
+    def _check_weights(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("expected `balanced`, or a weight per label such as {spam: 2.0}")
+        for label, weight in value.items():
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (is_number and math.isfinite(weight) and weight > 0):
+                raise ValueError(f"the weight of {label!r} must be a finite number over 0")
         return _string_keys(value)
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -170,6 +162,19 @@ class LossSection(Config):
 def _string_keys(value: Any) -> Any:
     """Turn keys into strings: YAML reads the label 0 as a number."""
     return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _changed(section: Config) -> list[str]:
+    """Return the names of the fields that differ from their defaults."""
+    extra = section.model_extra or {}
+    return [
+        *(
+            name
+            for name, field in type(section).model_fields.items()
+            if getattr(section, name) != field.default
+        ),
+        *extra,
+    ]
 
 
 class RunConfig(Config):
@@ -211,37 +216,12 @@ class RunConfig(Config):
 
     tune: TuneSection = Field(default=TuneSection(), exclude=True)  # not part of a run's identity
 
-    @field_validator("trainer")
-    @classmethod
-    def _refuse_owned(cls, trainer: dict[str, Any]) -> dict[str, Any]:
-        for key in trainer:
-            if key in _OWNED:
-                raise ValueError(f"`trainer.{key}` is managed by Textloop: {_OWNED[key]}")
-        return trainer
-
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
-        if self.method != "lora" and self.lora != LoraSection():
-            raise ValueError(
-                f"`lora` is set but `method` is {self.method}; remove it or set method: lora"
-            )
-        ignored = sorted(set(self.trainer) - {"use_cpu"})
-        if self.method == "probe" and (ignored or self.early_stopping_patience):
-            raise ValueError(
-                "`method: probe` does not use the Trainer, so "
-                f"`{'trainer.' + ignored[0] if ignored else 'early_stopping_patience'}` would be "
-                "ignored; remove it"
-            )
-        if self.method == "probe" and (
-            self.model.trained_layers
-            or self.model.head_init != "probe"
-            or self.model.head_learning_rate
-        ):
-            raise ValueError(
-                "`method: probe` trains no layer and always fits the head; remove "
-                "model.trained_layers, model.head_init and model.head_learning_rate"
-            )
-        if self.model.quantize:
+        check_names_and_types(self.trainer)
+        if self.method != "probe":
+            check_values(self.trainer)
+        if self.model.quantize and self.method != "probe":
             self._check_quantize()
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
@@ -260,14 +240,42 @@ class RunConfig(Config):
                 "lora.init_lora_weights"
             )
 
+    def ignored_settings(self) -> tuple[str, ...]:
+        """Return the keys that are set but have no meaning under `method`.
+
+        So `method=probe` and `method=full` are overrides of any configuration.
+        """
+        return tuple(self._ignored())
+
+    def _ignored(self) -> Iterator[str]:
+        if self.method != "lora":
+            yield from (f"lora.{key}" for key in _changed(self.lora))
+        if self.method == "probe":
+            yield from (f"trainer.{key}" for key in sorted(set(self.trainer) - {"use_cpu"}))
+            keys = ("quantize", "trained_layers", "head_init", "head_learning_rate")
+            yield from (f"model.{key}" for key in keys if key in _changed(self.model))
+            if self.early_stopping_patience is not None:
+                yield "early_stopping_patience"
+
+    @property
+    def quantize(self) -> Literal["4bit"] | None:
+        """`model.quantize` under method lora, None under the others."""
+        return self.model.quantize if self.method == "lora" else None
+
     def training_settings(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, as JSON values.
 
         Data sources are left out: rows are compared by content, not by where they came from.
         """
-        sources = {"train", "validation", "test", "fixes"}
-        exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": sources}
-        return self.model_dump(mode="json", exclude=exclude)
+        settings = self.model_dump(mode="json")
+        by_logging = self.trainer.get("eval_strategy") == "steps" and not self.trainer.get(
+            "eval_steps"
+        )
+        sources = ("data.train", "data.validation", "data.test", "data.fixes")
+        left_out = {*NOT_TRAINING, *sources, *self.ignored_settings()}
+        if by_logging:  # transformers then evaluates every so many steps
+            left_out -= {"trainer.logging_steps"}
+        return without(settings, left_out)
 
     @property
     def is_pair(self) -> bool:

@@ -16,6 +16,7 @@ from pydantic import model_validator as check_whole
 
 from serve.config import Config, explain
 from train.config.sections import NOT_TRAINING
+from train.config.trainer_keys import metric_problem
 
 Number = StrictInt | StrictFloat
 Run = TypeVar("Run", bound=Config)
@@ -111,6 +112,13 @@ class TuneSection(Config):
     def _flatten(cls, value: Any) -> Any:
         """Turn nested sections, as overrides make them, into dotted names."""
         return dict(_dotted(value)) if isinstance(value, dict) else value
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: str | None) -> str | None:
+        if metric is not None and (problem := metric_problem(metric)):
+            raise ValueError(problem)
+        return metric
 
     @field_validator("space")
     @classmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import copy
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,9 +21,56 @@ NOT_TRAINING = frozenset(
         "audit",
         "publish",
         "tune",
+        *(
+            f"trainer.{name}"
+            for name in (
+                "logging_steps",
+                "logging_strategy",
+                "logging_first_step",
+                "log_level",
+                "log_level_replica",
+                "log_on_each_node",
+                "disable_tqdm",
+                "report_to",
+                "run_name",
+                "project",
+                "trackio_space_id",
+                "trackio_bucket_id",
+                "trackio_static_space_id",
+                "include_num_input_tokens_seen",
+                "skip_memory_metrics",
+                "save_total_limit",
+                "save_on_each_node",
+                "enable_jit_checkpoint",
+                "push_to_hub",
+                "hub_model_id",
+                "hub_strategy",
+                "hub_private_repo",
+                "hub_always_push",
+                "hub_revision",
+                "dataloader_num_workers",
+                "dataloader_pin_memory",
+                "dataloader_persistent_workers",
+                "dataloader_prefetch_factor",
+                "dataloader_multiprocessing_context",
+                "ddp_timeout",
+            )
+        ),
     }
 )
 """Keys and sections of a run that do not affect the trained weights."""
+
+
+def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return settings without these dotted keys; those that are not there are no mistake."""
+    kept = copy.deepcopy(settings)
+    for key in keys:
+        *sections, last = key.split(".")
+        inner: Any = kept
+        for section in sections:
+            inner = inner.get(section, {})
+        inner.pop(last, None)
+    return kept
 
 
 class GateSection(Config):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import TrainingArguments
 
 from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
+from train.config.trainer_keys import LOGGING_STEPS
 from train.publish.push import without_push
 
 FITTED_HEAD_LR = 0.1
@@ -23,14 +23,6 @@ order that differs between two folds."""
 
 def training_arguments(config: RunConfig) -> TrainingArguments:
     """Build the Trainer's arguments: the configuration's `trainer` over Textloop's defaults."""
-    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    if unknown := sorted(set(config.trainer) - known):
-        raise ValueError(f"`trainer.{unknown[0]}` is not a field of TrainingArguments")
-    if config.trainer.get("save_total_limit") == 1:
-        raise ValueError(
-            "`trainer.save_total_limit` must be at least 2: the best and the last checkpoint are "
-            "both kept"
-        )
     cuda = torch.cuda.is_available() and not config.trainer.get("use_cpu", False)
     values: dict[str, Any] = {
         "per_device_train_batch_size": 32,
@@ -42,7 +34,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "save_total_limit": 2,
-        "logging_steps": 20,
+        "logging_steps": LOGGING_STEPS,
         "logging_nan_inf_filter": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "metric_for_best_model": "accuracy" if config.task == "single_label" else "f1_micro",
@@ -62,7 +54,21 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "restore_callback_states_from_checkpoint": True,
     }
     with matmul_precision("highest"):  # restores the process-wide state that `tf32` sets
+        return _construct(values, config.trainer)
+
+
+def _construct(values: dict[str, Any], own: dict[str, Any]) -> TrainingArguments:
+    """Construct the arguments; a refusal names the key of the configuration that causes it."""
+    try:
         return TrainingArguments(**values)
+    except (TypeError, ValueError, ImportError) as error:
+        for key in sorted(own):
+            try:
+                TrainingArguments(**{name: values[name] for name in values if name != key})
+            except (TypeError, ValueError, ImportError):
+                continue
+            raise ValueError(f"`trainer.{key}` = {own[key]!r}: {error}") from error
+        raise ValueError(f"trainer: {error}") from error
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -21,7 +21,7 @@ from train.config.run import RunConfig
 from train.data.splits import Split
 from train.fit.run import Run
 from train.fit.tokens import Tokens, write_tokens
-from train.model.base import Base, weights_sha256
+from train.model.base import Base
 from train.model.frozen_layers import (
     CACHED_HIDDEN_STATES,
     CachedHiddenStates,
@@ -29,6 +29,7 @@ from train.model.frozen_layers import (
     store_states,
 )
 from train.model.packing import PackedTraining
+from train.model.source import base_content
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def cache_hidden_states(run: Run, base: Base, splits: list[datasets.Dataset]) ->
             base.encoder,
             encodings,
             config.output_dir / "cache",
-            base=weights_sha256(config.model) or f"{config.model.base}@{config.model.revision}",
+            base=json.dumps([base_content(config.model), config.quantize]),
             device=run.device,
             progress=bar.update,
         )

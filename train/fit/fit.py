@@ -42,7 +42,7 @@ from train.fit.tokens import Tokens
 from train.fit.tracking import RunRecord
 from train.fit.trainer import ClassifierTrainer
 from train.fit.training_metrics import ValidationMetrics
-from train.model.adapters import add_lora, freeze_below
+from train.model.adapters import add_lora, check_targets, freeze_below
 from train.model.base import Base, load_base
 from train.model.last_layer import shorten_last_layer
 from train.model.loss import Loss, make_loss
@@ -67,13 +67,16 @@ def fit(
     run = start_run(config, data)
     checkpoint = prepare_run(run, fresh=fresh)
     set_seed(config.seed)
-    base = load_base(config, run.data.labels)
-    for note in base.notes:
-        run.say(f"note: {note}")
     loss = make_loss(config.loss, config.task, run.data.labels, run.data.train.labels)
+    base = load_base(config, run.data.labels)
+    if config.method == "lora":
+        check_targets(base, config)
+    for note in [*base.notes, *run.notes]:
+        run.say(f"note: {note}")
     inputs = encode_splits(run, base)
     packing = choose_batches(run, base, inputs)
-    if config.model.head_init == "probe" and checkpoint is None:
+    fits_probe = config.method == "probe" or config.model.head_init == "probe"
+    if fits_probe and checkpoint is None:
         init_from_probe(run, base, inputs, loss)
     if config.method == "probe":
         trained = evaluate_probe(run, base, inputs, loss)
@@ -212,7 +215,7 @@ def evaluate_best(run: Run, base: Base, trainer: ClassifierTrainer) -> Trained:
         metrics={key.removeprefix("eval_"): value for key, value in metrics.items()},
         record={
             "trained_modules": base.trained_modules,
-            "precision": run.config.model.quantize or compute_precision(run.arguments),
+            "precision": run.config.quantize or compute_precision(run.arguments),
             "global_step": trainer.state.global_step,
             "log_history": trainer.state.log_history,
         },

@@ -16,11 +16,12 @@ from transformers import TrainingArguments
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
+from train.config.sections import NOT_TRAINING, without
 from train.data.splits import LabelledData
 from train.fit.arguments import global_batch, training_precision
 from train.fit.checkpoints import latest_complete, remove_partial
 from train.fit.run import Run
-from train.model.base import weights_sha256
+from train.model.source import base_content, weights_sha256
 
 
 def prepare_run(run: Run, *, fresh: bool) -> Path | None:
@@ -67,7 +68,7 @@ def why_not_resumed(directory: Path, record: Path, now: dict[str, Any]) -> str:
     if not latest_complete(directory):
         return ""
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    different = sorted(differences(before, now))
+    different = sorted(changes(before, now))
     if not different:
         return ""
     remedy = "choose another output_dir, or restart with `fit --fresh`"
@@ -83,7 +84,7 @@ def is_fitted(config: RunConfig, data: LabelledData, arguments: TrainingArgument
     if not file.is_file():
         return False
     fitted = json.loads(file.read_text(encoding="utf-8"))["run"]
-    return not differences(fitted, run_record(config, data, arguments))
+    return not changes(fitted, run_record(config, data, arguments))
 
 
 def run_record(
@@ -97,17 +98,34 @@ def run_record(
 def run_identity(config: RunConfig, data: LabelledData, *, global_batch: int) -> dict[str, Any]:
     """Return what makes two runs the same: everything that the result depends on.
 
-    Data, fixes and a local base are identified by content, not by path; `trainer.bf16` by the
+    Data, fixes and the base are identified by content, not by path; `trainer.bf16` by the
     precision that follows from it.
     """
-    settings = config.training_settings()
-    settings["trainer"].pop("bf16", None)
+    content = base_content(config.model)
     return {
-        "config": settings,
-        "base_weights_sha256": weights_sha256(config.model),
+        "config": without(config.training_settings(), ["trainer.bf16"]),
+        "base_weights_sha256": weights_sha256(content),
+        "base_content": content,
         "data": data.fingerprints,
         "global_batch": global_batch,
     }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return one line for each value in which the records of two runs differ.
+
+    A record of an earlier version may hold settings that affect no weights, which are left out,
+    and no hashes of the base's other files; the weights must be known, and equal, in any case.
+    """
+    if before.get("config"):
+        unneeded = NOT_TRAINING - {f"trainer.{key}" for key in now["config"]["trainer"]}
+        before = before | {"config": without(before["config"], unneeded)}
+    if "base_content" not in before:
+        now = {key: value for key, value in now.items() if key != "base_content"}
+    lines = differences(before, now)
+    if before and before.get("base_weights_sha256") is None and now.get("base_weights_sha256"):
+        lines.append("an earlier version recorded no hash of this base, so it cannot be compared")
+    return lines
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

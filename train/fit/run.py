@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
-from train.fit.arguments import training_arguments, training_precision
+from train.fit.arguments import global_batch, training_arguments, training_precision
 from train.fit.tracking import check_trackers
 
 
@@ -32,6 +32,21 @@ class Run:
         """The device of this process."""
         device: torch.device = self.arguments.device
         return device
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the settings."""
+        notes = []
+        if ignored := self.config.ignored_settings():
+            notes.append(f"method {self.config.method} does not use {', '.join(ignored)}")
+        rows, batch = len(self.data.train), global_batch(self.arguments)
+        if self.config.method != "probe" and batch > rows:
+            notes.append(
+                f"one batch of {batch} rows is larger than the {rows} training rows, which are "
+                f"repeated {batch / rows:.1f} times to fill it; lower "
+                "trainer.per_device_train_batch_size"
+            )
+        return notes
 
     def say(self, line: str) -> None:
         """Print a line, once for all processes."""

@@ -32,7 +32,7 @@ class ClassifierTrainer(Trainer):
     ) -> None:
         """head: names of the modules trained at `head_lr`. train_collator: collator of the
         training batches; `data_collator` is that of evaluation."""
-        super().__init__(**arguments)
+        super().__init__(preprocess_logits_for_metrics=_logits_alone, **arguments)
         self.train_collator = train_collator
         self.sampler = sampler
         self.head = set(head)
@@ -87,3 +87,8 @@ class ClassifierTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+
+def _logits_alone(outputs: Any, labels: Any) -> Any:
+    """Return the logits of an evaluation's outputs; some architectures add states to them."""
+    return outputs[0] if isinstance(outputs, tuple | list) else outputs

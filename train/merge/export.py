@@ -33,6 +33,7 @@ from onnx import helper, numpy_helper
 
 from serve.inference.pooling import load_classifier
 from serve.inference.text import Batch
+from train.model.compatibility import usable_positions
 
 WEIGHT_MAX = 63
 """Largest quantized weight: 2 * 255 * 63 < 2**15, the range of AVX2's accumulator."""
@@ -43,6 +44,9 @@ GELU_MINIMUM = 0.17005
 """GELU(x) >= -0.17004, its value at x = -0.7518."""
 
 EPSILON = 1e-12
+
+MAX_TOKENS = 65536
+"""Longest input of an export whose architecture states no limit."""
 
 
 def export_int8(model_directory: Path, batches: Sequence[Batch], destination: Path) -> None:
@@ -76,7 +80,8 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
     module = Logits()
     module.model = model
     rows = torch.export.Dim("N", min=1, max=65536)
-    tokens = torch.export.Dim("L", min=2, max=model.config.max_position_embeddings - 1)
+    positions = usable_positions(model) or MAX_TOKENS
+    tokens = torch.export.Dim("L", min=2, max=max(3, positions - 1))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals

@@ -16,7 +16,7 @@ from serve.inference.placement import pick_device
 from train.config.refusal import Refused
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
-from train.fit.resume import differences, run_identity
+from train.fit.resume import changes, run_identity
 from train.merge.calibrate import calibrate
 from train.merge.int8 import add_int8
 from train.merge.parity import TOLERANCE
@@ -56,8 +56,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
         int8 = None
         if config.export_int8:
             int8, calibration = add_int8(staging, config, data, merged, calibration)
-        base_sha256 = fitted["run"]["base_weights_sha256"]
-        bundle = seal_run(staging, config, data, merged, calibration, int8, base_sha256=base_sha256)
+        bundle = seal_run(staging, config, data, merged, calibration, int8, run=fitted["run"])
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record_validation_metrics(bundle, config, data, device=device)
@@ -77,14 +76,14 @@ def check_unchanged(
     """Raise ValueError if the adapter was trained with a different configuration or data."""
     now = run_identity(config, data, global_batch=trained["global_batch"])
     precision = trained.get("precision")  # merge computes in fp32 in any case
-    changes = differences(trained, {**now, "precision": precision})
+    found = changes(trained, {**now, "precision": precision})
     bf16 = bool(config.trainer.get("bf16", precision == "bf16"))
     if bf16 != (precision == "bf16"):
-        changes.append(f"precision: {precision!r} there, trainer.bf16={bf16} now")
-    if changes:
+        found.append(f"precision: {precision!r} there, trainer.bf16={bf16} now")
+    if found:
         raise ValueError(
             f"`{adapter}` was trained with a different configuration or data "
-            f"({'; '.join(sorted(changes))}); run merge with the configuration and data used by "
+            f"({'; '.join(sorted(found))}); run merge with the configuration and data used by "
             "fit, or rerun `train fit`"
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from serve.bundle.manifest import Calibration, Int8Export, TokenizerRules
 from serve.bundle.seal import Bundle, record_metrics, seal
@@ -30,9 +31,9 @@ def seal_run(
     calibration: Calibration | None,
     int8: Int8Export | None,
     *,
-    base_sha256: str | None,
+    run: dict[str, Any],
 ) -> Bundle:
-    """Seal the model directory `staging` as `output_dir/bundle`."""
+    """Seal the model directory `staging` as `output_dir/bundle`. run: the record of `fit`."""
     return seal(
         staging,
         config.output_dir / "bundle",
@@ -43,7 +44,8 @@ def seal_run(
         base_model={
             "base": portable(config.model.base),
             "revision": config.model.revision,
-            "weights_sha256": base_sha256,
+            "weights_sha256": run["base_weights_sha256"],
+            "content": run.get("base_content"),
         },
         config=portable_config(config),
         data=data.fingerprints,

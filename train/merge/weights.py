@@ -103,7 +103,7 @@ def merge_adapter(
     from peft import PeftModel
 
     base = load_base(config, labels).model
-    if config.model.quantize:
+    if config.quantize:
         base.dequantize()  # the adapters were trained on these weights, not the original ones
     settings = base.config
     with peft_warnings_off():

@@ -6,16 +6,21 @@ Shape suffixes: T tokens, I inputs, O outputs, R rank.
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from serve.inference.pooling import layers_of
 from train.config.run import RunConfig
 from train.model.base import Base
+
+_MATRICES = (nn.Linear, Conv1D)
+"""Layers that multiply by a matrix; GPT-2 has those of the second kind."""
 
 
 def add_lora(base: Base, config: RunConfig) -> Any:
@@ -61,6 +66,46 @@ def freeze_below(base: Base, config: RunConfig) -> Any:
     return base.model
 
 
+def check_targets(base: Base, config: RunConfig) -> None:
+    """Raise ValueError for an entry of the `lora` section that no layer of the base matches.
+
+    peft ignores it if another entry matches.
+    """
+    adaptable = {
+        name: module
+        for name, module in base.model.named_modules()
+        if isinstance(module, (*_MATRICES, nn.Embedding, nn.MultiheadAttention))
+        and not set(name.split(".")) & set(base.trained_modules)
+    }
+    linear = {n.rpartition(".")[2] for n, m in adaptable.items() if isinstance(m, _MATRICES)}
+    if config.lora.target_modules == "all-linear" and not linear:
+        raise ValueError(
+            f"model.base `{config.model.base}` has no linear layer for an adapter; "
+            "set method: full or method: probe"
+        )
+    targets, extra = config.lora.target_modules, config.lora.model_extra or {}
+    for target in targets if targets != "all-linear" else ():
+        if not any(_is_target(name, (target,)) for name in adaptable):
+            raise ValueError(
+                f"lora.target_modules names {target!r}, and `{config.model.base}` has no such "
+                f"layer; known: all-linear, {', '.join(sorted(linear))}"
+            )
+    chosen = [name for name in adaptable if _is_target(name, targets)]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in extra.get(key) or ():
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in chosen):
+                raise ValueError(f"lora.{key} names {pattern!r}, which matches no adapted layer")
+    wanted = extra.get("layers_to_transform")
+    count = base.model.config.num_hidden_layers
+    for number in [wanted] if isinstance(wanted, int) else wanted or ():
+        if not 0 <= number < count:
+            raise ValueError(
+                f"lora.layers_to_transform names layer {number}; the base has 0 to {count - 1}"
+            )
+    if config.model.trained_layers is not None:
+        _targets_in_trained_layers(base.model, config)
+
+
 def _targets_in_trained_layers(model: Any, config: RunConfig) -> list[str]:
     """Return the names of the linear layers in the trained layers that get an adapter."""
     count = config.model.trained_layers
@@ -70,7 +115,7 @@ def _targets_in_trained_layers(model: Any, config: RunConfig) -> list[str]:
         name
         for name, module in model.named_modules()
         if id(module) in upper
-        and isinstance(module, nn.Linear)
+        and isinstance(module, _MATRICES)
         and _is_target(name, config.lora.target_modules)
     ]
     if not targets:
@@ -84,8 +129,7 @@ def _targets_in_trained_layers(model: Any, config: RunConfig) -> list[str]:
 def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
     if targets == "all-linear":
         return True
-    names = (targets,) if isinstance(targets, str) else targets
-    return any(name == target or name.endswith(f".{target}") for target in names)
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 @contextlib.contextmanager

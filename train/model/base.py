@@ -9,7 +9,6 @@ therefore trains and saves in full. A saved model loads in the stock
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from serve.files import sha256_of
 from serve.inference.pooling import MeanPooling, is_pooled
 from serve.inference.text import TextEncoder
 from train.config.run import ModelConfig, RunConfig
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+from train.model.compatibility import check_positions, padding_note, reconcile, set_pad_token
+from train.model.source import check_source, encoder_decoder_problem, locate_base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,70 +38,34 @@ class Base:
     """What the user should know about the base."""
 
 
-def locate_base(model: ModelConfig) -> tuple[str, str | None]:
-    """Return the directory or Hub id of the base, and the revision of a Hub id.
-
-    Raises ValueError for a base that does not exist, and for a Hub id without a revision.
-    """
-    base = model.base
-    if base.startswith("package:"):
-        package, _, inside = base.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"model.base `{base}`: no package `{package}`; pip install it")
-        path = Path(spec.submodule_search_locations[0]) / inside
-        if not (path / "config.json").is_file():
-            raise ValueError(f"model.base `{base}`: no config.json in `{path}`")
-        return str(path), None
-    if Path(base).is_dir():
-        return base, None
-    if not _HUB_ID.fullmatch(base) or base.startswith("."):
-        raise ValueError(
-            f"model.base `{base}` is no directory; expected one, package:NAME/PATH or a Hub id"
-        )
-    if model.revision is None:
-        raise ValueError(
-            f"model.base `{base}` is no directory, and a Hub id needs model.revision: a commit "
-            "pins it, `main` takes the newest"
-        )
-    return base, model.revision
-
-
-def weights_sha256(model: ModelConfig) -> str | None:
-    """Return the SHA-256 of a local base's model.safetensors, or None for a Hub id.
-
-    A Hub id is pinned by its revision.
-    """
-    path, revision = locate_base(model)
-    file = Path(path) / "model.safetensors"
-    if revision is not None or not file.is_file():
-        return None
-    return sha256_of(file)
-
-
 def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     """Load the base in fp32 with a new head, and replace an untrained pooler.
 
-    Raises ValueError if the base cannot be loaded, if `max_length` exceeds its positions, and if
-    its head does not support `model.pooling: mean`.
+    Raises ValueError if the base cannot be loaded or trained, if `max_length` exceeds its
+    positions, and if its head does not support `model.pooling: mean`.
     """
     path, revision = locate_base(config.model)
+    check_source(config.model)
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
+    source["trust_remote_code"] = False
     if revision is None:
         _refuse_mean_pooled(config.model, Path(path))
         transformers_logging.disable_progress_bar()  # there is no download to watch
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         settings = _architecture(config, labels, path, source)
-        model, info = _load_model(config.model, settings, path, source)
+        set_pad_token(config.model, tokenizer, settings)
+        model, info = _load_model(config, settings, path, source)
     except OSError as error:
         raise ValueError(f"model.base `{config.model.base}` cannot be loaded: {error}") from error
-    _check_tokenizer(config.model, tokenizer, settings)
+    reconcile(config.model, model, tokenizer)
     head_name, head = last_linear(model)
     if config.model.head_init == "random":
         head.reset_parameters()  # the base may bring a head for other labels
-    trained = _untrained_modules(model, head_name, info)
-    notes = []
+    trained = _untrained_modules(config.model, model, head_name, info)
+    encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
+    check_positions(config.model, model, encoder)
+    notes = list(padding_note(config.model, model, encoder))
     if state := _replace_untrained_pooler(model, is_missing="pooler" in trained):
         trained.add("pooler")
         notes.append(
@@ -115,9 +77,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         notes.append("model.pooling=mean: the bundle loads in Textloop, not in stock classes")
     return Base(
         model=model,
-        encoder=TextEncoder.of(
-            tokenizer, max_length=config.model.max_length, is_pair=config.is_pair
-        ),
+        encoder=encoder,
         trained_modules=tuple(sorted(trained)),
         notes=tuple(notes),
     )
@@ -143,6 +103,9 @@ def _architecture(
         problem_type=f"{config.task}_classification",
         **source,
     )
+    if settings.is_encoder_decoder:
+        problem = encoder_decoder_problem(settings.model_type)
+        raise ValueError(f"model.base `{config.model.base}` {problem}")
     if config.model.pooling == "mean" and hasattr(settings, "classifier_pooling"):
         settings.classifier_pooling = "mean"  # ModernBERT's own
     if config.model.dropout is not None:
@@ -158,10 +121,10 @@ def _set_dropout(settings: Any, dropout: float) -> None:
 
 
 def _load_model(
-    model: ModelConfig, settings: Any, path: str, source: dict[str, Any]
+    config: RunConfig, settings: Any, path: str, source: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Load the weights in fp32, or in 4 bits; returns the model and transformers' loading_info."""
-    quantized = {"quantization_config": four_bit()} if model.quantize else {}
+    quantized = {"quantization_config": four_bit()} if config.quantize else {}
     # Without `dtype` transformers loads in the checkpoint's own.
     loaded, info = AutoModelForSequenceClassification.from_pretrained(
         path,
@@ -197,19 +160,6 @@ def four_bit() -> Any:
     )
 
 
-def _check_tokenizer(model: ModelConfig, tokenizer: Any, settings: Any) -> None:
-    """Raise ValueError without a pad token, and if max_length exceeds the base's positions."""
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"the tokenizer of `{model.base}` has no pad token; give it one")
-    positions = getattr(settings, "max_position_embeddings", None)
-    limit = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
-    if model.max_length > limit:
-        raise ValueError(
-            f"model.max_length = {model.max_length}, but `{model.base}` takes at most "
-            f"{limit} tokens"
-        )
-
-
 def last_linear(model: Any) -> tuple[str, nn.Linear]:
     """Return the name and layer that compute the logits: the last linear one outside the base.
 
@@ -228,12 +178,24 @@ def last_linear(model: Any) -> tuple[str, nn.Linear]:
     return head[-1]
 
 
-def _untrained_modules(model: Any, head_name: str, info: dict[str, Any]) -> set[str]:
-    """Return the modules with weights that the base does not bring, and the head."""
+def _untrained_modules(
+    base: ModelConfig, model: Any, head_name: str, info: dict[str, Any]
+) -> set[str]:
+    """Return the modules with weights that the base does not bring, and the head.
+
+    Raises ValueError if the base lacks weights below its head and pooler: they would be random.
+    """
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     prefix = model.base_model_prefix + "."
-    names = {head_name, *info["missing_keys"], *mismatched}
-    return {name.removeprefix(prefix).split(".")[0] for name in names}
+    absent = sorted({*info["missing_keys"], *mismatched})
+    body = [name for name in absent if name.startswith(prefix)]
+    if lacking := [name for name in body if "pooler" not in name.split(".")]:
+        raise ValueError(
+            f"model.base `{base.base}` lacks {len(lacking)} of the weights that its config.json "
+            f"describes, such as `{lacking[0]}`: they would be random; the download may be "
+            "incomplete, or config.json is that of another model"
+        )
+    return {name.removeprefix(prefix).split(".")[0] for name in {head_name, *absent}}
 
 
 def _replace_untrained_pooler(model: Any, *, is_missing: bool) -> str | None:

@@ -165,8 +165,8 @@ def store_states(
 ) -> CachedHiddenStates:
     """Run the frozen layers over texts, or reuse the file of an earlier run in `directory`.
 
-    base: identifies the base's weights; the file name is a hash of it, the number of layers and
-    the token ids. progress: called with the number of texts after each batch.
+    base: identifies the content of the base; the file name is a hash of it, the number of layers
+    and the token ids. progress: called with the number of texts after each batch.
     Raises ValueError if the disk has too little space.
     """
     lengths = [len(encoding["input_ids"]) for encoding in encodings]

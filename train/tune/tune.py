@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from optuna import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from transformers import TrainingArguments
 
 from train.config.run import RunConfig
 from train.config.search_space import (
@@ -38,8 +36,7 @@ from train.config.search_space import (
 )
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
-from train.model.base import locate_base, weights_sha256
-from train.statistics.metrics import scores
+from train.model.source import base_content, check_source
 from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
     GRACE_S,
@@ -142,12 +139,14 @@ def prepare(config: RunConfig) -> Search:
             "with CUDA_VISIBLE_DEVICES=0 and so on"
         )
     metric = str(arguments.metric_for_best_model).removeprefix("eval_")
-    known = ["loss", *scores(np.eye(2, dtype=bool), np.eye(2, dtype=bool))]
-    if metric not in known:
-        raise ValueError(f"tune.metric `{metric}` is not measured; known: {', '.join(known)}")
     for corner in boundary_configs(config, settings.space):
-        _check_trainer(corner)
-        locate_base(corner.model)
+        ignored = sorted(settings.space.keys() & set(corner.ignored_settings()))
+        if ignored and "method" not in settings.space:
+            raise ValueError(
+                f"tune.space names `{ignored[0]}`, which `method: {corner.method}` does not use"
+            )
+        training_arguments(corner)
+        check_source(corner.model)
     rows = load_data(config, skip_test=True)
     print(
         f"data: {len(rows.train)} train, {len(rows.validation)} validation rows; "
@@ -167,25 +166,10 @@ def _identity(config: RunConfig, rows: LabelledData, space: dict[str, Dimension]
     """Collect what trials must have in common. Data count by content, not by path."""
     return {
         "config": config.training_settings(),
-        "base_weights_sha256": weights_sha256(config.model),
+        "base_content": base_content(config.model),
         "data": {name: rows.splits[name].fingerprint for name in ("train", "validation")},
         "space": {key: each.model_dump(mode="json") for key, each in space.items()},
     }
-
-
-def _check_trainer(config: RunConfig) -> None:
-    """Raise ValueError for a `trainer` section that fails on construction or in training."""
-    for key, value in config.trainer.items():
-        kind = TrainingArguments.__annotations__.get(key)
-        if kind in (int, "int") and not isinstance(value, int):
-            raise ValueError(
-                f"`trainer.{key}` = {value!r}: an integer is needed; in tune.space, write low, "
-                "high and step without a fraction"
-            )
-    try:
-        training_arguments(config)
-    except TypeError as error:
-        raise ValueError(f"`trainer` = {config.trainer}: {error}") from error
 
 
 def _run_next(study: Study, search: Search) -> None:

@@ -15,6 +15,7 @@ from serve.http.tracing import check_installed
 from serve.settings import ServeConfig
 from train.config import sections
 from train.config.run import RunConfig
+from train.config.trainer_keys import fields
 from train.fit.arguments import training_arguments
 
 MINIMAL = """
@@ -117,9 +118,27 @@ def test_labels_that_yaml_reads_as_numbers_are_names(minimal: Path) -> None:
     assert config.loss.class_weights == {"0": 2.5}
 
 
-def test_options_that_would_be_ignored_are_refused(minimal: Path) -> None:
-    with pytest.raises(ValueError, match="`lora` is set but `method` is full"):
-        load_config(RunConfig, minimal, ["method=full", "lora.r=4"])
+@pytest.mark.parametrize(
+    ("overrides", "ignored"),
+    [
+        (["method=full", "lora.r=4"], ("lora.r",)),
+        (["method=lora", "lora.r=4", "early_stopping_patience=2"], ()),
+        (
+            ["method=probe", "trainer.learning_rate=1", "early_stopping_patience=2"],
+            ("trainer.learning_rate", "early_stopping_patience"),
+        ),
+        (["method=probe", "model.trained_layers=1"], ("model.trained_layers",)),
+        (["method=probe", "lora.lora_dropout=0.1", "lora.r=4"], ("lora.r", "lora.lora_dropout")),
+        (["method=probe", "trainer.use_cpu=true", "model.head_init=probe"], ()),
+    ],
+)
+def test_a_method_is_an_override_and_what_it_ignores_is_named(
+    minimal: Path, overrides: list[str], ignored: tuple[str, ...]
+) -> None:
+    config = load_config(RunConfig, minimal, overrides)
+
+    assert config.ignored_settings() == ignored
+    assert not [key for key in ignored if key.split(".")[-1] in str(config.training_settings())]
 
 
 def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
@@ -130,10 +149,10 @@ def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_trainer_field_is_refused(minimal: Path) -> None:
-    config = load_config(RunConfig, minimal, ["trainer.learning_rat=1"])
-
-    with pytest.raises(ValueError, match=r"`trainer.learning_rat` is not a field"):
-        training_arguments(config)
+    with pytest.raises(
+        ValueError, match=r"`trainer.learning_rat` is not a field .* mean `trainer.learning_rate`"
+    ):
+        load_config(RunConfig, minimal, ["trainer.learning_rat=1"])
 
 
 def test_configuration_is_frozen(minimal: Path) -> None:
@@ -149,9 +168,15 @@ def test_sections_that_do_not_affect_training_are_not_part_of_its_settings(minim
         for name, field in RunConfig.model_fields.items()
     }
     config = load_config(RunConfig, minimal)
-    edited = load_config(RunConfig, minimal, ["gate.margin=0.02", "publish.description=x"])
+    edited = load_config(
+        RunConfig,
+        minimal,
+        ["gate.margin=0.02", "publish.description=x", "trainer.report_to=[tensorboard]"],
+    )
 
-    assert modules.keys() >= sections.NOT_TRAINING
+    top = {key for key in sections.NOT_TRAINING if "." not in key}
+    assert modules.keys() >= top
+    assert {key.removeprefix("trainer.") for key in sections.NOT_TRAINING - top} <= fields().keys()
     assert {name for name in modules if modules[name] == sections.__name__} <= sections.NOT_TRAINING
     assert edited.training_settings() == config.training_settings()
     assert not config.training_settings().keys() & sections.NOT_TRAINING

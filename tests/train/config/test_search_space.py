@@ -64,9 +64,10 @@ def test_values_that_a_run_does_not_take_are_refused_by_key(
 
 
 def test_incompatible_values_are_refused() -> None:
-    config = config_of({"method": {"choices": ["full", "lora"]}}, lora={"r": 4})
+    space = {"method": {"choices": ["full", "lora"]}}
+    config = config_of(space, model={"base": "b", "quantize": "4bit"})
 
-    with pytest.raises(ValueError, match=r"`lora` is set but `method` is full.*method='full'"):
+    with pytest.raises(ValueError, match=r"`model.quantize` is set .* is full.*method='full'"):
         list(boundary_configs(config, config.tune.space))
 
 

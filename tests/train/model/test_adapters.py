@@ -168,22 +168,6 @@ def test_probe_is_fitted_sealed_and_evaluated_without_a_trainer(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"trainer": {"num_train_epochs": 1}}, "`trainer.num_train_epochs` would be ignored"),
-        ({"early_stopping_patience": 2}, "`early_stopping_patience` would be ignored"),
-        ({"model": {"base": "b", "trained_layers": 1}}, "trains no layer"),
-        ({"lora": {"r": 4}}, "`lora` is set but `method` is probe"),
-    ],
-)
-def test_what_a_probe_would_ignore_is_refused(section: dict[str, Any], message: str) -> None:
-    values: dict[str, Any] = {"output_dir": "x", "data": {"train": "y"}, "model": {"base": "b"}}
-
-    with pytest.raises(ValueError, match=message):
-        RunConfig(**{**values, "method": "probe", **section})
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
         ({"method": "full"}, "`model.quantize` is set but `method` is full"),
         ({"lora": {"use_dora": True}}, "`model.quantize` goes with plain adapters"),
         ({"lora": {"init_lora_weights": "pissa"}}, "`model.quantize` goes with plain adapters"),
