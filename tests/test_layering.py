@@ -18,8 +18,8 @@ WINGS = {
         predictor pooling
     """.split(),
     "train": """
-        config statistics report data model portable evaluation publish audit gate fit merge tune
-        __main__
+        config statistics report data model portable evaluation publish audit gate fit preflight
+        merge tune __main__
     """.split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from serve.config import load_config
 from train.config.refusal import Refused
 from train.config.run import RunConfig
+from train.preflight import check_inputs, read_fitted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
+    check_inputs(config)
     from train.audit.prepare import prepare, summary_lines
 
     prepared = prepare(config, device=arguments.device)
@@ -58,6 +60,7 @@ def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
+    check_inputs(config)
     from train.fit.fit import fit
 
     fit(config, fresh=arguments.fresh)
@@ -65,6 +68,8 @@ def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
+    read_fitted(config.output_dir / "adapter")
+    check_inputs(config)
     from train.merge.merge import merge
     from train.merge.summary import summary_lines
 
@@ -88,6 +93,7 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
+    check_inputs(config)
     from accelerate import PartialState
 
     from train.fit.fit import fit_unless_done
@@ -121,6 +127,7 @@ def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
+    check_inputs(config)
     try:
         from train.tune.tune import tune
     except ModuleNotFoundError as error:

@@ -11,10 +11,12 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BertConfig,
+    BloomConfig,
     DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
@@ -34,7 +36,13 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
     "max_position_embeddings": 72,
 }
-DECODER: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+# Published decoders name a pad token in their tokenizer and none in their configuration.
+DECODER: dict[str, Any] = SIZES | {
+    "num_key_value_heads": 2,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pad_token_id": None,
+}
 RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -57,15 +65,32 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2Config(**DECODER),
     "qwen3": lambda: Qwen3Config(**DECODER, head_dim=16),
     "llama": lambda: LlamaConfig(**DECODER),
+    "gpt2": lambda: GPT2Config(vocab_size=80, n_embd=32, n_layer=2, n_head=2, n_positions=72),
+    "bloom": lambda: BloomConfig(vocab_size=80, hidden_size=32, n_layer=2, n_head=2),
 }
+
+NO_PAD_TOKEN = {"gpt2": "[SEP]"}
+"""Architectures whose tokenizers have no pad token, and the value of `model.pad_token`."""
 
 
 def base_of(name: str, tokenizer: Path, path: Path) -> Path:
     """Save a tiny random base of an architecture with the tests' tokenizer."""
-    torch.manual_seed(0)
-    AutoModel.from_config(CONFIGS[name]()).save_pretrained(path)
+    base_from(CONFIGS[name](), tokenizer, path)
     words = AutoTokenizer.from_pretrained(tokenizer)
+    if name in NO_PAD_TOKEN:
+        words.pad_token = None
     if name not in ("bert", "electra", "deberta", "deberta-v2", "deberta-v3"):
         words.model_input_names = ["input_ids", "attention_mask"]
+    words.save_pretrained(path)
+    return path
+
+
+def base_from(config: Any, tokenizer: Path, path: Path, **changes: Any) -> Path:
+    """Save a tiny random base; changes: attributes of its tokenizer."""
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(path)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    for name, value in changes.items():
+        setattr(words, name, value)
     words.save_pretrained(path)
     return path

@@ -18,6 +18,7 @@ from train.config.lora import LoraSection
 from train.config.search_space import TuneSection
 from train.config.sections import (
     NOT_TRAINING,
+    UNUSED,
     AuditSection,
     CalibrationSection,
     EvaluationSection,
@@ -248,14 +249,17 @@ class RunConfig(Config):
         return tuple(self._ignored())
 
     def _ignored(self) -> Iterator[str]:
-        if self.method != "lora":
-            yield from (f"lora.{key}" for key in _changed(self.lora))
-        if self.method == "probe":
-            yield from (f"trainer.{key}" for key in sorted(set(self.trainer) - {"use_cpu"}))
-            keys = ("quantize", "trained_layers", "head_init", "head_learning_rate")
-            yield from (f"model.{key}" for key in keys if key in _changed(self.model))
-            if self.early_stopping_patience is not None:
-                yield "early_stopping_patience"
+        for key in UNUSED[self.method]:
+            section, _, name = key.partition(".")
+            value = getattr(self, section)
+            if key == "trainer":
+                yield from (f"trainer.{each}" for each in sorted(set(value) - {"use_cpu"}))
+            elif name and name in _changed(value):
+                yield key
+            elif not name and isinstance(value, Config):
+                yield from (f"{key}.{each}" for each in _changed(value))
+            elif not name and value is not None:
+                yield key
 
     @property
     def quantize(self) -> Literal["4bit"] | None:
@@ -272,7 +276,7 @@ class RunConfig(Config):
             "eval_steps"
         )
         sources = ("data.train", "data.validation", "data.test", "data.fixes")
-        left_out = {*NOT_TRAINING, *sources, *self.ignored_settings()}
+        left_out = {*NOT_TRAINING, *sources, *UNUSED[self.method]}
         if by_logging:  # transformers then evaluates every so many steps
             left_out -= {"trainer.logging_steps"}
         return without(settings, left_out)

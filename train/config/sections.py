@@ -60,6 +60,22 @@ NOT_TRAINING = frozenset(
 )
 """Keys and sections of a run that do not affect the trained weights."""
 
+UNUSED = {
+    "lora": (),
+    "full": ("lora",),
+    "probe": (
+        "lora",
+        "trainer",
+        "early_stopping_patience",
+        "model.quantize",
+        "model.trained_layers",
+        "model.head_init",
+        "model.head_learning_rate",
+    ),
+}
+"""Keys and sections that do not affect the weights under each `method`. A run may set them, so
+that the method is an override of any configuration; `fit` says which it does not use."""
+
 
 def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return settings without these dotted keys; those that are not there are no mistake."""

@@ -74,6 +74,7 @@ _AT_LEAST: dict[str, float] = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
     "num_train_epochs": 0,
     "warmup_steps": 0,
     "weight_decay": 0,
@@ -83,7 +84,7 @@ _AT_LEAST: dict[str, float] = {
     "save_total_limit": 2,
 }
 _ABOVE: dict[str, float] = dict.fromkeys(
-    ("learning_rate", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"), 0
+    ("logging_steps", "eval_steps", "save_steps", "adam_epsilon"), 0
 )
 _FRACTION = ("adam_beta1", "adam_beta2")
 _CHOICES = {

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from serve.files import write_atomic
 from train.config.run import RunConfig
-from train.config.sections import NOT_TRAINING, without
+from train.config.sections import NOT_TRAINING, UNUSED, without
 from train.data.splits import LabelledData
 from train.fit.arguments import global_batch, training_precision
 from train.fit.checkpoints import latest_complete, remove_partial
@@ -118,7 +118,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     and no hashes of the base's other files; the weights must be known, and equal, in any case.
     """
     if before.get("config"):
-        unneeded = NOT_TRAINING - {f"trainer.{key}" for key in now["config"]["trainer"]}
+        settings = now["config"]
+        unneeded = {*NOT_TRAINING, *UNUSED[settings["method"]]}
+        unneeded -= {f"trainer.{key}" for key in settings.get("trainer", {})}
         before = before | {"config": without(before["config"], unneeded)}
     if "base_content" not in before:
         now = {key: value for key, value in now.items() if key != "base_content"}

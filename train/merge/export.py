@@ -20,6 +20,8 @@ precision, and it is faster than the stock form.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ from onnx import helper, numpy_helper
 
 from serve.inference.pooling import load_classifier
 from serve.inference.text import Batch
-from train.model.compatibility import usable_positions
+from train.model.compatibility import first_line, usable_positions
 
 WEIGHT_MAX = 63
 """Largest quantized weight: 2 * 255 * 63 < 2**15, the range of AVX2's accumulator."""
@@ -82,18 +84,25 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
     rows = torch.export.Dim("N", min=1, max=65536)
     positions = usable_positions(model) or MAX_TOKENS
     tokens = torch.export.Dim("L", min=2, max=max(3, positions - 1))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
-    with warnings.catch_warnings():
+    for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # notes on torchvision, and on its own code
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(torch.from_numpy(ids) for ids in example_NL.values()),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=(tuple({0: rows, 1: tokens} for _ in names),),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(torch.from_numpy(ids) for ids in example_NL.values()),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=(tuple({0: rows, 1: tokens} for _ in names),),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # prints the whole graph, and wraps the reason in a page
+            raise ValueError(
+                f"PyTorch's ONNX exporter does not take {type(model).__name__} "
+                f"({first_line(error.__cause__ or error)})"
+            ) from error
     assert program is not None
     model_proto = program.model_proto
     # The exporter notes the source lines of every node, with this machine's paths.

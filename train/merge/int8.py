@@ -9,7 +9,6 @@ Shape suffixes: N texts, C labels.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.merge.calibrate import abstention
 from train.merge.weights import Merged
+from train.model.compatibility import first_line
 from train.statistics.metrics import Choice
 
 CALIBRATION_TEXTS = 512
@@ -78,7 +78,7 @@ def export_into(
         backend = OnnxBackend.load(staging)
     except Exception as error:  # an architecture may raise anything here
         file.unlink(missing_ok=True)
-        failed = Int8Export(shipped=False, reason=f"it could not be exported: {plain(error)}")
+        failed = Int8Export(shipped=False, reason=f"it could not be exported: {first_line(error)}")
         return failed, np.zeros((0, 0), dtype=np.float32)
     int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
     result = compare_int8(
@@ -91,14 +91,6 @@ def export_into(
     if not result.shipped:
         shutil.rmtree(file.parent)
     return result, int8_NC
-
-
-def plain(error: Exception) -> str:
-    """Return the first line of an error that says something, without terminal colours."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    line = next((line for line in lines if any(map(str.isalpha, line))), type(error).__name__)
-    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def compare_int8(

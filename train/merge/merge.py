@@ -6,7 +6,6 @@ refuses the bundle; `train.merge.parity` compares them.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from train.merge.int8 import add_int8
 from train.merge.parity import TOLERANCE
 from train.merge.sealing import record_validation_metrics, seal_run
 from train.merge.weights import merge_weights
+from train.preflight import read_fitted
 
 
 class MergeRefused(Refused):
@@ -62,14 +62,6 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     return record_validation_metrics(bundle, config, data, device=device)
 
 
-def read_fitted(adapter: Path) -> dict[str, Any]:
-    """Read what `fit` recorded. Raises ValueError if nothing was trained."""
-    if not (adapter / "fit.json").is_file():
-        raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
-    fitted: dict[str, Any] = json.loads((adapter / "fit.json").read_text(encoding="utf-8"))
-    return fitted
-
-
 def check_unchanged(
     adapter: Path, trained: dict[str, Any], config: RunConfig, data: LabelledData
 ) -> None:
@@ -78,7 +70,7 @@ def check_unchanged(
     precision = trained.get("precision")  # merge computes in fp32 in any case
     found = changes(trained, {**now, "precision": precision})
     bf16 = bool(config.trainer.get("bf16", precision == "bf16"))
-    if bf16 != (precision == "bf16"):
+    if config.method != "probe" and bf16 != (precision == "bf16"):
         found.append(f"precision: {precision!r} there, trainer.bf16={bf16} now")
     if found:
         raise ValueError(

@@ -134,8 +134,12 @@ def _is_target(name: str, targets: str | tuple[str, ...]) -> bool:
 
 @contextlib.contextmanager
 def peft_warnings_off() -> Iterator[None]:
-    """Silence peft 0.21's use of a name that transformers 5.23 deprecates."""
+    """Silence peft 0.21's use of a name that transformers 5.23 deprecates.
+
+    And its note that it has set `fan_in_fan_out` as each kind of layer needs it.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
         yield
 

@@ -6,6 +6,7 @@ here would otherwise end a training, or the server at the first text of that kin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,15 +16,13 @@ from torch import Tensor, nn
 from serve.inference.equivalence import evaluating, to_tensors
 from serve.inference.text import Encoding, TextEncoder
 from train.config.run import ModelConfig
+from train.model.source import check_length
 
 TOLERANCE = 1e-3
 """Largest change of a text's logits by padding, relative to the largest logit."""
 
 MARGIN = 8
 """Positions that an architecture may keep for itself; up to `max_length` is tried within it."""
-
-_UNLIMITED = 10**9
-"""A tokenizer that states no length has 10**30."""
 
 
 def set_pad_token(model: ModelConfig, tokenizer: Any, settings: Any) -> None:
@@ -85,12 +84,7 @@ def reconcile(base: ModelConfig, model: Any, tokenizer: Any) -> None:
                     else "its tokenizer is that of another model"
                 )
             )
-    limits = [tokenizer.model_max_length, usable_positions(model)]
-    limit = min((each for each in limits if each and 0 < each < _UNLIMITED), default=_UNLIMITED)
-    if base.max_length > limit:
-        raise ValueError(
-            f"model.max_length = {base.max_length}, but `{base.base}` takes at most {limit} tokens"
-        )
+    check_length(base, [tokenizer.model_max_length, usable_positions(model)])
 
 
 def usable_positions(model: Any) -> int | None:
@@ -124,7 +118,7 @@ def check_positions(base: ModelConfig, model: Any, encoder: TextEncoder) -> None
     except (IndexError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"model.max_length = {base.max_length}, but `{base.base}` fails for a text of that "
-            f"length ({_first_line(error)}); lower it"
+            f"length ({first_line(error)}); lower it"
         ) from error
 
 
@@ -141,7 +135,7 @@ def padding_note(base: ModelConfig, model: Any, encoder: TextEncoder) -> Iterato
     except (IndexError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"model.base `{base.base}`: {type(model).__name__} cannot classify texts of different "
-            f"lengths ({_first_line(error)}); choose another base"
+            f"lengths ({first_line(error)}); choose another base"
         ) from error
     if both_2C.shape != (2, model.config.num_labels):
         raise ValueError(
@@ -179,5 +173,9 @@ def _logits(model: Any, encoder: TextEncoder, encodings: list[Encoding]) -> Tens
     return logits
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something, without terminal colours."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    line = next((line for line in lines if any(map(str.isalpha, line))), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,24 @@ def check_source(model: ModelConfig) -> None:
     else:
         files = {name: _hub_file(path, revision, name) for name in _JSON_FILES}
         found = {name: Path(file) for name, file in files.items() if file}
-    for problem in _problems(model, {name: _values(model, file) for name, file in found.items()}):
+    values = {name: _values(model, file) for name, file in found.items()}
+    for problem in _problems(model, values):
         raise ValueError(f"model.base `{model.base}` {problem}")
+    limits = (
+        values.get("config.json", {}).get("max_position_embeddings"),
+        values.get("tokenizer_config.json", {}).get("model_max_length"),
+    )
+    check_length(model, [limit for limit in limits if isinstance(limit, int)])
+
+
+def check_length(model: ModelConfig, limits: Iterable[int | None]) -> None:
+    """Raise ValueError if `max_length` is over a limit; 0 and -1 state none."""
+    limit = min((each for each in limits if each and each > 0), default=model.max_length)
+    if model.max_length > limit:
+        raise ValueError(
+            f"model.max_length = {model.max_length}, but `{model.base}` takes at most "
+            f"{limit} tokens"
+        )
 
 
 _JSON_FILES = ("config.json", "tokenizer_config.json", "adapter_config.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from serve.config import load_config
 from train.config.run import RunConfig
@@ -158,3 +159,8 @@ def test_search_is_not_part_of_a_runs_settings() -> None:
 
     assert "tune" not in config.model_dump(mode="json")
     assert with_values(config, {"seed": 3}).tune.space == {}
+
+
+def test_metric_that_is_not_measured_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValidationError, match="`auc` is not measured; known: loss, accuracy"):
+        RunConfig.model_validate(RUN | {"tune": {"metric": "auc"}})

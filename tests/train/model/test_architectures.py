@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from architectures import CONFIGS, base_of
+from architectures import CONFIGS, NO_PAD_TOKEN, base_of
 from processes import Server
 
 from serve.inference.predictor import Predictor
@@ -23,7 +23,11 @@ from train.merge.merge import merge
 def train(name: str, make_config: Callable[..., dict[str, Any]], base: Path, path: Path) -> Path:
     values = make_config(
         path / "run",
-        model={"base": str(base_of(name, base, path / "base")), "trained_layers": None},
+        model={
+            "base": str(base_of(name, base, path / "base")),
+            "pad_token": NO_PAD_TOKEN.get(name),
+            "trained_layers": None,
+        },
         trainer={"num_train_epochs": 4, "learning_rate": 3e-3},
         export_int8=True,
     )
@@ -34,7 +38,7 @@ def train(name: str, make_config: Callable[..., dict[str, Any]], base: Path, pat
     return bundle.path
 
 
-@pytest.mark.parametrize("name", ["qwen2"])
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
 def test_a_decoder_learns(
     name: str, make_config: Callable[..., dict[str, Any]], tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,36 @@
+"""What can be checked before PyTorch and transformers are imported, which takes seconds.
+
+The commands call it first, so that a wrong path or too large a `model.max_length` is reported at
+once. The stages themselves check everything again, and more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from train.config.run import RunConfig
+from train.model.source import check_source
+
+_NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
+"""What names something else than one local file."""
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Raise ValueError for data files that are not there, and a base that cannot be trained."""
+    for key in ("train", "validation", "test", "fixes"):
+        source = getattr(config.data, key)
+        if source is None or any(mark in source for mark in _NOT_A_PATH):
+            continue
+        if not Path(source).exists():
+            raise ValueError(f"data.{key}: cannot read `{source}`: there is no data file")
+    check_source(config.model)
+
+
+def read_fitted(adapter: Path) -> dict[str, Any]:
+    """Read what `fit` recorded. Raises ValueError if nothing was trained."""
+    if not (adapter / "fit.json").is_file():
+        raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
+    fitted: dict[str, Any] = json.loads((adapter / "fit.json").read_text(encoding="utf-8"))
+    return fitted
