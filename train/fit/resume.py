@@ -91,7 +91,8 @@ def run_record(
     config: RunConfig, data: LabelledData, arguments: TrainingArguments
 ) -> dict[str, Any]:
     """Return what `run.json` states: the run's identity and precision."""
-    identity = run_identity(config, data, global_batch=global_batch(arguments))
+    batch = 0 if config.method == "probe" else global_batch(arguments)
+    identity = run_identity(config, data, global_batch=batch)
     return {**identity, "precision": training_precision(config, arguments)}
 
 

@@ -8,7 +8,9 @@ therefore trains and saves in full. A saved model loads in the stock
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,19 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.pooling import MeanPooling, is_pooled
 from serve.inference.text import TextEncoder
 from train.config.run import ModelConfig, RunConfig
-from train.model.compatibility import check_positions, padding_note, reconcile, set_pad_token
+from train.model.compatibility import (
+    check_positions,
+    first_line,
+    padding_note,
+    reconcile,
+    set_pad_token,
+)
 from train.model.source import check_source, encoder_decoder_problem, locate_base
 
 
@@ -51,13 +60,14 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     if revision is None:
         _refuse_mean_pooled(config.model, Path(path))
         transformers_logging.disable_progress_bar()  # there is no download to watch
-    try:
+    with _explained(config.model):
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         settings = _architecture(config, labels, path, source)
-        set_pad_token(config.model, tokenizer, settings)
-        model, info = _load_model(config, settings, path, source)
-    except OSError as error:
-        raise ValueError(f"model.base `{config.model.base}` cannot be loaded: {error}") from error
+    _check_architecture(config.model, settings)
+    set_pad_token(config.model, tokenizer, settings)
+    quantized = {"quantization_config": four_bit()} if config.quantize else {}
+    with _explained(config.model):
+        model, info = _load_model(settings, path, source | quantized)
     reconcile(config.model, model, tokenizer)
     head_name, head = last_linear(model)
     if config.model.head_init == "random":
@@ -83,6 +93,29 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     )
 
 
+@contextlib.contextmanager
+def _explained(model: ModelConfig) -> Iterator[None]:
+    """Raise ValueError, with the base, for whatever its files make a library raise."""
+    try:
+        yield
+    except Exception as error:  # damaged files raise errors of safetensors, pickle, json, ...
+        raise ValueError(
+            f"model.base `{model.base}` cannot be loaded: {first_line(error)}"
+        ) from error
+
+
+def _check_architecture(model: ModelConfig, settings: Any) -> None:
+    """Raise ValueError for an architecture that classifies no sequences, or fails at it."""
+    if settings.is_encoder_decoder:
+        problem = encoder_decoder_problem(settings.model_type)
+        raise ValueError(f"model.base `{model.base}` {problem}")
+    if settings.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise ValueError(
+            f"model.base `{model.base}`: transformers has no sequence classifier for the "
+            f"architecture {settings.model_type!r}; choose another base"
+        )
+
+
 def _refuse_mean_pooled(model: ModelConfig, path: Path) -> None:
     if (path / "config.json").is_file() and is_pooled(path):
         raise ValueError(
@@ -103,9 +136,6 @@ def _architecture(
         problem_type=f"{config.task}_classification",
         **source,
     )
-    if settings.is_encoder_decoder:
-        problem = encoder_decoder_problem(settings.model_type)
-        raise ValueError(f"model.base `{config.model.base}` {problem}")
     if config.model.pooling == "mean" and hasattr(settings, "classifier_pooling"):
         settings.classifier_pooling = "mean"  # ModernBERT's own
     if config.model.dropout is not None:
@@ -120,11 +150,8 @@ def _set_dropout(settings: Any, dropout: float) -> None:
             setattr(settings, name, dropout)
 
 
-def _load_model(
-    config: RunConfig, settings: Any, path: str, source: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+def _load_model(settings: Any, path: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Load the weights in fp32, or in 4 bits; returns the model and transformers' loading_info."""
-    quantized = {"quantization_config": four_bit()} if config.quantize else {}
     # Without `dtype` transformers loads in the checkpoint's own.
     loaded, info = AutoModelForSequenceClassification.from_pretrained(
         path,
@@ -132,10 +159,9 @@ def _load_model(
         dtype=torch.float32,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # a head of another number of labels
-        **quantized,
-        **source,
+        **options,
     )
-    for module in loaded.modules() if quantized else ():
+    for module in loaded.modules() if "quantization_config" in options else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # At the first evaluation bitsandbytes would repack the weights and stop training them.
             module.support_avx512bf16_for_cpu = False

@@ -202,6 +202,10 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
             {"space": {"trainer.per_device_train_batch_size": {"low": 8.0, "high": 16.0}}},
             "`trainer.per_device_train_batch_size` = 8.0: expected an integer, written without",
         ),
+        (
+            {"space": {"model.max_length": {"choices": [16, 65]}}},
+            "model.max_length = 65, but .* takes at most 64",
+        ),
         ({"space": {"model.base": {"choices": ["./nowhere"]}}}, "`./nowhere` is no directory"),
         ({"storage": "nosuchdb://x"}, "tune.storage: cannot open the study"),
     ],
@@ -240,3 +244,12 @@ def test_missing_library_is_named(
 
     assert code == 2
     assert "tune needs optuna; pip install 'textloop[tune]'" in capsys.readouterr().err
+
+
+def test_search_over_what_the_method_does_not_use_is_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    values = values_of(make_config, tmp_path / "run") | {"method": "probe"}
+
+    with pytest.raises(ValueError, match=r"names `lora.r`, which `method: probe` does not use"):
+        tune(RunConfig.model_validate(values))
