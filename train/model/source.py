@@ -33,8 +33,9 @@ _TOKENIZER_FILE = re.compile(
 )
 """Names of files that a tokenizer may read."""
 
-_ATTENTION = ("eager", "sdpa")
-"""Attention that is part of transformers and PyTorch; any other may be fetched from the Hub."""
+_STOCK = ("eager", "sdpa", "batched_mm", "grouped_mm")
+"""Attention and experts that are part of transformers and PyTorch; any other may be fetched from
+the Hub."""
 
 MAX_LAYERS = 1000
 """Layers of the largest model that is loaded; published ones have up to about 130."""
@@ -130,15 +131,19 @@ def check_source(model: ModelConfig) -> None:
     No code that comes with a base is ever run, and none is fetched because its files name it.
     """
     path, revision = locate_base(model)
+    num_bytes = None
     if revision is None:
         if not (Path(path) / "adapter_config.json").is_file():
-            weight_files(model, Path(path))
+            files = weight_files(model, Path(path))
+            num_bytes = sum((Path(path) / name).stat().st_size for name in files)
         found = {name: Path(path, name) for name in _JSON_FILES if Path(path, name).is_file()}
     else:
-        files = {name: _hub_file(path, revision, name) for name in _JSON_FILES}
-        found = {name: Path(file) for name, file in files.items() if file}
+        cached = {name: _hub_file(path, revision, name) for name in _JSON_FILES}
+        found = {name: Path(file) for name, file in cached.items() if file}
     values = {name: _values(model, file) for name, file in found.items()}
     for problem in _problems(model, values):
+        raise ValueError(f"model.base `{model.base}` {problem}")
+    for problem in _sizes_over(values.get("config.json", {}), num_bytes):
         raise ValueError(f"model.base `{model.base}` {problem}")
     limits = (
         values.get("config.json", {}).get("max_position_embeddings"),
@@ -171,10 +176,10 @@ def _problems(model: ModelConfig, files: dict[str, dict[str, Any]]) -> Iterator[
         )
     if config.get("transformers_weights"):
         yield "names its weights in `transformers_weights`; rename the file to model.safetensors"
-    for attention in _attentions(config):
+    for key, name in _implementations(config):
         yield (
-            f"asks for the attention {attention!r}, code from outside transformers; remove "
-            "`_attn_implementation` from its config.json"
+            f"asks for `{key}` = {name!r}, code from outside transformers; remove it from its "
+            "config.json"
         )
     quantized = config.get("quantization_config")
     method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
@@ -185,10 +190,27 @@ def _problems(model: ModelConfig, files: dict[str, dict[str, Any]]) -> Iterator[
         )
     if config.get("is_encoder_decoder"):
         yield encoder_decoder_problem(str(config.get("model_type")))
-    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-        count = config.get(name)
-        if isinstance(count, int) and count > MAX_LAYERS:
-            yield f"has `{name}` = {count:,} in its config.json, over the limit of {MAX_LAYERS:,}"
+
+
+def _sizes_over(config: dict[str, Any], num_bytes: int | None) -> Iterator[str]:
+    """Return sizes that the weights cannot have: loading would only end when memory does."""
+    sizes = {name: size for name, size in config.items() if isinstance(size, int)}
+    for name in sizes.keys() & {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}:
+        if sizes[name] > MAX_LAYERS:
+            yield (
+                f"has `{name}` = {sizes[name]:,} in its config.json, over the limit of "
+                f"{MAX_LAYERS:,}"
+            )
+    widths = sizes.keys() & {"embedding_size", "hidden_size", "n_embd", "d_model", "dim", "emb_dim"}
+    if num_bytes is None or not widths:
+        return
+    narrowest = min(sizes[name] for name in widths)
+    for name in sorted(widths | sizes.keys() & {"vocab_size", "intermediate_size"}):
+        if sizes[name] * narrowest > 2 * num_bytes:  # a weight takes half a byte or more
+            yield (
+                f"has `{name}` = {sizes[name]:,} in its config.json, more than its weights of "
+                f"{num_bytes:,} bytes can hold"
+            )
 
 
 def encoder_decoder_problem(kind: str) -> str:
@@ -199,17 +221,17 @@ def encoder_decoder_problem(kind: str) -> str:
     )
 
 
-def _attentions(values: Any) -> Iterator[Any]:
-    """Return every attention that a configuration or its parts ask for, unless it is stock."""
+def _implementations(values: Any) -> Iterator[tuple[str, Any]]:
+    """Return the implementations that a configuration or its parts ask for, unless stock."""
     if isinstance(values, list):
         for each in values:
-            yield from _attentions(each)
+            yield from _implementations(each)
     for key, value in values.items() if isinstance(values, dict) else ():
-        if "attn_implementation" in key and isinstance(value, str | dict):
+        if "_implementation" in f"_{key}" and isinstance(value, str | dict):
             wanted = value.values() if isinstance(value, dict) else [value]
-            yield from (each for each in wanted if each is not None and each not in _ATTENTION)
+            yield from ((key, name) for name in wanted if name and name not in _STOCK)
         else:
-            yield from _attentions(value)
+            yield from _implementations(value)
 
 
 def _values(model: ModelConfig, file: Path) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from train.fit.encode import Collator, encode
 from train.fit.fit import fit
 from train.merge.merge import merge
 from train.model.adapters import add_lora, peft_warnings_off
-from train.model.base import last_linear, load_base, locate_base
+from train.model.base import last_linear, load_base
 from train.model.head import fit_probe
 from train.model.loss import Loss
+from train.model.source import locate_base
 
 MakeConfig = Callable[..., dict[str, Any]]
 

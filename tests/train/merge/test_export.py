@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from architectures import SIZES, base_from
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from processes import ROOT
 from rows import make_rows
+from transformers import LongformerConfig
 
 from serve.bundle.seal import open_bundle
 from serve.inference.backends.onnx import FILE, OnnxBackend
@@ -208,7 +210,29 @@ def test_merge_leaves_a_failing_export_out_and_says_why(
     )
     unexported = merge(config).manifest.int8
     assert unexported is not None
-    assert unexported.reason == "it could not be exported: RuntimeError('no such op')"
+    assert unexported.reason == "it could not be exported: no such op"
+
+
+@pytest.mark.slow
+def test_reason_of_the_exporter_is_one_plain_line(
+    make_config: Callable[..., dict[str, Any]],
+    tiny_base: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = LongformerConfig(**SIZES, attention_window=8)
+    base = base_from(settings, tiny_base, tmp_path / "base")
+    values = make_config(tmp_path / "run", export_int8=True, model={"base": str(base)})
+    config = RunConfig.model_validate(values)
+    fit(config)
+    capfd.readouterr()
+
+    found = merge(config).manifest.int8
+
+    assert found is not None
+    assert "PyTorch's ONNX exporter does not take LongformerForSequenceCl" in found.reason
+    assert not {"\n", "\x1b"} & set(found.reason)
+    assert "def forward" not in "".join(capfd.readouterr())
 
 
 def test_paired_difference_is_that_of_agresti_and_min() -> None:

@@ -193,17 +193,18 @@ CONFIGURED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}},
         "brings code of its own",
     ),
-    "kernel": ("config", {"_attn_implementation": "evil/kernel"}, "attention 'evil/kernel'"),
+    "kernel": ("config", {"_attn_implementation": "evil/kernel"}, "`_attn_.*` = 'evil/kernel'"),
     "kernel by its other name": (
         "config",
         {"attn_implementation": "flash_attention_3"},
-        "attention 'flash_attention_3'",
+        "`attn_implementation` = 'flash_attention_3'",
     ),
     "kernel of a part": (
         "config",
         {"text_config": {"_attn_implementation_internal": {"": "evil/kernel"}}},
-        "attention 'evil/kernel'",
+        "`_attn_implementation_internal` = 'evil/kernel'",
     ),
+    "kernel of experts": ("config", {"experts_implementation": "evil/moe"}, "= 'evil/moe'"),
     "quantized": (
         "config",
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
@@ -219,6 +220,12 @@ CONFIGURED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"num_hidden_layers": 1_000_000},
         "`num_hidden_layers` = 1,000,000 .* over the limit of 1,000",
     ),
+    "words without end": (
+        "config",
+        {"vocab_size": 10**9},
+        "`vocab_size` = 1,000,000,000 .* more than its weights of .* bytes can hold",
+    ),
+    "width without end": ("config", {"hidden_size": 10**6}, "`hidden_size` = 1,000,000"),
     "weights elsewhere": ("config", {"transformers_weights": "../x.safetensors"}, "rename"),
 }
 
@@ -294,7 +301,7 @@ def test_base_without_some_of_its_weights_is_refused(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("model.safetensors", b"not a safetensors file"),
+        ("model.safetensors", b"no safetensors" * 10_000),
         ("tokenizer.json", b"{}"),
         ("config.json", b'{"model_type": "bert", "hidden_size": "wide"}'),
         ("config.json", b'{"model_type": "no-such-architecture"}'),
@@ -319,7 +326,7 @@ def test_pickle_that_runs_code_is_refused(
             return (open, (str(tmp_path / "PWNED"), "w"))
 
     (base / "model.safetensors").unlink()
-    torch.save({"x": Evil()}, base / "pytorch_model.bin")
+    torch.save({"x": Evil(), "y": torch.zeros(100_000)}, base / "pytorch_model.bin")
     config = RunConfig(**make_config(tmp_path / "run", model={"base": str(base)}))
 
     with pytest.raises(ValueError, match="cannot be loaded: Weights only load failed"):
