@@ -36,12 +36,6 @@ def _run(arguments: argparse.Namespace) -> int:
     bundle = open_bundle(arguments.bundle)
     from serve.server import run_server
 
-    shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
-    print(
-        f"serving {arguments.bundle} (version {bundle.manifest.version}) "
-        f"on http://{shown}:{config.port}; docs at /docs; press Ctrl-C to stop",
-        flush=True,
-    )
     return run_server(bundle, config)
 
 

@@ -6,13 +6,14 @@ of a whole batch in one `try`, so that one bad request fails its neighbours, cou
 requests, and spins while idle when its batch timeout is 0. The methods overridden here are
 those parts, some of them private: read this file when the pinned version changes.
 
-Imported by the main process after PROMETHEUS_MULTIPROC_DIR is set, and by model processes;
-these do not need `serve.http`, so it is imported where an HTTP process is built.
+Imported by the main process and by model processes; these do not need `serve.http`, so it is
+imported where an HTTP process is built.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import shutil
@@ -29,6 +30,7 @@ import litserve
 from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 
+from serve import lines
 from serve.bundle.seal import Bundle
 from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
@@ -38,6 +40,12 @@ from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
 from serve.settings import ServeConfig
 from serve.supervisor import Supervisor, end_processes
+
+TEARDOWN_S = 3.0
+"""Seconds of the grace period that are kept, at most, for ending processes."""
+
+LAST_S = 1.5
+"""Seconds of those, at most, for model processes and logs, when the HTTP processes have ended."""
 
 
 class ClassifierAPI(litserve.LitAPI):
@@ -76,12 +84,15 @@ class ClassifierLoop(LitLoop):
         callback_runner: Any,
     ) -> None:
         """Serve until the parent is gone. `request_queue` is the socket's path."""
+        lines.log_to_stderr(lit_api.config.log_level)
+        lines.stderr.start()
         metrics = WorkerMetrics(device=device)
         worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
         tune_gc()
         parent = multiprocessing.parent_process()
         assert parent is not None
         worker.serve(request_queue, until=parent.sentinel)
+        lines.stderr.close()
         # Forward threads are daemons inside native code: exit without waiting for them.
         os._exit(0)
 
@@ -92,6 +103,8 @@ class ClassifierServer(litserve.LitServer):
     def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
         """runtime: a directory of the server's own, for sockets and metrics."""
         from serve.http.arm import build_arm
+        from serve.http.connection.parsing import connection_class
+        from serve.http.connection.registry import Connections, max_connections, raise_file_limit
         from serve.http.keys import ApiKeys
         from serve.http.service import Service
 
@@ -104,6 +117,9 @@ class ClassifierServer(litserve.LitServer):
         device = pick_device(config.device)
         api = ClassifierAPI(bundle.path, config)
         metrics = HttpMetrics()
+        most = max_connections(config, raise_file_limit())
+        self.connection = connection_class(Connections(config, metrics, most))
+        """The protocol of clients' connections, for uvicorn."""
         admission = Admission(
             max_tokens=-(-config.max_queue_tokens // config.api_processes),
             gauge=metrics.inflight_tokens,
@@ -116,7 +132,11 @@ class ClassifierServer(litserve.LitServer):
             workers_per_device=config.workers_per_device,
             timeout=config.timeout_s,
         )
-        self.uvicorn_graceful_timeout = config.grace_s
+        # For what was accepted to be answered.
+        self.uvicorn_graceful_timeout = max(config.grace_s - TEARDOWN_S, config.grace_s / 2)
+        self.started_fd, self.report_fd = os.pipe()
+        """HTTP processes report here that they serve."""
+        self.report: asyncio.Task[None] | None = None
 
     def register_endpoints(self) -> None:
         """Put this server's routes on the application (called by LitServer's constructor)."""
@@ -132,6 +152,10 @@ class ClassifierServer(litserve.LitServer):
 
     def _init_manager(self, num_api_servers: int) -> None:
         """Start no manager process; the queues that it would hold are sockets here."""
+        lines.log_to_stderr(self.config.log_level)
+        library = logging.getLogger("litserve")  # `run` has just given it a blocking stream
+        library.handlers.clear()
+        library.propagate = True
         self.workers_setup_status: dict[str, str] = {}
         self._shutdown_event = threading.Event()
         self._transport = None
@@ -184,7 +208,37 @@ class ClassifierServer(litserve.LitServer):
         # nobody answers once they have stopped accepting.
         for each in sockets:
             each.close()
+        # After the fork, which must not copy a process with threads.
+        os.close(self.report_fd)
+        lines.stdout.start()
+        lines.stderr.start()
         return processes
+
+    def _announce(self, num_processes: int) -> None:
+        """Print the server's address once all HTTP processes serve."""
+        while num_processes:
+            reports = os.read(self.started_fd, num_processes)
+            if not reports:
+                return  # they exited
+            num_processes -= len(reports)
+        config, bundle = self.config, self.service.arm.manifest
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
+        lines.stdout.write(
+            f"serving {self.lit_api.bundle_path} (version {bundle.version}) "
+            f"on http://{shown}:{config.port}; docs at /docs; press Ctrl-C to stop"
+        )
+
+    async def report_serving(self) -> None:
+        """Called by uvicorn once it accepts connections, and then every 30 seconds."""
+        if self.report is None:
+            self.report = asyncio.create_task(self._report_ready())
+
+    async def _report_ready(self) -> None:
+        """Report to the main process once this one is connected to all model processes."""
+        pool = self.service.arm.pool
+        while len(pool.ready) < len(pool.paths):
+            await asyncio.sleep(0.02)
+        os.write(self.report_fd, b".")
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -192,13 +246,19 @@ class ClassifierServer(litserve.LitServer):
         parent = multiprocessing.parent_process()
         assert parent is not None
         asyncio.get_running_loop().add_reader(parent.sentinel, self._end_with_parent)
+        lines.stdout.start()
+        lines.stderr.start()
         tune_gc()
         service, arm = self.service, self.service.arm
         service.metrics.info(self.config.model_name, arm.version, arm.backend).set(1)
         service.metrics.workers_ready.set(0)
         arm.pool.start()
         yield
+        if self.report:
+            self.report.cancel()
         await arm.pool.close()
+        lines.stdout.close()
+        lines.stderr.close()
 
     def _end_with_parent(self) -> None:
         """Nobody is left to end this process or to clean up."""
@@ -216,6 +276,9 @@ class ClassifierServer(litserve.LitServer):
 
         supervisor = self.supervisor = Supervisor(self.inference_workers, launch)
         threading.Thread(target=watch, name="watch", daemon=True).start()
+        threading.Thread(
+            target=self._announce, args=(len(uvicorn_workers),), name="announce", daemon=True
+        ).start()
 
     def _perform_graceful_shutdown(
         self, manager: None, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
@@ -226,8 +289,10 @@ class ClassifierServer(litserve.LitServer):
         http = list(uvicorn_workers.values())
         for process in http:
             process.terminate()
-        deadline = time.monotonic() + self.config.grace_s + 2
+        grace_s = self.config.grace_s
+        deadline = time.monotonic() + max(grace_s - LAST_S, grace_s * 7 / 8)
         for process in http:
             process.join(timeout=max(0.0, deadline - time.monotonic()))
-        end_processes(http)
+        for process in http:
+            process.kill()  # one that is still there is in native code
         end_processes(self.inference_workers)

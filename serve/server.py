@@ -4,7 +4,8 @@ The main process binds the port and starts one model process per device (spawned
 HTTP processes (forked, sharing the port). Model processes that die are restarted after growing
 pauses; meanwhile their requests fail at once and `/health/ready` responds with 503. SIGTERM
 and SIGINT close the port, let accepted requests finish within the grace period, then end the
-model processes. If the main process is killed, the others notice and exit.
+model processes. SIGHUP is ignored: a server outlives its terminal. If the main process is
+killed, the others notice and exit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import socket
 import tempfile
 from pathlib import Path
 
+from serve import lines
 from serve.bundle.seal import Bundle
 from serve.settings import ServeConfig
+
+SOCKET_PATH = 107
+"""Bytes in the path of a Unix socket."""
 
 
 def run_server(bundle: Bundle, config: ServeConfig) -> int:
@@ -27,13 +32,14 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
     Returns the exit code: 0, or 1 if an HTTP process died.
     Raises ValueError if the port is taken, the keys cannot be read or the model not loaded.
     """
+    lines.log_to_stderr(config.log_level)
     check_environment(config)
     handle_signals()
     main_process = os.getpid()
-    runtime = Path(tempfile.mkdtemp(prefix="textloop-"))
+    runtime = make_runtime()
     server = None
+    lines.stdout.write(f"loading {bundle.path} (version {bundle.manifest.version})")
     try:
-        (runtime / "metrics").mkdir()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")
         from serve.litserver import ClassifierServer  # reads the variable
 
@@ -44,7 +50,9 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
             num_api_servers=config.api_processes,
             log_level=config.log_level,
             generate_client_file=False,
-            timeout_keep_alive=75,
+            http=server.connection,
+            callback_notify=server.report_serving,
+            log_config=None,
             server_header=False,
             access_log=False,
             ws="none",
@@ -59,7 +67,36 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
             process.join(timeout=5)
         if os.getpid() == main_process:
             shutil.rmtree(runtime, ignore_errors=True)
+            lines.stdout.close()
+            lines.stderr.close()
     return 1 if server is not None and server.failed else 0
+
+
+def address(config: ServeConfig) -> str:
+    """Host and port as in a URL."""
+    return (
+        f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
+    )
+
+
+def make_runtime() -> Path:
+    """Make the directory of sockets and metrics. Raises ValueError if that is impossible."""
+    try:
+        runtime = Path(tempfile.mkdtemp(prefix="textloop-"))
+        (runtime / "metrics").mkdir()
+    except OSError as error:
+        path = f"`{error.filename}`: " if error.filename else ""
+        raise ValueError(
+            f"cannot make a temporary directory: {path}{error.strerror}; free space, or set TMPDIR "
+            "to another directory"
+        ) from None
+    if len(os.fsencode(runtime / "model-999.sock")) > SOCKET_PATH:
+        shutil.rmtree(runtime)
+        raise ValueError(
+            f"the temporary directory `{runtime.parent}` has too long a path for sockets; "
+            "set TMPDIR to a shorter one"
+        )
+    return runtime
 
 
 def check_environment(config: ServeConfig) -> None:
@@ -71,7 +108,7 @@ def check_environment(config: ServeConfig) -> None:
             probe.bind((config.host, config.port))
         except OSError as error:
             raise ValueError(
-                f"cannot bind {config.host}:{config.port}: {(error.strerror or '').lower()}; "
+                f"cannot bind {address(config)}: {(error.strerror or '').lower()}; "
                 "choose another port with --port"
             ) from None
     if os.environ.get("LIT_SERVER_API_KEY"):
@@ -86,7 +123,7 @@ def check_environment(config: ServeConfig) -> None:
 
 
 def handle_signals() -> None:
-    """Shut down in order on SIGTERM and SIGINT; a second signal is ignored."""
+    """Shut down in order on SIGTERM and SIGINT; a second signal, and SIGHUP, are ignored."""
     main_process = os.getpid()
 
     def stop(*_: object) -> None:
@@ -102,3 +139,4 @@ def handle_signals() -> None:
     # LitServe handles Ctrl-C alone: SIGTERM would leave its children holding the port.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # in the processes started from here as well

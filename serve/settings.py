@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve.config import Config
 
@@ -49,6 +49,30 @@ class ServeConfig(Config):
     grace_s: Annotated[float, Field(gt=0)] = 25.0
     """Seconds for accepted requests to finish after SIGTERM; Kubernetes kills after 30."""
 
+    max_head_bytes: Annotated[int, Field(ge=1024)] = 32_768
+    """Maximum size of a request's line and headers in bytes; a larger one gets 431."""
+
+    max_headers: Annotated[int, Field(ge=8)] = 100
+    """Maximum number of headers of a request; one with more gets 431."""
+
+    head_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Seconds for a client to send the line and headers of a request; then it gets 408."""
+
+    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for a client to send the body of a request; then it gets 408."""
+
+    idle_timeout_s: Annotated[float, Field(gt=0)] = 75.0
+    """Seconds that a connection may wait for its next request; a load balancer's should be less."""
+
+    send_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds for a client to read its response; then the connection is closed."""
+
+    max_connections: Annotated[int, Field(ge=1)] | None = None
+    """Maximum open connections of an HTTP process; null for 8,192, or what open files allow."""
+
+    max_pending_body_bytes: Annotated[int, Field(ge=1)] = 128_000_000
+    """Maximum bytes of large bodies in one HTTP process without a response yet; more get 503."""
+
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "textloop"
     """Model name in the paths of the KServe protocols and in metrics."""
 
@@ -66,3 +90,13 @@ class ServeConfig(Config):
 
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
     """Minimum log level."""
+
+    @model_validator(mode="after")
+    def _holds_a_body(self) -> ServeConfig:
+        if self.max_pending_body_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_pending_body_bytes = {self.max_pending_body_bytes} is less than "
+                f"max_body_bytes = {self.max_body_bytes}, so that no server could take such a "
+                "body; raise it"
+            )
+        return self

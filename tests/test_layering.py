@@ -13,7 +13,7 @@ from processes import ROOT, run
 
 WINGS = {
     "serve": """
-        config settings files tables stats html bundle inference engine http predict_file
+        config settings files lines tables stats html bundle inference engine http predict_file
         supervisor litserver server __main__
         predictor pooling
     """.split(),
@@ -35,9 +35,9 @@ MAX_FILES = 15
 """Files of a folder, `__init__.py` included."""
 
 SERVING_LIBRARIES = {
-    "fastapi", "litserve", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow",
-    "pydantic", "pydantic_core", "starlette", "tokenizers", "torch", "tqdm", "transformers",
-    "yaml",
+    "fastapi", "httptools", "litserve", "numpy", "onnxruntime", "opentelemetry",
+    "prometheus_client", "pyarrow", "pydantic", "pydantic_core", "starlette", "tokenizers",
+    "torch", "tqdm", "transformers", "uvicorn", "yaml",
 }  # fmt: skip
 """Third-party packages that `serve` may import; pyarrow only for Parquet files and
 opentelemetry only for servers that trace."""

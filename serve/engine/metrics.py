@@ -2,8 +2,8 @@
 
 Every process writes its metrics to files in one directory, and the HTTP process that serves
 `/metrics` aggregates them. This is prometheus_client's multiprocess mode, which reads
-PROMETHEUS_MULTIPROC_DIR on first import; so import this module after `serve.server` has set
-it. The counters of a process that has died keep their values.
+PROMETHEUS_MULTIPROC_DIR when the first metric is made. The counters of a process that has died
+keep their values.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serve.engine.metric_files import use_allocated_files
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKENS = tuple(2**power for power in range(4, 16))
@@ -30,6 +32,7 @@ class HttpMetrics:
     """Metrics of the HTTP processes."""
 
     def __init__(self) -> None:
+        use_allocated_files()
         registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "textloop_request_duration_seconds",
@@ -69,6 +72,28 @@ class HttpMetrics:
         # Created before the HTTP processes are forked. They reset it to 0; the process that
         # forks them connects to no model process and must not supply the minimum.
         self.workers_ready.set(math.inf)
+        self.connections = Gauge(
+            "textloop_connections",
+            "Open connections of clients",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.connections_closed = Counter(
+            "textloop_connections_closed",
+            "Connections that the server closed for a limit, by reason",
+            ["reason"],
+            registry=registry,
+        )
+        self.access_log_dropped = Counter(
+            "textloop_access_log_dropped",
+            "Lines of the access log that could not be written",
+            registry=registry,
+        )
+        self.log_dropped = Counter(
+            "textloop_log_dropped",
+            "Lines of the server's own log that an HTTP process could not write",
+            registry=registry,
+        )
         self._info = Gauge(
             "textloop_model_info",
             "The model being served; the value is always 1",
@@ -90,6 +115,7 @@ class WorkerMetrics:
     """Metrics of the model processes."""
 
     def __init__(self, *, device: str) -> None:
+        use_allocated_files()
         registry = CollectorRegistry()
         self.forward_seconds = Histogram(
             "textloop_forward_duration_seconds",

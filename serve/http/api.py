@@ -41,10 +41,14 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routers = [operations(app), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
-    # One documentation page is enough, and the policy blocks the script of this one.
+    # One documentation page is enough, and the policy blocks the script of the other.
+    app.swagger_ui_oauth2_redirect_url = None
+    unused = {"/redoc", "/docs/oauth2-redirect"}
     app.router.routes[:] = [
-        route for route in app.router.routes if getattr(route, "path", None) != "/redoc"
+        route for route in app.router.routes if getattr(route, "path", None) not in unused
     ]
+    # A redirect would go to a host of the client's choosing, and lose a proxy's prefix.
+    app.router.redirect_slashes = False
     app.exception_handler(HTTPException)(_http_error)
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)

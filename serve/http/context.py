@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Scope
 
+from serve import lines
 from serve.http.arm import Arm
 
 CLIENT_GONE = 499
@@ -21,6 +21,11 @@ CLIENT_GONE = 499
 LOGGED_PATH = 256
 """Characters of a path in the log. Escaped, each takes up to 12 bytes, and a line within the
 4096 bytes of PIPE_BUF is written to a pipe in one piece, whatever other processes write."""
+
+_FIELDS = (
+    "time request_id trace_id client key method path status ms texts tokens queue_ms compute_ms"
+).split()
+"""Of a line in the access log; null where a refused request has none."""
 
 _KEY = "textloop.context"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -83,21 +88,30 @@ def arm_of(request: Request) -> Arm:
 
 def log_access(scope: Scope, context: RequestContext, seconds: float) -> None:
     """Write a request's line, JSON, to standard output."""
-    client = scope.get("client")
-    entry: dict[str, Any] = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "request_id": context.request_id,
-        "trace_id": context.trace_id,
-        "client": client[0] if client else None,
-        "key": context.key,
-        "method": scope["method"],
-        "path": scope["path"][:LOGGED_PATH],
-        "status": context.status,
-        "ms": round(seconds * 1e3, 2),
-        "texts": context.texts,
-        "tokens": context.tokens,
-        "queue_ms": round(context.queue_s * 1e3, 2),
-        "compute_ms": round(context.compute_s * 1e3, 2),
-    }
-    sys.stdout.write(json.dumps(entry) + "\n")
-    sys.stdout.flush()
+    _log(
+        scope.get("client"),
+        context.status,
+        request_id=context.request_id,
+        trace_id=context.trace_id,
+        key=context.key,
+        method=scope["method"],
+        path=scope["path"][:LOGGED_PATH],
+        ms=round(seconds * 1e3, 2),
+        texts=context.texts,
+        tokens=context.tokens,
+        queue_ms=round(context.queue_s * 1e3, 2),
+        compute_ms=round(context.compute_s * 1e3, 2),
+    )
+
+
+def log_refusal(client: tuple[str, int] | None, status: int) -> None:
+    """Write the line of a request that was refused before its head was complete."""
+    _log(client, status)
+
+
+def _log(client: tuple[str, int] | None, status: int, **known: Any) -> None:
+    entry = dict.fromkeys(_FIELDS) | known
+    entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    entry["client"] = client[0] if client else None
+    entry["status"] = status
+    lines.stdout.write(json.dumps(entry))

@@ -8,6 +8,7 @@ logs the request when the last byte is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine.workers import ClientGone
+from serve.http.connection.refusal import ENDED, REFUSED
 from serve.http.context import RequestContext, log_access, open_context
 from serve.http.errors import error_response, explain, unauthorized
 from serve.http.keys import ApiKeys
@@ -66,7 +68,11 @@ class RequestMiddleware:
             # uvicorn leaves out the body of the response to HEAD.
             for method in (*(route.methods or ()), *(["HEAD"] if answers_head(route) else []))
         }
-        self.patterns = [route for route in routes if route.param_convertors]
+        self.patterns = [
+            ({*(route.methods or ()), *(["HEAD"] if answers_head(route) else [])}, route)
+            for route in routes
+            if route.param_convertors
+        ]
         self.service = service
         self.keys = keys
         self.tracer: Tracer | None = None
@@ -126,8 +132,8 @@ class RequestMiddleware:
         method, path = scope["method"], scope["path"]
         if route := self.exact.get((method, path)):
             return route
-        for route in self.patterns:
-            if method in (route.methods or ()) and (match := route.path_regex.match(path)):
+        for methods, route in self.patterns:
+            if method in methods and (match := route.path_regex.match(path)):
                 scope["path_params"] = match.groupdict()
                 return route
         return None
@@ -144,20 +150,26 @@ class RequestMiddleware:
             if not self._authorize(route, scope, context):
                 self._count_error("unauthorized")
                 await unauthorized()(scope, receive, send)
+            elif (refused := scope.get(REFUSED)) and (route is None or route.tags != PROBES):
+                raise refused
             elif route is None:
                 await self.app(scope, receive, send)
             else:
                 response = await route.endpoint(Request(scope, receive))
                 await response(scope, receive, send)
         except (ClientGone, ClientDisconnect):
-            self._count_error("client_gone")
+            if ended := scope.get(ENDED):  # by the connection, which has answered
+                context.status = ended.status
+            self._count_error("invalid" if ended else "client_gone")
         except asyncio.CancelledError:
-            # The grace period after SIGTERM is over and the server cancels its tasks.
+            # The grace period after SIGTERM is over and the server cancels its tasks: not an
+            # error, and uvicorn would log one if it were raised again. If even this response
+            # is cancelled, its client does not read.
             self._count_error("shutdown")
             if not context.answered:
                 response = error_response(503, "the server is shutting down", "Unhealthy")
-                await response(scope, receive, send)
-            raise
+                with contextlib.suppress(asyncio.CancelledError):
+                    await response(scope, receive, send)
         except Exception as error:
             if context.answered:
                 logger.exception(
