@@ -66,7 +66,7 @@ def test_auto_uses_the_int8_export_if_there_is_one(
 def test_warm_up_chooses_one_of_the_candidate_sizes(predictor: Predictor) -> None:
     throughput = predictor.warm_up()
 
-    assert throughput.max_batch_tokens in BATCH_TOKENS["cpu"]
+    assert throughput.max_batch_tokens in BATCH_TOKENS["onnx", "cpu"]
     assert throughput.tokens_per_s > 0
     assert predictor.warm_up(100).max_batch_tokens == 100
 
