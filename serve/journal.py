@@ -147,8 +147,7 @@ def _locked(path: Path, identity: dict[str, str]) -> BinaryIO:
     while True:
         try:
             # Neither follow a link nor wait for the writer of a pipe: both are not ours.
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            file = os.fdopen(os.open(path, flags), "rb+")
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             if created := _create(path, identity):
                 return created
@@ -157,9 +156,11 @@ def _locked(path: Path, identity: dict[str, str]) -> BinaryIO:
             if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise
             raise _not_a_file(path) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _not_a_file(path)
+        file = os.fdopen(descriptor, "rb+")
         try:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _not_a_file(path)
             _lock(file, path)
             if _is_at(file, path):
                 return file
