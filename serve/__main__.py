@@ -60,6 +60,8 @@ def _key(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from serve.predict_file import Stopped, check_paths
 
+    if sys.stderr is None:  # closed by the caller, but the progress bar needs it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: give at least 1 text")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", arguments.device):
