@@ -98,7 +98,7 @@ def test_overlapping_runs_that_are_killed_leave_no_wrong_row(
 def test_overlapping_runs_killed_at_50_random_moments_leave_no_wrong_row(
     bundles: Bundles, tmp_path: Path
 ) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", make_rows(20 * BLOCK_ROWS, seed=8))
+    source = write_jsonl(tmp_path / "in.jsonl", make_rows(8 * BLOCK_ROWS, seed=8))
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     started = time.monotonic()
     assert outcome(start(bundles("single"), source, whole)) == (0, "")
