@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from serve.bundle.seal import open_bundle
@@ -49,29 +52,78 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from serve.predict_file import Stopped, check_paths
+
+    if sys.stderr is None:  # closed by the caller, but the progress bar needs it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size {arguments.batch_size}: give at least 1 text")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", arguments.device):
+        raise ValueError(f"--device {arguments.device}: expected auto, cpu, cuda or cuda:N")
+    ended_by = signal.SIGINT
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal ended_by
+        ended_by = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        check_paths(arguments.input, arguments.output)
+        counts = _predict_rows(arguments)
+    except KeyboardInterrupt:
+        print("stopped before the first row was classified", file=sys.stderr)
+        return 128 + ended_by
+    except Stopped as stopped:
+        if isinstance(stopped.__cause__, OSError):
+            raise ValueError(f"{_explain(stopped.__cause__)}; {stopped}") from None
+        print(f"stopped; {stopped}", file=sys.stderr)
+        return 128 + ended_by
+    except OSError as error:
+        raise ValueError(_explain(error)) from None
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    with suppress(BrokenPipeError):
+        print(
+            f"wrote {counts['rows']} rows to {arguments.output} "
+            f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
+        )
+    return 0
+
+
+def _predict_rows(arguments: argparse.Namespace) -> dict[str, int]:
     from serve.inference.predictor import Predictor
     from serve.predict_file import predict_file
 
     predictor = Predictor.load(
         arguments.bundle,
-        device=arguments.device or "auto",
+        device=arguments.device,
         backend=arguments.backend,
         batch_size=arguments.batch_size,
     )
     columns = predictor.bundle.manifest.text_columns
-    if arguments.text_columns:
+    if arguments.text_columns is not None:
         columns = tuple(arguments.text_columns.split(","))
     if len(columns) != len(predictor.bundle.manifest.text_columns):
         raise ValueError(
             f"--text-columns names {len(columns)} columns, the model takes "
             f"{len(predictor.bundle.manifest.text_columns)}"
         )
+    if arguments.output.exists():
+        print(f"note: {arguments.output} exists and will be replaced", file=sys.stderr)
     counts = predict_file(predictor, arguments.input, arguments.output, text_columns=columns)
-    print(
-        f"wrote {counts['rows']} rows to {arguments.output} "
-        f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
-    )
-    return 0
+    if not counts["rows"]:
+        print(f"note: {arguments.input} has no rows", file=sys.stderr)
+    return counts
+
+
+def _explain(error: OSError) -> str:
+    """Return one line for an error of the operating system, with the file it is about."""
+    what = error.strerror or str(error)
+    where = f": `{error.filename}`" if error.filename else ""
+    return f"{what[:1].lower()}{what[1:]}{where}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,14 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
     predict.add_argument("--output", type=Path, required=True, help="same formats as --input")
     predict.add_argument("--text-columns", help="comma-separated; default: the bundle's")
-    predict.add_argument("--device", help="auto, cpu or cuda")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     predict.add_argument(
         "--backend",
         default="auto",
         choices=["auto", "torch", "onnx"],
         help="auto: the int8 export on the CPU, if any",
     )
-    predict.add_argument("--batch-size", type=int, default=64, help="texts per forward pass")
+    predict.add_argument(
+        "--batch-size", type=int, default=64, help="maximum texts per forward pass; long ones fewer"
+    )
     return parser
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
@@ -88,10 +89,17 @@ def _parse_rows(path: Path) -> Iterator[Row]:
             yield from _read_csv(file, delimiter=_delimiter(path))
 
 
-def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]) -> None:
+def write_rows(
+    path: Path,
+    rows: Callable[[], Iterable[Row]],
+    columns: list[str],
+    *,
+    types: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write all rows of `rows()`; `columns` is the header of a CSV file.
 
-    For Parquet `rows` is called twice: to infer the column types, then to write the values.
+    For Parquet `rows` is called twice: to infer the column types, then to write the values. A
+    column in `types` has the type of the value there, whatever the rows hold.
     """
     if path.suffix == ".jsonl":
         # A lone surrogate cannot be encoded as UTF-8; JSON can store it as an escape.
@@ -99,7 +107,7 @@ def write_rows(path: Path, rows: Callable[[], Iterable[Row]], columns: list[str]
             for row in rows():
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     elif path.suffix == ".parquet":
-        _write_parquet(path, rows)
+        _write_parquet(path, rows, types)
     else:
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, delimiter=_delimiter(path))
@@ -146,11 +154,14 @@ def _read_csv(file: TextIO, *, delimiter: str) -> Iterator[Row]:
         yield dict(zip(header, values, strict=True))
 
 
-def _write_parquet(path: Path, rows: Callable[[], Iterable[Row]]) -> None:
+def _write_parquet(path: Path, rows: Callable[[], Iterable[Row]], types: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     schema = _parquet_schema(path, rows)
+    for name, value in types.items():
+        field, index = pa.field(name, pa.array([value]).type), schema.get_field_index(name)
+        schema = schema.append(field) if index < 0 else schema.set(index, field)
     with parquet.ParquetWriter(path, schema) as writer:
         for block in blocks(rows(), 8192):
             writer.write_table(pa.Table.from_pylist([_encodable(r) for r in block], schema=schema))

@@ -28,8 +28,15 @@ from serve.inference.text import Batch, Encoding, Text, TextEncoder, shortest_fi
 WARM_UP: dict[bool, Text] = {False: "warm up", True: ("warm", "up")}
 """Input of test inferences, by whether the model takes pairs."""
 
-BATCH_TOKENS = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192, 16384, 32768)}
-"""Batch sizes in tokens that warm-up chooses from, by kind of device."""
+BATCH_TOKENS = {
+    ("onnx", "cpu"): (256, 512, 1024),
+    ("torch", "cpu"): (256, 512, 1024, 2048),
+    ("torch", "cuda"): (4096, 8192, 16384, 32768),
+}
+"""Batch sizes in tokens, padding included, by backend and kind of device.
+
+Warm-up chooses one for the server; the batches of `batched_logits` have at most the last. The
+memory of a pass grows with it. More tokens are no faster: those of a core leave its caches."""
 
 
 class Backend(Protocol):
@@ -85,8 +92,8 @@ class Predictor:
     ) -> Predictor:
         """Open, verify and load a bundle.
 
-        device: auto, cpu, cuda or cuda:N. backend: see `pick_backend`. batch_size: texts
-        per forward pass of `logits`.
+        device: auto, cpu, cuda or cuda:N. backend: see `pick_backend`. batch_size: maximum
+        number of texts per forward pass of `logits`; see also `BATCH_TOKENS`.
         Raises BundleError if the bundle is incomplete or altered.
         """
         bundle = open_bundle(path, verify=verify)
@@ -131,7 +138,7 @@ class Predictor:
         encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
         row: Encoding = {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
         sizes = (
-            BATCH_TOKENS[self.backend.device_kind]
+            BATCH_TOKENS[self.backend.name, self.backend.device_kind]
             if max_batch_tokens is None
             else (max_batch_tokens,)
         )
@@ -165,21 +172,40 @@ class Predictor:
 def batched_logits(
     backend: Backend, encoder: TextEncoder, encodings: Sequence[Encoding], *, batch_size: int
 ) -> Array:
-    """Return logits of shape (N, C) in the order given, computed in length-sorted batches."""
+    """Return logits of shape (N, C) in the order given, computed in length-sorted batches.
+
+    batch_size: maximum number of texts in a batch; its tokens are limited by `BATCH_TOKENS`.
+    """
     if not encodings:
         return np.zeros((0, 0), dtype=np.float32)
     order = shortest_first(encodings)
+    lengths = [len(encodings[row]["input_ids"]) for row in order]
+    max_tokens = BATCH_TOKENS[backend.name, backend.device_kind][-1]
+    ends = batch_ends(lengths, batch_size, max_tokens=max_tokens)
 
-    def forward(start: int) -> Array:
-        rows = order[start : start + batch_size]
-        return backend.forward(encoder.pad([encodings[row] for row in rows]))
+    def forward(start: int, end: int) -> Array:
+        return backend.forward(encoder.pad([encodings[row] for row in order[start:end]]))
 
-    starts = range(0, len(order), batch_size)
     with ThreadPoolExecutor(backend.concurrency) as pool:
-        parts = list(pool.map(forward, starts))
+        parts = list(pool.map(forward, [0, *ends[:-1]], ends))
     logits_NC = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
     logits_NC[order] = np.concatenate(parts)
     return logits_NC
+
+
+def batch_ends(lengths: Sequence[int], batch_size: int, *, max_tokens: int) -> list[int]:
+    """Cut texts, shortest first, into batches; return where each ends.
+
+    Rows times longest row of a batch stays within max_tokens, except for a text alone.
+    """
+    ends = []
+    start = 0
+    for n, length in enumerate(lengths):
+        rows = n + 1 - start
+        if n > start and (rows > batch_size or rows * length > max_tokens):
+            ends.append(n)
+            start = n
+    return [*ends, len(lengths)]
 
 
 def load_encoder(bundle: Bundle) -> TextEncoder:

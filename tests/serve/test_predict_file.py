@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from processes import ROOT, run
+from processes import run
 from rows import make_rows, write_jsonl
 
 from serve.inference.predictor import Predictor
-from serve.predict_file import BLOCK_ROWS, predict_file
+from serve.predict_file import predict_file
 from serve.tables import read_rows
 
 Bundles = Callable[[str], Path]
@@ -86,7 +80,7 @@ def test_rows_that_cannot_be_classified_have_an_error(bundles: Bundles, tmp_path
     written = list(read_rows(tmp_path / "out.jsonl"))
     assert counts == {"rows": 3, "resumed": 0, "failed": 2}
     assert written[0]["predicted_label"] is not None
-    assert "predicted_error" not in written[0]
+    assert written[0]["predicted_error"] is None
     assert [row["predicted_label"] for row in written[1:]] == [None, None]
     assert written[1]["predicted_error"] == "the text is empty"
     assert written[2]["predicted_error"] == "expected a string, got NoneType"
@@ -148,49 +142,41 @@ def test_multi_label_and_pair_models(bundles: Bundles, tmp_path: Path) -> None:
     assert next(read_rows(tmp_path / "b.csv"))["predicted_label"]
 
 
-def test_killed_run_resumes(bundles: Bundles, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", make_rows(8 * BLOCK_ROWS, seed=8))
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    journal = tmp_path / "out.jsonl.partial"
-    command = [sys.executable, "-m", "serve", "predict", "--bundle", str(bundles("single"))]
-    process = subprocess.Popen(
-        [*command, "--input", str(source), "--output", str(output)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if journal.exists() and journal.read_bytes().count(b"\n") > BLOCK_ROWS:
-            break
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not output.exists()
-    with journal.open("ab") as file:
-        file.write(b'{"predicted_label": "bill')  # an incomplete line
-
-    rerun = predict(bundles("single"), source, output)
-    uninterrupted = predict(bundles("single"), source, whole)
-
-    assert rerun.returncode == uninterrupted.returncode == 0
-    assert "(0 from an earlier run" not in rerun.stdout
-    assert not journal.exists()
-    labels = [[row["predicted_label"] for row in read_rows(file)] for file in (output, whole)]
-    assert labels[0] == labels[1]
-    assert len(labels[0]) == 8 * BLOCK_ROWS
-
-
-def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", ROWS)
-    (tmp_path / "out.jsonl.partial").write_text(json.dumps({"model_version": "x"}) + "\n")
-
+@pytest.mark.parametrize("source", ["in.jsonl", "in.csv", "in.parquet"])
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv", "out.parquet"])
+def test_file_without_rows_gives_one_without_rows(
+    bundles: Bundles, tmp_path: Path, source: str, output: str
+) -> None:
+    (tmp_path / "in.jsonl").touch()
+    (tmp_path / "in.csv").write_text("text\n")
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in.parquet")
     predictor = Predictor.load(bundles("single"), device="cpu")
 
-    with pytest.raises(
-        ValueError, match="belongs to a different input, bundle or choice of columns"
-    ):
-        predict_file(predictor, source, tmp_path / "out.jsonl", text_columns=("text",))
+    counts = predict_file(predictor, tmp_path / source, tmp_path / output, text_columns=("text",))
+
+    assert counts == {"rows": 0, "resumed": 0, "failed": 0}
+    assert list(read_rows(tmp_path / output)) == []
+    if output == "out.csv":
+        header = (tmp_path / output).read_text()
+        assert header == "text,predicted_label,predicted_score,predicted_error\n"
+
+
+def test_shards_have_one_schema_whether_rows_failed_or_not(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    shards = {"good": ["a parcel"], "bad": [" "], "both": ["a parcel", " "]}
+    predictor = Predictor.load(bundles("single"), device="cpu")
+
+    for name, texts in shards.items():
+        source = write_jsonl(tmp_path / f"{name}.jsonl", [{"text": text} for text in texts])
+        for suffix in (".parquet", ".out.jsonl"):
+            predict_file(predictor, source, tmp_path / f"{name}{suffix}", text_columns=("text",))
+
+    schemas = [parquet.read_schema(tmp_path / f"{name}.parquet") for name in shards]
+    assert schemas[0] == schemas[1] == schemas[2]
+    assert [str(field.type) for field in schemas[0]] == ["string", "string", "double", "string"]
+    keys = [list(row) for name in shards for row in read_rows(tmp_path / f"{name}.out.jsonl")]
+    assert keys == [schemas[0].names] * 4
 
 
 @pytest.mark.parametrize(
@@ -198,7 +184,6 @@ def test_journal_of_another_input_is_refused(bundles: Bundles, tmp_path: Path) -
     [
         ("none.jsonl", None, "no input file at"),
         ("in.xlsx", "x", "unknown format"),
-        ("in.jsonl", "", "has no rows"),
         ("in.jsonl", '{"text": "a"}\n{broken\n', "line 2: not valid JSON"),
         ("in.jsonl", '{"body": "a"}\n', "has no column `text`, only body"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from rows import make_rows
 
 from serve.bundle.seal import open_bundle
 from serve.inference.placement import pick_backend, pick_device
-from serve.inference.predictor import BATCH_TOKENS, Predictor
+from serve.inference.predictor import BATCH_TOKENS, Predictor, batch_ends
+from serve.inference.scores import Array
+from serve.inference.text import Batch
 
 TEXTS = [row["text"] for row in make_rows(150, seed=4)]
 
@@ -66,7 +69,7 @@ def test_auto_uses_the_int8_export_if_there_is_one(
 def test_warm_up_chooses_one_of_the_candidate_sizes(predictor: Predictor) -> None:
     throughput = predictor.warm_up()
 
-    assert throughput.max_batch_tokens in BATCH_TOKENS["cpu"]
+    assert throughput.max_batch_tokens in BATCH_TOKENS["onnx", "cpu"]
     assert throughput.tokens_per_s > 0
     assert predictor.warm_up(100).max_batch_tokens == 100
 
@@ -78,3 +81,39 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no CUDA GPU"):
         pick_device("cuda")
+
+
+def test_batches_are_limited_in_tokens_and_in_texts(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 64 long texts took gigabytes."""
+    shapes = []
+    forward = type(predictor.backend).forward
+
+    def recorded(self: Any, batch_NL: Batch) -> Array:
+        shapes.append(batch_NL["input_ids"].shape)
+        return forward(self, batch_NL)
+
+    monkeypatch.setattr(type(predictor.backend), "forward", recorded)
+    long = "parcel " * predictor.encoder.max_length
+    many = Predictor(predictor.bundle, predictor.encoder, predictor.backend, batch_size=64)
+
+    many.predict(["parcel"] * 150 + [long] * 50)
+
+    limit = BATCH_TOKENS["onnx", "cpu"][-1]
+    assert sum(rows for rows, _ in shapes) == 200
+    assert max(rows for rows, _ in shapes) == 64
+    assert limit / 2 < max(rows * length for rows, length in shapes) <= limit
+
+
+@pytest.mark.parametrize(
+    ("lengths", "ends"),
+    [
+        ([3], [1]),
+        ([3, 3, 3, 3, 3], [4, 5]),
+        ([1, 4, 4, 4, 4], [3, 5]),
+        ([2, 12, 13, 40], [1, 2, 3, 4]),
+    ],
+)
+def test_batch_ends(lengths: list[int], ends: list[int]) -> None:
+    assert batch_ends(lengths, 4, max_tokens=12) == ends
