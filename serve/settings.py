@@ -52,6 +52,9 @@ class ServeConfig(Config):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "textloop"
     """Model name in the paths of the KServe protocols and in metrics."""
 
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """Path prefix at a proxy, such as /models/bank, whether the proxy removes it or not."""
+
     api_keys_file: Path | None = None
     """File of hashed keys, one per line, made by `serve key`; null disables authentication."""
 

@@ -251,7 +251,8 @@ class WorkerPool:
 
 
 def _timed_out(timeout_s: float) -> Unavailable:
-    return Unavailable(504, "timeout", f"no response within timeout_s = {timeout_s:g} s")
+    message = f"no response within timeout_s = {timeout_s:g} s; send fewer texts per request"
+    return Unavailable(504, "timeout", message)
 
 
 async def _never() -> None:

@@ -24,6 +24,7 @@ from serve.http.context import arm_of
 from serve.http.edge import RequestMiddleware
 from serve.http.errors import http_error
 from serve.http.keys import ApiKeys
+from serve.http.paths import PathMiddleware, check_root_path
 from serve.http.protocols import clouds, kserve, predict
 from serve.http.protocols.kserve import LENGTH
 from serve.http.schemas import INPUTS
@@ -41,15 +42,22 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routers = [operations(app), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
-    # One documentation page is enough, and the policy blocks the script of this one.
+    # One documentation page is enough, and the policy blocks the script of the other; nobody
+    # signs in there.
     app.router.routes[:] = [
-        route for route in app.router.routes if getattr(route, "path", None) != "/redoc"
+        route
+        for route in app.router.routes
+        if getattr(route, "path", None) not in ("/redoc", "/docs/oauth2-redirect")
     ]
+    app.root_path = service.config.root_path  # where the page looks for the document
+    app.router.redirect_slashes = False  # to a host that the client names
     app.exception_handler(HTTPException)(_http_error)
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)
     ]
-    edge = RequestMiddleware(app, service=service, keys=keys, routes=routes)
+    check_root_path(service.config.root_path, (route.path for route in routes))
+    edge: ASGIApp = RequestMiddleware(app, service=service, keys=keys, routes=routes)
+    edge = PathMiddleware(edge, root_path=service.config.root_path)
     return _cors(edge, service.config.cors_origins) if service.config.cors_origins else edge
 
 
@@ -129,6 +137,8 @@ def _document(app: FastAPI, arm: Arm) -> bytes:
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
     schemas["PredictRequest"]["properties"]["inputs"] = INPUTS[arm.manifest.is_pair]
+    if app.root_path:
+        document["servers"] = [{"url": app.root_path}]
     return pydantic_core.to_json(document)
 
 
