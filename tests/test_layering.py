@@ -13,8 +13,8 @@ from processes import ROOT, run
 
 WINGS = {
     "serve": """
-        spelling config settings files tables stats html bundle inference engine http predict_file
-        supervisor litserver server __main__
+        language config settings files tables stats html bundle inference engine http
+        predict_file supervisor litserver server __main__
         predictor pooling
     """.split(),
     "train": """
@@ -37,7 +37,7 @@ MAX_FILES = 15
 SERVING_LIBRARIES = {
     "fastapi", "litserve", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow",
     "pydantic", "pydantic_core", "starlette", "tokenizers", "torch", "tqdm", "transformers",
-    "yaml",
+    "uvicorn", "yaml",
 }  # fmt: skip
 """Third-party packages that `serve` may import; pyarrow only for Parquet files and
 opentelemetry only for servers that trace."""

@@ -251,8 +251,7 @@ class WorkerPool:
 
 
 def _timed_out(timeout_s: float) -> Unavailable:
-    message = f"no response within timeout_s = {timeout_s:g} s; send fewer texts per request"
-    return Unavailable(504, "timeout", message)
+    return Unavailable(504, "timeout", f"no response within timeout_s = {timeout_s:g} s")
 
 
 async def _never() -> None:

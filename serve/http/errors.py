@@ -11,7 +11,7 @@ from serve.engine.admission import Unavailable
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.wire import json_response
 from serve.inference.text import TextError
-from serve.spelling import shown
+from serve.language.spelling import shown
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from serve.http.schemas import RequestError
-from serve.spelling import did_you_mean, shown
+from serve.language.spelling import did_you_mean, shown
 
 MAX_ERRORS = 100
 """Errors of a body up to which the first is named: listing more takes as long as a prediction."""

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from serve.inference.scores import Activation
-from serve.spelling import shown
+from serve.language.spelling import shown
 
 
 class RequestError(Exception):

@@ -24,8 +24,8 @@ from serve.http.schemas import TEXT, Parameters, PredictRequest, RequestError, S
 from serve.http.service import Service
 from serve.http.wire import classify, read_body
 from serve.inference.text import Text
+from serve.language.spelling import did_you_mean, shown
 from serve.settings import ServeConfig
-from serve.spelling import did_you_mean, shown
 
 _TEXTS = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}
 

@@ -35,8 +35,8 @@ from serve.http.protocols.tensors import read_infer, requested_outputs, write_ou
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
+from serve.language.spelling import shown
 from serve.settings import ServeConfig
-from serve.spelling import shown
 
 BODIES = (InstancesRequest, InferRequest)
 

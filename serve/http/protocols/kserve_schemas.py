@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from serve.http.schemas import ALONE, TEXT
 from serve.inference.scores import Activation
-from serve.spelling import did_you_mean, shown
+from serve.language.spelling import did_you_mean, shown
 
 INPUTS = ("text", "text_pair")
 """Names of the input tensors; a model of single texts takes the first alone."""
@@ -131,7 +131,7 @@ class InferParameters(_Open):
     content_type: _ContentType | None = None
     # Not in the OpenAPI document: any value under what an answer takes gets 504.
     timeout: SkipJsonSchema[Annotated[int, Field(ge=0, le=2**63)] | None] = None
-    """Microseconds after which the request gets 504 if the server's own limit is longer; 0: none."""
+    """Microseconds until 504, where the server's own limit is longer; 0 for that limit."""
 
     function_to_apply: Activation | None = None
     truncation: bool | None = None

@@ -18,7 +18,7 @@ import pydantic_core
 from serve.http.parsing import parse_value
 from serve.http.protocols.checks import check_count
 from serve.http.schemas import RequestError
-from serve.spelling import shown
+from serve.language.spelling import shown
 
 JSON, LINES, CSV, TEXT = "application/json", "application/jsonlines", "text/csv", "text/plain"
 

@@ -30,7 +30,7 @@ from serve.http.protocols.kserve_schemas import (
 )
 from serve.http.schemas import RequestError
 from serve.inference.scores import Array, best_first
-from serve.spelling import shown
+from serve.language.spelling import shown
 
 
 def read_infer(

@@ -11,7 +11,7 @@ from typing import Any
 
 from serve.http.schemas import RequestError
 from serve.inference.text import Text, text_problem
-from serve.spelling import did_you_mean, shown
+from serve.language.spelling import did_you_mean, shown
 
 PARTS = ("text", "text_pair")
 """Names of the parts of a pair in an object; a text of its own has the first alone."""
