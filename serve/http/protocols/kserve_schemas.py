@@ -150,7 +150,9 @@ class InferRequest(_Open):
     parameters: InferParameters | None = None
     inputs: list[InputTensor] = Field(min_length=1, fail_fast=True)
     outputs: list[RequestedOutput] | None = Field(
-        default=None, fail_fast=True, description="Requested outputs; all by default."
+        default=None,
+        fail_fast=True,
+        description="Requested outputs; `label` and `scores` by default.",
     )
 
 

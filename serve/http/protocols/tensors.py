@@ -147,12 +147,12 @@ def requested_outputs(
 ) -> dict[str, Wanted]:
     """The requested outputs in order, and how each is sent.
 
-    names: outputs of the model. Raises RequestError 400 for another output, and for a
-    classification of anything but scores.
+    names: outputs of the model; `label` and `scores` are sent where none is requested.
+    Raises RequestError 400 for another output, and for a classification of anything but scores.
     """
     binary = parsed.parameters is not None and parsed.parameters.binary_data_output is True
     if not parsed.outputs:
-        return dict.fromkeys(names, Wanted(binary=binary))
+        return dict.fromkeys(OUTPUTS[:2], Wanted(binary=binary))
     requested = {}
     for output in parsed.outputs:
         if output.name not in names:
