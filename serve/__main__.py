@@ -34,21 +34,15 @@ def _run(arguments: argparse.Namespace) -> int:
         given = ["host=0.0.0.0", f"port={vertex}", *given]
     config = load_config(ServeConfig, arguments.config, [*arguments.overrides, *given])
     bundle = open_bundle(arguments.bundle)
-    from serve.server import check_environment, run_server
+    from serve.server import run_server
 
-    check_environment(config)  # before the next line, which would not be true
+    shown = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     print(
         f"serving {arguments.bundle} (version {bundle.manifest.version}) "
-        f"on {_url(config)}; docs at /docs; press Ctrl-C to stop",
+        f"on http://{shown}:{config.port}; docs at /docs; press Ctrl-C to stop",
         flush=True,
     )
     return run_server(bundle, config)
-
-
-def _url(config: ServeConfig) -> str:
-    """The address for a client on this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.port}{config.root_path}"
 
 
 def _key(arguments: argparse.Namespace) -> int:

@@ -152,7 +152,7 @@ class ClassifierServer(litserve.LitServer):
         LitServe's own takes three addresses and no port under 1024.
         """
         configure_logging(log_level)
-        address = uvicorn.Config(self.app, host=host, port=port, log_level=log_level)
+        address = uvicorn.Config(self.app, host=host, port=port, log_level=log_level, **options)
         sockets = [address.bind_socket()]
         number = num_api_servers or 1
         self._init_manager(number)

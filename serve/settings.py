@@ -73,14 +73,14 @@ class ServeConfig(Config):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "textloop"
     """Model name in the paths of the KServe protocols and in metrics."""
 
-    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
-    """Path prefix at a proxy, such as /models/bank, whether the proxy removes it or not."""
-
     api_keys_file: Path | None = None
     """File of hashed keys, one per line, made by `serve key`; null disables authentication."""
 
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     """Allowed CORS origins, such as https://example.org."""
+
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """Path prefix at a proxy, such as /models/bank, whether the proxy removes it or not."""
 
     access_log: bool = False
     """Print one JSON line per request to stdout."""
@@ -90,3 +90,9 @@ class ServeConfig(Config):
 
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
     """Minimum log level."""
+
+    @property
+    def url(self) -> str:
+        """The server's address for a client on this machine, or on the network of `host`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}"

@@ -42,19 +42,15 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routers = [operations(app), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
-    # One documentation page is enough, and the policy blocks the script of the other; nobody
-    # signs in there.
+    # One documentation page is enough, and the policy blocks the script of this one.
     app.router.routes[:] = [
-        route
-        for route in app.router.routes
-        if getattr(route, "path", None) not in ("/redoc", "/docs/oauth2-redirect")
+        route for route in app.router.routes if getattr(route, "path", None) != "/redoc"
     ]
-    app.root_path = service.config.root_path  # where the page looks for the document
-    app.router.redirect_slashes = False  # to a host that the client names
     app.exception_handler(HTTPException)(_http_error)
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)
     ]
+    app.root_path = service.config.root_path  # where the page looks for the document
     check_root_path(service.config.root_path, (route.path for route in routes))
     edge: ASGIApp = RequestMiddleware(app, service=service, keys=keys, routes=routes)
     edge = PathMiddleware(edge, root_path=service.config.root_path)

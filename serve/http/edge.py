@@ -127,8 +127,7 @@ class RequestMiddleware:
         if route := self.exact.get((method, path)):
             return route
         for route in self.patterns:
-            allowed = method in (route.methods or ()) or (method == "HEAD" and answers_head(route))
-            if allowed and (match := route.path_regex.match(path)):
+            if method in (route.methods or ()) and (match := route.path_regex.match(path)):
                 scope["path_params"] = match.groupdict()
                 return route
         return None

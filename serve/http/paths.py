@@ -1,4 +1,4 @@
-"""Paths behind a proxy: a prefix that the proxy did not remove, and a slash at the end.
+"""Paths behind a proxy: a prefix that the proxy did not remove, and slashes at the end.
 
 Removed here, before anything looks at the path, so that no answer has to send a client to
 another address: such a redirect would have to guess the host and the prefix that the client used.
@@ -25,8 +25,7 @@ class PathMiddleware:
             path = scope["path"]
             if self.prefix and (path == self.root_path or path.startswith(self.prefix)):
                 path = path[len(self.root_path) :] or "/"
-            if path.endswith("/") and len(path) > 1:
-                path = path[:-1]
+            path = path.rstrip("/") or "/"
             if path != scope["path"]:
                 scope = {**scope, "path": path}
         await self.app(scope, receive, send)

@@ -11,7 +11,6 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.engine.admission import Unavailable
 from serve.http.compression import WINDOW_BITS, Unpacker
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Answer, Service
@@ -111,18 +110,12 @@ async def classify(
     field: Callable[[int], str],
     **options: Any,
 ) -> Answer:
-    """Call `Service.classify`; a text that is too long is reported under its field's name,
-    and a request that takes too long with the remedy.
+    """Call `Service.classify`; a text that is too long is reported under its field's name.
 
     field: the name of the field of the text at an index.
     """
     try:
         return await service.classify(request, texts, **options)
-    except Unavailable as error:
-        if error.status == 504 and len(texts) > 1:
-            message = f"{error} for {len(texts)} texts; send fewer per request"
-            raise Unavailable(504, error.reason, message, error.retry_after_s) from None
-        raise
     except TextError as error:
         name = field(error.index)
         raise RequestError(

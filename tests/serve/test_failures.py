@@ -136,8 +136,7 @@ def test_a_request_that_waits_too_long_is_504_and_costs_no_pass(bundles: Bundles
 
         assert response.status_code == 504
         assert response.json() == {
-            "error": f"no response within timeout_s = 1 s for {len(TEXTS)} texts; "
-            "send fewer per request",
+            "error": "no response within timeout_s = 1 s",
             "error_type": "Unhealthy",
         }
         assert server.post({"inputs": "parcel"}).status_code == 200

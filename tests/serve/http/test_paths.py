@@ -10,8 +10,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from answers import INFER, TEXTS, StartServer, assert_same, native
-from guarded import Guarded, http
-from processes import Server, free_port, run
+from processes import free_port, run
 
 PREFIX = "/models/bank"
 
@@ -27,7 +26,16 @@ def test_slash_at_the_end_changes_nothing(serve: StartServer, path: str) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["/info/", "/v2/", "/health/ready/", "/v2/models/textloop/", "/nothing/", "/docs/", "//"],
+    [
+        "/info/",
+        "/v2/",
+        "/health/ready/",
+        "/v2/models/textloop/",
+        "/info//",
+        "/nothing/",
+        "/docs/",
+        "//",
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_nobody_is_sent_to_another_host(serve: StartServer, method: str, path: str) -> None:
@@ -66,7 +74,6 @@ def test_documentation_finds_its_document_behind_the_prefix(serve: StartServer, 
     assert found is not None
     assert urljoin(outside, found[1]) == f"https://example.org{PREFIX}/openapi.json"
     assert document["servers"] == [{"url": PREFIX}]
-    assert "oauth2" not in page or "/oauth2-redirect" not in document["paths"]
 
 
 @pytest.mark.parametrize("prefix", ["/v2", "/predict", "/v1/models", "models", "/models/", "/a b"])
@@ -79,17 +86,3 @@ def test_prefix_that_cannot_be_told_from_a_route_is_refused(
 
     assert result.returncode == 2
     assert f"`root_path` = '{prefix}'" in result.stderr
-
-
-@pytest.mark.parametrize("path", ["/v1/models/textloop", "/v2/models/textloop/ready", "/v2"])
-def test_probes_of_a_model_answer_head_without_a_key(guarded: Guarded, path: str) -> None:
-    response = http().head(f"{guarded.server.url}{path}")
-
-    assert response.status_code == 200
-    assert response.content == b""
-
-
-def test_page_that_nobody_uses_is_gone(serve: StartServer) -> None:
-    server: Server = serve("single")
-
-    assert httpx.get(f"{server.url}/docs/oauth2-redirect").status_code == 404
