@@ -1,22 +1,28 @@
 """Load a frozen, validated configuration from a YAML file and dotted overrides.
 
 `load_config(schema, path, overrides)` reads it. The schemas define the keys: `ServeConfig` in
-`serve.settings`, `RunConfig` in `train.config.run`.
+`serve.settings`, `RunConfig` in `train.config.run`; `serve.language.yaml12` has the rules of YAML.
 
-YAML is read by the rules of version 1.2: `2e-5` is a number (PyYAML reads a string), `no`
-and `on` are strings (PyYAML reads booleans), `12:30` is a string (PyYAML reads 750), and a
-duplicate key is an error (PyYAML keeps the last).
+A value is read by the type of its field: where the field takes a text, `2024`, `1.0` and `true` are
+that text, and an override needs no quotes (`data.label_separator=,`, `host=::`); where it takes a
+list, one value is a list of one. Values of fields without a type of their own, such as those of
+`trainer`, are what YAML makes of them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve.language.problems import branches, explain
+from serve.language.spelling import shown
+from serve.language.yaml12 import parse_yaml, read_yaml
 
 Schema = TypeVar("Schema", bound="Config")
 
@@ -31,65 +37,29 @@ class Config(FrozenModel):
     """A section of a YAML configuration."""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the YAML 1.2 core scalars that rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                where = key_node.start_mark
-                raise ValueError(f"{where.name}, line {where.line + 1}: key `{key}` appears twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_SCALARS = {
-    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    "int": (r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
-    "float": (
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-        "-+0123456789.",
-    ),
-}
-for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first))
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse one YAML document by the rules in the module docstring."""
-    return yaml.load(text, Loader=_Loader)
-
-
 def load_config(
     schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()
 ) -> Schema:
     """Read `path`, apply `key.sub=value` overrides in order, validate against `schema`.
 
-    Override values are parsed as YAML, so `trainer.learning_rate=2e-5` is a number and
-    `data.text_columns=[a,b]` a list. path None starts from the schema's defaults.
-    Raises ValueError that names every invalid key with its path.
+    path None starts from the schema's defaults. Raises ValueError that names every invalid key
+    with its path.
     """
     values: Any = {}
     if path is not None:
         file = Path(path)
         if not file.is_file():
-            raise ValueError(f"no configuration file at `{file}`; give its path with --config")
+            what = "it is a directory" if file.is_dir() else "give its path with --config"
+            raise ValueError(f"no configuration file at `{file}`; {what}")
         try:
-            values = parse_yaml(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"`{file}` is not valid YAML: {error}") from error
+            values = read_yaml(file, fit=lambda node: _fitted(node, schema))
+        except OSError as error:
+            raise ValueError(f"cannot read `{file}`: {error.strerror}") from None
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ValueError(f"`{file}` is a {type(values).__name__}, expected `key: value` lines")
     for override in overrides:
-        _apply(values, override)
+        _apply(values, override, schema)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -97,41 +67,148 @@ def load_config(
         raise ValueError(f"{source}: {explain(error, schema)}") from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str, schema: type[BaseModel]) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.split(".")):
-        raise ValueError(f"override `{override}` is not of the form key.sub=value")
+        raise ValueError(f"override `{shown(override)}` is not of the form key.sub=value")
     *sections, last = dotted.split(".")
+    kind: Any = schema
     for section in sections:
+        kind = _Kinds.of(kind).inner(section)
         inner = values.get(section)
         if inner is None:
             inner = values[section] = {}
         if not isinstance(inner, dict):
-            raise ValueError(f"override `{override}`: `{section}` is a value, not a section")
+            raise ValueError(f"override `{shown(override)}`: `{section}` is a value, not a section")
         values = inner
+    kinds = _Kinds.of(_Kinds.of(kind).inner(last))
     try:
-        values[last] = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override `{override}`: the value is not valid YAML: {error}") from error
+        values[last] = kinds.read(text)
+    except ValueError as error:
+        raise ValueError(f"override `{shown(override)}`: {error}") from None
 
 
-def explain(error: ValidationError, schema: type[Config]) -> str:
-    """Say what is wrong with each offending key, in one line."""
-    lines = []
-    for item in error.errors():
-        keys = [str(part) for part in item["loc"] if part not in ("function-after",)]
-        known: Any = schema
-        for key in keys[:-1]:
-            field = getattr(known, "model_fields", {}).get(key)
-            known = field.annotation if field else None
-        key = ".".join(keys)
-        if item["type"] == "extra_forbidden":
-            names = ", ".join(getattr(known, "model_fields", {})) or "none here"
-            lines.append(f"unknown key `{key}`; known: {names}")
-        elif item["type"] == "missing":
-            lines.append(f"key `{key}` is required")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            prefix = f"`{key}` = {item['input']!r}: " if key else ""
-            lines.append(f"{prefix}{message}")
-    return "; ".join(lines)
+@dataclass(frozen=True, kw_only=True)
+class _Kinds:
+    """What a field takes."""
+
+    text: bool
+    """A scalar can be nothing but a text."""
+    null: bool
+    item: Any
+    """Type of a list's values; None if it takes no list."""
+    value: Any
+    """Type of a mapping's values; None if it takes no mapping."""
+    section: Any
+    """A section with keys of its own, or None."""
+
+    @classmethod
+    def of(cls, annotation: Any) -> Self:
+        """Read a field's annotation; Any and None are types of their own."""
+        text = other = null = False
+        item = value = section = None
+        for kind in branches(annotation):
+            origin, arguments = get_origin(kind), get_args(kind)
+            if kind is NoneType:
+                null = True
+            elif origin in (tuple, list, set, frozenset):
+                item = arguments[0]
+            elif origin is dict:
+                value = arguments[1]
+            elif isinstance(kind, type) and issubclass(kind, BaseModel):
+                section = kind
+            elif kind in (str, Path) or (
+                origin is Literal and all(isinstance(each, str) for each in arguments)
+            ):
+                text = True
+            else:
+                other = True
+        return cls(text=text and not other, null=null, item=item, value=value, section=section)
+
+    def inner(self, key: str) -> Any:
+        """The type of the value of a key; Any if it is not known."""
+        if self.section is not None and key in self.section.model_fields:
+            return self.section.model_fields[key].annotation
+        return Any if self.value is None else self.value
+
+    def read(self, text: str) -> Any:
+        """The value of an override; ValueError if it is not valid YAML."""
+        if not self.text:
+            if self.item is not None and _wants_text(self.item) and not text.startswith("["):
+                value = _Kinds.of(self.item).read(text)
+                return None if self.null and _is_null(text) else [value]
+            try:
+                return parse_yaml(text, source="the value", fit=self._fit)
+            except ValueError:
+                if self.item is None or not _wants_text(self.item) or not text.endswith("]"):
+                    raise
+                return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+        if self.null and _is_null(text):
+            return None
+        # A list or mapping is one where the field takes it. Else `[` begins the list that somebody
+        # believes it takes; `{` may begin a template.
+        begins = {"[": True, "{": self.value is not None or self.section is not None}
+        if begins.get(text[:1]):
+            try:
+                return parse_yaml(text, source="the value", fit=self._fit)
+            except ValueError:
+                if text[-1] not in "]}":
+                    raise
+                return text  # such as an address in brackets
+        if text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 1:
+            value = parse_yaml(text, source="the value")
+            return value if isinstance(value, str) else text
+        return text
+
+    def _fit(self, node: yaml.Node) -> yaml.Node:
+        return _fitted_kinds(node, self)
+
+
+def _wants_text(annotation: Any) -> bool:
+    return _Kinds.of(annotation).text
+
+
+def _is_null(text: str) -> bool:
+    return text in ("", "~", "null", "Null", "NULL")
+
+
+_TEXT = "tag:yaml.org,2002:str"
+_NULL = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def _fitted(node: yaml.Node, annotation: Any) -> yaml.Node:
+    """A copy of a node in which scalars have the types of the fields that they are for."""
+    return _fitted_kinds(node, _Kinds.of(annotation))
+
+
+def _fitted_kinds(node: yaml.Node, kinds: _Kinds) -> yaml.Node:
+    marks = node.start_mark, node.end_mark
+    if isinstance(node, yaml.ScalarNode):
+        plain = node.style is None and node.tag != _NULL
+        if kinds.text and plain:
+            return yaml.ScalarNode(_TEXT, node.value, *marks)
+        if kinds.item is not None and not kinds.text and node.tag != _NULL:
+            return yaml.SequenceNode(
+                "tag:yaml.org,2002:seq", [_fitted(node, kinds.item)], *marks, flow_style=True
+            )
+        return node
+    if isinstance(node, yaml.SequenceNode):
+        values = [_fitted(value, kinds.item or Any) for value in node.value]
+        return yaml.SequenceNode(node.tag, values, *marks)
+    assert isinstance(node, yaml.MappingNode)
+    pairs: list[tuple[yaml.Node, yaml.Node]] = []
+    for key, value in node.value:
+        if key.tag == _MERGE:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            fitted = [_fitted_kinds(each, kinds) for each in merged]
+            is_list = isinstance(value, yaml.SequenceNode)
+            pairs.append(
+                (key, yaml.SequenceNode(value.tag, fitted, *marks) if is_list else fitted[0])
+            )
+            continue
+        if isinstance(key, yaml.ScalarNode) and (kinds.value is not None or kinds.section):
+            key = yaml.ScalarNode(_TEXT, key.value, key.start_mark, key.end_mark)
+        inner = kinds.inner(key.value) if isinstance(key, yaml.ScalarNode) else Any
+        pairs.append((key, _fitted(value, inner)))
+    return yaml.MappingNode(node.tag, pairs, *marks)

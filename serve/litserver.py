@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import litserve
+import uvicorn
 from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
+from litserve.utils import configure_logging
 
 from serve import lines
 from serve.bundle.seal import Bundle
@@ -160,6 +162,37 @@ class ClassifierServer(litserve.LitServer):
         self._shutdown_event = threading.Event()
         self._transport = None
 
+    def run(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        num_api_servers: int | None = 1,
+        log_level: str = "warning",
+        generate_client_file: bool = False,
+        **options: Any,
+    ) -> None:
+        """Bind, start all processes and watch them until the end; options: uvicorn's.
+
+        LitServe's own takes three addresses and no port under 1024.
+        """
+        configure_logging(log_level)
+        address = uvicorn.Config(self.app, host=host, port=port, log_level=log_level, **options)
+        sockets = [address.bind_socket()]
+        number = num_api_servers or 1
+        self._init_manager(number)
+        self._logger_connector.run(self)
+        self.inference_workers = self.launch_inference_worker(self.lit_api)
+        self.verify_worker_status()
+        http: dict[int, Any] = {}
+        try:
+            http = self._start_server(port, number, log_level, sockets, "process", **options)
+            self._start_worker_monitoring(None, http)
+            self._shutdown_event.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._perform_graceful_shutdown(None, http)
+
     def launch_inference_worker(self, lit_api: litserve.LitAPI) -> list[BaseProcess]:
         """Start one model process per device and worker."""
         numbers = range(len(self.paths))
@@ -222,10 +255,9 @@ class ClassifierServer(litserve.LitServer):
                 return  # they exited
             num_processes -= len(reports)
         config, bundle = self.config, self.service.arm.manifest
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
         lines.stdout.write(
             f"serving {self.lit_api.bundle_path} (version {bundle.version}) "
-            f"on http://{shown}:{config.port}; docs at /docs; press Ctrl-C to stop"
+            f"on {config.url}; docs at /docs; press Ctrl-C to stop"
         )
 
     async def report_serving(self) -> None:

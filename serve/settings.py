@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from serve.config import Config
+
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+def _host(host: str) -> str:
+    """Check an address or name; the brackets of an IPv6 address in a URL are removed."""
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        ipaddress.ip_address(inner)
+    except ValueError:
+        labels = host.removesuffix(".").split(".")
+        # A name that ends in a number is an address with a mistake.
+        is_name = all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+        if not is_name or len(host) > 253:
+            raise ValueError(
+                "expected an IP address such as 0.0.0.0 or ::, or a host name; the port is a key "
+                "of its own"
+            ) from None
+    return inner
 
 
 class ServeConfig(Config):
     """Configuration of `python -m serve run`."""
 
-    host: Literal["0.0.0.0", "127.0.0.1", "::"] = "127.0.0.1"
-    """Address to listen on; 127.0.0.1 accepts local clients only, 0.0.0.0 all networks."""
+    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
+    """IP address or host name to listen on; 127.0.0.1: local clients only, :: or 0.0.0.0: all."""
 
-    port: Annotated[int, Field(ge=1024, le=65535)] = 8000
-    """TCP port to listen on."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """TCP port to listen on; those under 1024 may need privileges."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model; auto uses every CUDA GPU, or the CPU if there is none."""
@@ -82,6 +103,9 @@ class ServeConfig(Config):
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     """Allowed CORS origins, such as https://example.org."""
 
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """Path prefix at a proxy, such as /models/bank, whether the proxy removes it or not."""
+
     access_log: bool = False
     """Print one JSON line per request to stdout."""
 
@@ -100,3 +124,9 @@ class ServeConfig(Config):
                 "body; raise it"
             )
         return self
+
+    @property
+    def url(self) -> str:
+        """The server's address for a client on this machine, or on the network of `host`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}"

@@ -24,6 +24,7 @@ from serve.http.context import arm_of
 from serve.http.edge import RequestMiddleware
 from serve.http.errors import http_error
 from serve.http.keys import ApiKeys
+from serve.http.paths import PathMiddleware, check_root_path
 from serve.http.protocols import clouds, kserve, predict
 from serve.http.protocols.kserve import LENGTH
 from serve.http.schemas import INPUTS
@@ -53,7 +54,10 @@ def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     routes = [
         route for router in routers for route in router.routes if isinstance(route, PlainRoute)
     ]
-    edge = RequestMiddleware(app, service=service, keys=keys, routes=routes)
+    app.root_path = service.config.root_path  # where the page looks for the document
+    check_root_path(service.config.root_path, (route.path for route in routes))
+    edge: ASGIApp = RequestMiddleware(app, service=service, keys=keys, routes=routes)
+    edge = PathMiddleware(edge, root_path=service.config.root_path)
     return _cors(edge, service.config.cors_origins) if service.config.cors_origins else edge
 
 
@@ -133,6 +137,8 @@ def _document(app: FastAPI, arm: Arm) -> bytes:
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
     schemas["PredictRequest"]["properties"]["inputs"] = INPUTS[arm.manifest.is_pair]
+    if app.root_path:
+        document["servers"] = [{"url": app.root_path}]
     return pydantic_core.to_json(document)
 
 

@@ -11,8 +11,12 @@ from serve.engine.admission import Unavailable
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.wire import json_response
 from serve.inference.text import TextError
+from serve.language.spelling import shown
 
 logger = logging.getLogger(__name__)
+
+LONGEST = 1000
+"""Characters of a message, which may repeat what the client sent."""
 
 
 def error_response(status: int, message: str, kind: str, *, field: str | None = None) -> Response:
@@ -20,7 +24,8 @@ def error_response(status: int, message: str, kind: str, *, field: str | None = 
 
     kind: one of the error types of text-embeddings-inference, or Unauthorized.
     """
-    body = ErrorBody(error=message, error_type=kind, field=field)
+    field = None if field is None else shown(field)
+    body = ErrorBody(error=shown(message, LONGEST), error_type=kind, field=field)
     return json_response(body.model_dump(exclude_none=True), status)
 
 

@@ -11,15 +11,17 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.http.compression import WINDOW_BITS, Unpacker
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Answer, Service
 from serve.inference.text import Text, TextError
+from serve.language.spelling import shown
 
 REF = "#/components/schemas/{model}"
 """Reference to a model's schema in the OpenAPI document."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 401, 413, 415, 422, 429, 500, 503, 504)
+    code: {"model": ErrorBody} for code in (400, 401, 406, 413, 415, 422, 429, 500, 503, 504)
 }
 """Error responses of any route that classifies, for OpenAPI."""
 
@@ -55,30 +57,49 @@ def json_response(
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """Read the request's body.
+    """Read the request's body; one in gzip or deflate is decompressed as it comes.
 
     The rest of a body that is too large is read and dropped, up to `DRAIN` times the limit,
     so that a client that sends before it listens receives the response.
-    Raises RequestError 413 if the body is over `limit` bytes, 415 if it is compressed.
+    Raises RequestError 413 if the body is over `limit` bytes, as sent or decompressed, 415 for
+    another encoding, 400 if the compressed data are damaged.
     """
-    for name, value in request.scope["headers"]:
-        if name == b"content-encoding" and value.lower() != b"identity":
-            encoding = value.decode("latin-1")
-            raise RequestError(
-                415,
-                f"Content-Encoding {encoding!r} is not supported; send an uncompressed body",
-            )
+    unpacker = _unpacker(request, limit=limit)
     size = 0
     chunks = []
     async for chunk in request.stream():
         size += len(chunk)
+        if size > DRAIN * limit:
+            break
+        if size <= limit and unpacker is not None:
+            chunk = unpacker.feed(chunk)
         if size <= limit:
             chunks.append(chunk)
-        elif size > DRAIN * limit:
-            break
     if size > limit:
         raise RequestError(413, f"the body is over the limit of {limit} bytes; send less text")
+    if unpacker is not None:
+        unpacker.close()
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _unpacker(request: Request, *, limit: int) -> Unpacker | None:
+    """What the headers say to decompress with; RequestError 415 if it is not supported."""
+    encodings = [
+        encoding
+        for name, value in request.scope["headers"]
+        if name == b"content-encoding"
+        for each in value.decode("latin-1").lower().split(",")
+        if (encoding := each.strip()) not in ("", "identity")
+    ]
+    if not encodings:
+        return None
+    if len(encodings) == 1 and encodings[0] in WINDOW_BITS:
+        return Unpacker(encodings[0], limit=limit)
+    raise RequestError(
+        415,
+        f"Content-Encoding {shown(', '.join(encodings), 40)!r} is not supported; send gzip, "
+        "deflate or an uncompressed body",
+    )
 
 
 async def classify(

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, StrictFloat, StrictInt, ValidationError, field_validator
 from pydantic import model_validator as check_whole
 
-from serve.config import Config, explain
+from serve.config import Config
+from serve.language.problems import explain
 from train.config.sections import NOT_TRAINING
 from train.config.trainer_keys import metric_problem
 

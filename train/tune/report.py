@@ -19,8 +19,9 @@ import yaml
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from serve.config import _Loader, load_config
+from serve.config import load_config
 from serve.files import write_atomic
+from serve.language.yaml12 import Loader
 from serve.stats import wilson
 from train.config.run import RunConfig
 from train.config.search_space import Dimension, decoded, with_values
@@ -168,7 +169,7 @@ def importances(study: Study, *, seed: int) -> dict[str, float]:
 class _Dumper(yaml.SafeDumper):
     """Quotes exactly the strings that `serve.config` would read as something else."""
 
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
 
 
 def to_yaml(values: dict[str, Any]) -> str:

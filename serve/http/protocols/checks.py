@@ -1,4 +1,4 @@
-"""Checks that several protocols share: texts under any field name, and their number."""
+"""Checks that several protocols share: texts under any field name, their number, parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from serve.http.arm import Arm
-from serve.http.schemas import RequestError, list_of_texts
+from serve.http.protocols.texts import list_of_texts
+from serve.http.schemas import Parameters, RequestError
 from serve.inference.text import Text
 from serve.settings import ServeConfig
 
@@ -20,11 +21,21 @@ def checked_texts(
     )
 
 
-def check_abstain(arm: Arm) -> None:
-    """Raise RequestError 422, with the remedy, if the bundle has no abstention threshold."""
-    if arm.rules.abstain_below is None:
+def check_parameters(arm: Arm, parameters: Parameters | None) -> None:
+    """Raise RequestError 422, with the remedy, for what the request's bundle cannot do."""
+    if parameters is None:
+        return
+    if parameters.abstain and arm.rules.abstain_below is None:
         name = "parameters.abstain"
         message = f"field `{name}`: {arm.rules.no_abstention}"
+        raise RequestError(422, message, field=name)
+    own = arm.manifest.max_length
+    if parameters.max_length is not None and parameters.max_length < own:
+        name = "parameters.max_length"
+        message = (
+            f"field `{name}`: {parameters.max_length} is less than the model's {own} tokens, "
+            "which cannot be changed per request; leave it out"
+        )
         raise RequestError(422, message, field=name)
 
 

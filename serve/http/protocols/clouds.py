@@ -7,28 +7,26 @@ of the protocols.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import sys
 from typing import Any
 
-import pydantic_core
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.http.context import arm_of
-from serve.http.protocols.checks import check_count, checked_texts
+from serve.http.protocols import media
+from serve.http.protocols.checks import checked_texts
 from serve.http.protocols.instances import (
     InstancesRequest,
     Predictions,
     answer_instances,
     read_instances,
 )
-from serve.http.protocols.predict import answer, json_list, rows_of, timing
+from serve.http.protocols.predict import json_list, predict_rows, rows_of, timing
+from serve.http.protocols.texts import PARTS
 from serve.http.schemas import RequestError, Score, Verdict
-from serve.http.service import Service
+from serve.http.service import Answer, Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
 
 BODIES = (InstancesRequest,)
@@ -37,9 +35,10 @@ VERTEX_PREDICT = "/vertex/predict"
 """Route of predictions for Vertex AI where AIP_PREDICT_ROUTE is not set."""
 
 _LINES = {
-    "text/plain": "One text.",
-    "text/csv": "One text a row, without a header; two columns for a model of text pairs.",
-    "application/jsonlines": "One text, pair or object with `inputs` a line.",
+    media.TEXT: "One text.",
+    media.CSV: "One text a row; two columns for a model of text pairs. A header is announced by "
+    "`header=present`, or has the names of the columns or `inputs`.",
+    media.LINES: "One text, pair or object with `inputs` or `text` a line.",
 }
 
 
@@ -68,13 +67,16 @@ def router(service: Service) -> APIRouter:
         "/invocations",
         summary="Classify what SageMaker sends: JSON as for /predict, text, CSV or JSON lines",
         openapi_extra=bodies,
-        responses={200: {"model": list[Score] | list[list[Score]] | list[Verdict]}, **ERRORS},
+        responses={
+            200: {
+                "model": list[Score] | list[list[Score]] | list[Verdict],
+                "content": {kind: {"schema": {"type": "string"}} for kind in media.ANSWERS[1:]},
+            },
+            **ERRORS,
+        },
     )
     async def invocations(request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in _LINES:
-            return await answer(service, request)
-        return await answer_lines(service, request, kind)
+        return await invoke(service, request)
 
     @routes.post(
         _path("AIP_PREDICT_ROUTE", VERTEX_PREDICT),
@@ -103,7 +105,7 @@ def _path(variable: str, default: str) -> str:
     path = os.environ.get(variable, default)
     if not path.startswith("/") or "{" in path:
         raise ValueError(f"{variable} is `{path}`, expected a path such as `{VERTEX_PREDICT}`")
-    return path
+    return path.rstrip("/") or "/"  # requests come here without it as well
 
 
 async def health(request: Request) -> Response:
@@ -112,76 +114,50 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
 
-async def answer_lines(service: Service, request: Request, kind: str) -> Response:
-    """Answer a body that is one text, or one text a line, with the JSON of /predict."""
+async def invoke(service: Service, request: Request) -> Response:
+    """Answer a body of any media type that is read, in the media type that `Accept` prefers."""
+    kind, header = media.content_kind(request.headers.get("content-type", ""))
+    wanted, name = media.answer_kind(", ".join(request.headers.getlist("accept")))
+    if kind in _LINES:
+        result, rows = await _classify_lines(service, request, kind, header)
+        single = kind == media.TEXT
+    else:
+        try:
+            result, rows, single = await predict_rows(service, request)
+        except RequestError as error:
+            if kind == media.FORM and error.status == 400:
+                raise media.not_read(kind) from None
+            raise
+    if wanted == media.JSON:
+        content = rows[0] if single else json_list(rows)
+    else:
+        content = media.write(rows, wanted)
+    return Response(content, headers=timing(arm_of(request), result), media_type=name)
+
+
+async def _classify_lines(
+    service: Service, request: Request, kind: str, header: bool | None
+) -> tuple[Answer, list[bytes]]:
+    """Classify a body that is one text, or one text a line; also each text's answer in JSON."""
     arm, config = arm_of(request), service.config
     body = await read_body(request, limit=config.max_body_bytes)
     limit = config.max_texts_per_request
-    if kind == "application/jsonlines":
-        lines = read_json_lines(body, limit=limit)
+    if kind == media.LINES:
+        lines = media.read_json_lines(body, limit=limit)
         texts, field = read_instances(arm, config, lines, name="lines")
-    elif kind == "text/csv":
-        rows = read_csv(body, columns=len(arm.manifest.text_columns), limit=limit)
-        texts, field = read_instances(arm, config, rows, name="rows")
+    elif kind == media.CSV:
+        names = [
+            (part, column.lower(), *(["inputs"] if len(arm.manifest.text_columns) == 1 else []))
+            for part, column in zip(PARTS, arm.manifest.text_columns, strict=False)
+        ]
+        values = media.read_csv(body, names=names, limit=limit, header=header)
+        texts, field = read_instances(arm, config, values, name="rows")
     else:
         field = _body
-        texts = checked_texts(arm, config, [_decode(body)], field=field)
+        texts = checked_texts(arm, config, [media.decode(body)], field=field)
     result = await classify(service, request, texts, field=field)
-    rows = rows_of(arm, result, None)
-    content = rows[0] if kind == "text/plain" else json_list(rows)
-    return Response(content, headers=timing(arm, result), media_type="application/json")
+    return result, rows_of(arm, result, None)
 
 
 def _body(*_: int) -> str:
     return "body"
-
-
-def read_json_lines(body: bytes, *, limit: int) -> list[Any]:
-    """Read the value of each line.
-
-    Raises RequestError 400 if a line is not JSON, 422 if there are too many lines.
-    """
-    lines = body.removesuffix(b"\n").split(b"\n")
-    check_count(len(lines), "lines", limit=limit)
-    values = []
-    for number, line in enumerate(lines):
-        try:
-            values.append(pydantic_core.from_json(line))
-        except ValueError as error:
-            name = f"lines.{number}"
-            raise RequestError(400, f"`{name}` is not valid JSON: {error}", field=name) from None
-    return values
-
-
-def read_csv(body: bytes, *, columns: int, limit: int) -> list[Any]:
-    """Read the text of each row, or the list of its two texts.
-
-    Raises RequestError 400 if the body is not CSV, 422 if a row has another number of columns
-    or if there are more rows than `limit`.
-    """
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 131,072 characters
-    values: list[Any] = []
-    reader = csv.reader(io.StringIO(_decode(body), newline=""), strict=True)
-    try:
-        for row in reader:
-            name = f"rows.{len(values)}"
-            if len(row) != columns:
-                raise RequestError(
-                    422,
-                    f"field `{name}`: {len(row)} columns, expected {columns}; quote texts that "
-                    "contain a comma, a quote or a line break",
-                    field=name,
-                )
-            values.append(row if columns > 1 else row[0])
-            check_count(len(values), "rows", limit=limit)
-    except csv.Error as error:
-        name = f"rows.{len(values)}"
-        raise RequestError(400, f"`{name}` is not valid CSV: {error}", field=name) from None
-    return values
-
-
-def _decode(body: bytes) -> str:
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(400, f"the body is not UTF-8: {error}") from None

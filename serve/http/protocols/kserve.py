@@ -6,6 +6,7 @@ reads and writes tensors in JSON and in the binary extension, which Triton's cli
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -14,12 +15,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.engine.admission import Unavailable
 from serve.http.arm import Arm
 from serve.http.context import arm_of
 from serve.http.protocols.checks import checked_texts
 from serve.http.protocols.instances import InstancesRequest, Predictions, answer_instances
 from serve.http.protocols.kserve_schemas import (
     INPUTS,
+    OUTPUTS,
     InferParameters,
     InferRequest,
     InferResponse,
@@ -32,6 +35,7 @@ from serve.http.protocols.tensors import read_infer, requested_outputs, write_ou
 from serve.http.schemas import ErrorBody, RequestError
 from serve.http.service import Service
 from serve.http.wire import ERRORS, PROBES, PlainRoute, body_of, classify, json_response, read_body
+from serve.language.spelling import shown
 from serve.settings import ServeConfig
 
 BODIES = (InstancesRequest, InferRequest)
@@ -84,8 +88,16 @@ def _check_model(service: Service, request: Request) -> None:
     served = {"name": service.config.model_name, "version": arm_of(request).version}
     for part, value in request.path_params.items():
         if value != served[part]:
-            what = "model" if part == "name" else "version"
-            raise RequestError(404, f"unknown {what} `{value}`; this server has `{served[part]}`")
+            raise _unknown("model" if part == "name" else "version", value, served[part])
+
+
+def _unknown(what: str, value: str, served: str) -> RequestError:
+    return RequestError(404, f"unknown {what} `{shown(value)}`; this server has `{served}`")
+
+
+def _outputs(arm: Arm) -> tuple[str, ...]:
+    """The outputs of the model: decisions differ from the best score where there are several."""
+    return OUTPUTS if arm.manifest.task == "multi_label" else OUTPUTS[:2]
 
 
 async def _readiness(service: Service, request: Request) -> Response:
@@ -202,20 +214,18 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
     """The model's metadata by the V2 protocol, with the order of the labels in `scores`."""
     labels = list(arm.manifest.labels)
     names = INPUTS[: len(arm.manifest.text_columns)]
+    per_label = {"shape": [-1, len(labels)], "parameters": {"labels": labels}}
+    outputs: dict[str, dict[str, Any]] = {
+        "label": {"datatype": "BYTES", "shape": [-1]},
+        "scores": {"datatype": "FP32", **per_label},
+        "predicted": {"datatype": "BOOL", **per_label},
+    }
     return {
         "name": config.model_name,
         "versions": [arm.version],
         "platform": "textloop",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names],
-        "outputs": [
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
-            {
-                "name": "scores",
-                "datatype": "FP32",
-                "shape": [-1, len(labels)],
-                "parameters": {"labels": labels},
-            },
-        ],
+        "outputs": [{"name": name, **outputs[name]} for name in _outputs(arm)],
     }
 
 
@@ -229,21 +239,35 @@ async def infer(service: Service, request: Request) -> Response:
         names=names,
         limit=config.max_texts_per_request,
     )
-    requested = requested_outputs(parsed)
+    if parsed.model_version and parsed.model_version != arm.version:
+        raise _unknown("version", parsed.model_version, arm.version)
+    requested = requested_outputs(parsed, names=_outputs(arm))
 
     def field(number: int | None = None, part: int = 0) -> str:
         return names[part] if number is None else f"{names[part]}.{number}"
 
     options = parsed.parameters or InferParameters()
-    result = await classify(
-        service,
-        request,
-        checked_texts(arm, config, rows, field=field),
-        field=field,
-        activation=options.function_to_apply,
-        truncation=options.truncation is not False,
+    asked_s = options.timeout / 1e6 if options.timeout else None
+    try:
+        async with asyncio.timeout(asked_s):
+            result = await classify(
+                service,
+                request,
+                checked_texts(arm, config, rows, field=field),
+                field=field,
+                activation=options.function_to_apply,
+                truncation=options.truncation is not False,
+                decide="predicted" in requested,
+            )
+    except TimeoutError:
+        message = f"no response within the request's timeout of {options.timeout} microseconds"
+        raise Unavailable(504, "timeout", message) from None
+    outputs, raw = write_outputs(
+        requested,
+        result.scores_NC,
+        arm.manifest.labels,
+        predicted_NC=result.decision.predicted_NC if result.decision else None,
     )
-    outputs, raw = write_outputs(requested, result.scores_NC, arm.manifest.labels)
     content = {"model_name": config.model_name, "model_version": arm.version}
     content |= {"id": parsed.id} if parsed.id is not None else {}
     header = pydantic_core.to_json(content | {"outputs": outputs})

@@ -1,9 +1,11 @@
 """`POST /predict` and `GET /info`, as Hugging Face and text-embeddings-inference clients know them.
 
 One text gets a flat list of labels, as from a pipeline and from text-embeddings-inference.
-A list gets one such list per text, and so does any request with `parameters`, since Hugging
-Face clients always send them and expect this form. With `"parameters": {"abstain": true}` each
-list is part of an object that states what is predicted and whether the model abstains.
+A list gets one such list per text, and so does any request of a client library of Hugging Face:
+these take the first element of the answer for the list. They are known by `parameters`, which
+the Python client sends, or by the name in their User-Agent; JavaScript's sends `parameters`
+only if its caller does. With `"parameters": {"decide": true}` each list is part of an object that
+states what is predicted and, if the bundle can abstain, whether the model does.
 A flat list of strings is a batch for a model of single texts; for a model of pairs, two
 strings are one pair.
 """
@@ -21,16 +23,10 @@ from starlette.responses import Response
 
 from serve.http.arm import Arm
 from serve.http.context import arm_of
-from serve.http.protocols.checks import check_abstain
-from serve.http.schemas import (
-    ErrorBody,
-    PredictRequest,
-    Score,
-    Verdict,
-    inputs_field,
-    parse,
-    to_texts,
-)
+from serve.http.parsing import parse
+from serve.http.protocols.checks import check_parameters
+from serve.http.protocols.texts import inputs_field, to_texts
+from serve.http.schemas import ErrorBody, PredictRequest, Score, Verdict
 from serve.http.service import Answer, Service
 from serve.http.wire import (
     ERRORS,
@@ -45,6 +41,9 @@ from serve.inference.scores import ranked_json
 from serve.settings import ServeConfig
 
 BODIES = (PredictRequest,)
+
+HUGGING_FACE = ("@huggingface/inference/", "hf_hub/")
+"""What client libraries of Hugging Face call themselves, in JavaScript and in Python."""
 
 
 def router(service: Service) -> APIRouter:
@@ -74,13 +73,21 @@ def router(service: Service) -> APIRouter:
 
 async def answer(service: Service, request: Request) -> Response:
     """Answer `{"inputs": ..., "parameters": {...}}` with labels and scores, or verdicts."""
+    arm = arm_of(request)
+    result, rows, single = await predict_rows(service, request)
+    content = rows[0] if single else json_list(rows)
+    return Response(content, headers=timing(arm, result), media_type="application/json")
+
+
+async def predict_rows(service: Service, request: Request) -> tuple[Answer, list[bytes], bool]:
+    """Read and classify a body of /predict: the answer, each text's in JSON, and whether the
+    one text's is to stand alone."""
     arm, config = arm_of(request), service.config
     parsed = parse(PredictRequest, await read_body(request, limit=config.max_body_bytes))
     texts, single = to_texts(
         parsed.inputs, is_pair=arm.manifest.is_pair, limit=config.max_texts_per_request
     )
-    if parsed.abstain:
-        check_abstain(arm)
+    check_parameters(arm, parsed.parameters)
     result = await classify(
         service,
         request,
@@ -89,12 +96,15 @@ async def answer(service: Service, request: Request) -> Response:
         activation=parsed.activation,
         truncation=parsed.truncation,
         side=parsed.truncation_side,
-        decide=parsed.abstain,
+        decide=parsed.decides,
     )
-    rows = rows_of(arm, result, parsed.top_k)
-    content = rows[0] if single and parsed.parameters is None else json_list(rows)
-    headers = timing(arm, result)
-    return Response(content, headers=headers, media_type="application/json")
+    nested = parsed.parameters is not None or _is_hugging_face(request)
+    return result, rows_of(arm, result, parsed.top_k), single and not nested
+
+
+def _is_hugging_face(request: Request) -> bool:
+    agent = request.headers.get("user-agent", "")
+    return any(name in agent for name in HUGGING_FACE)
 
 
 def rows_of(arm: Arm, result: Answer, top_k: int | None) -> list[bytes]:
@@ -114,21 +124,22 @@ def json_list(rows: list[bytes]) -> bytes:
 
 
 def _verdicts(arm: Arm, decision: Decision) -> list[dict[str, Any]]:
-    """For each text whether the model abstains, its confidence, and what it predicts."""
-    assert decision.abstain_N is not None
+    """For each text what is predicted and with what confidence, and whether the model abstains."""
     labels = arm.manifest.labels
-    return [
+    verdicts: list[dict[str, Any]] = [
         {
-            "abstain": abstain,
             "confidence": confidence,
             "predicted": [labels[c] for c in np.flatnonzero(predicted_C)],
         }
-        for abstain, confidence, predicted_C in zip(
-            decision.abstain_N.tolist(),
-            decision.confidence_N.tolist(),
-            decision.predicted_NC,
-            strict=True,
+        for confidence, predicted_C in zip(
+            decision.confidence_N.tolist(), decision.predicted_NC, strict=True
         )
+    ]
+    if decision.abstain_N is None:
+        return verdicts
+    return [
+        {"abstain": abstain, **verdict}
+        for abstain, verdict in zip(decision.abstain_N.tolist(), verdicts, strict=True)
     ]
 
 

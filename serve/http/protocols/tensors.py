@@ -14,12 +14,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.http.parsing import parse
 from serve.http.protocols.checks import check_count
-from serve.http.protocols.kserve_schemas import OUTPUTS, InferRequest, InputTensor
-from serve.http.schemas import RequestError, parse
-from serve.inference.scores import Array
+from serve.http.protocols.kserve_schemas import (
+    OUTPUTS,
+    InferRequest,
+    InputTensor,
+    OutputParameters,
+)
+from serve.http.schemas import RequestError
+from serve.inference.scores import Array, best_first
+from serve.language.spelling import shown
 
 
 def read_infer(
@@ -39,7 +50,7 @@ def read_infer(
     for tensor in parsed.inputs:
         if tensor.name not in names:
             expected = " and ".join(f"`{name}`" for name in names)
-            raise _wrong(f"unknown input `{tensor.name}`; this model takes {expected}")
+            raise _wrong(f"unknown input `{shown(tensor.name)}`; this model takes {expected}")
         if tensor.name in columns:
             raise _wrong(f"input `{tensor.name}` comes twice")
         columns[tensor.name], raw = _read_tensor(tensor, raw, limit=limit)
@@ -122,44 +133,90 @@ def read_elements(raw: memoryview, count: int, name: str) -> list[str]:
     return texts
 
 
-def requested_outputs(parsed: InferRequest) -> dict[str, bool]:
-    """The requested outputs in order, and whether each is sent in bytes.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How a requested output is sent."""
 
-    Raises RequestError 400 for an unknown output.
+    binary: bool
+    top: int | None = None
+    """Number of best labels to send in place of `scores`."""
+
+
+def requested_outputs(
+    parsed: InferRequest, *, names: Sequence[str] = OUTPUTS[:2]
+) -> dict[str, Wanted]:
+    """The requested outputs in order, and how each is sent.
+
+    names: outputs of the model; `label` and `scores` are sent where none is requested.
+    Raises RequestError 400 for another output, and for a classification of anything but scores.
     """
     binary = parsed.parameters is not None and parsed.parameters.binary_data_output is True
     if not parsed.outputs:
-        return dict.fromkeys(OUTPUTS, binary)
+        return dict.fromkeys(OUTPUTS[:2], Wanted(binary=binary))
     requested = {}
     for output in parsed.outputs:
-        if output.name not in OUTPUTS:
-            message = f"unknown output `{output.name}`; this model has `label` and `scores`"
+        if output.name not in names:
+            known = " and ".join(f"`{name}`" for name in names)
+            message = f"unknown output `{shown(output.name)}`; this model has {known}"
             raise RequestError(400, message, field="outputs")
-        own = output.parameters.binary_data if output.parameters else None
-        requested[output.name] = binary if own is None else own
+        options = output.parameters or OutputParameters()
+        if options.classification and output.name != "scores":
+            message = f"output `{output.name}` has no classification; request it of `scores`"
+            raise RequestError(400, message, field="outputs")
+        requested[output.name] = Wanted(
+            binary=binary if options.binary_data is None else options.binary_data,
+            top=options.classification,
+        )
     return requested
 
 
 def write_outputs(
-    requested: dict[str, bool], scores_NC: Array, labels: Sequence[str]
+    requested: dict[str, Wanted],
+    scores_NC: Array,
+    labels: Sequence[str],
+    *,
+    predicted_NC: NDArray[np.bool_] | None = None,
 ) -> tuple[list[dict[str, Any]], bytes]:
     """The entries of the requested outputs, and the bytes after the JSON."""
     outputs, raw = [], []
-    best_N = [labels[number] for number in scores_NC.argmax(axis=1).tolist()]
-    for name, binary in requested.items():
-        output: dict[str, Any] = {"name": name}
+    for name, wanted in requested.items():
+        values: NDArray[Any]
         if name == "label":
-            output |= {"shape": [len(best_N)], "datatype": "BYTES"}
+            values, kind = _texts([labels[c] for c in scores_NC.argmax(axis=1)]), "BYTES"
+        elif name == "predicted":
+            assert predicted_NC is not None
+            values, kind = predicted_NC, "BOOL"
+        elif wanted.top is not None:
+            values, kind = _classes(scores_NC, labels, wanted.top), "BYTES"
         else:
-            output |= {"shape": list(scores_NC.shape), "datatype": "FP32"}
-        if binary:
-            content = pack(best_N) if name == "label" else scores_NC.astype("<f4").tobytes()
+            values, kind = scores_NC.astype("<f4"), "FP32"
+        output: dict[str, Any] = {"name": name, "shape": list(values.shape), "datatype": kind}
+        flat = values.ravel()
+        if wanted.binary:
+            content = pack(list(flat)) if kind == "BYTES" else flat.tobytes()
             output["parameters"] = {"binary_data_size": len(content)}
             raw.append(content)
         else:
-            output["data"] = best_N if name == "label" else scores_NC.ravel().tolist()
+            output["data"] = flat.tolist()
         outputs.append(output)
     return outputs, b"".join(raw)
+
+
+def _texts(texts: Sequence[str]) -> NDArray[np.object_]:
+    return np.array(texts, dtype=object)
+
+
+def _classes(scores_NC: Array, labels: Sequence[str], top: int) -> NDArray[np.object_]:
+    """`score:column:label` of the best labels of each text, as Triton writes them."""
+    order_NK, best_NK = best_first(scores_NC, top)
+    rows = [
+        [
+            f"{score:.6f}:{column}:{labels[column]}"
+            for score, column in zip(scores, columns, strict=True)
+        ]
+        for scores, columns in zip(best_NK.tolist(), order_NK.tolist(), strict=True)
+    ]
+    return np.array(rows, dtype=object)
 
 
 def pack(texts: Sequence[str]) -> bytes:

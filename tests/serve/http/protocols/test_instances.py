@@ -38,6 +38,21 @@ def test_instances_of_a_pair_model(serve: StartServer, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", INSTANCES)
+def test_instances_may_bring_fields_of_their_own(serve: StartServer, path: str) -> None:
+    server = serve("single")
+    instances = [
+        {"inputs": TEXTS[0], "id": 7, "key": "a"},
+        {"text": TEXTS[1], "created": "2026-01-01", "text_id": 3, "label": None},
+        TEXTS[2],
+    ]
+    body = {"instances": instances, "signature_name": "serving_default"}
+
+    answer = post(server, path, json.dumps(body).encode()).json()
+
+    assert_same(answer["predictions"], native(server, TEXTS))
+
+
+@pytest.mark.parametrize("path", INSTANCES)
 def test_instances_come_with_parameters(serve: StartServer, path: str) -> None:
     server = serve("single")
     parameters = {"top_k": 2, "function_to_apply": "sigmoid"}
@@ -66,8 +81,12 @@ def test_instances_come_with_parameters(serve: StartServer, path: str) -> None:
             {"instances": [{"inputs": "a", "text": "a"}]},
             "unknown field `instances.0.text`",
         ),
-        ("single", {"instances": [{"text": "a", "x": 1}]}, "unknown field `instances.0.x`"),
+        ("single", {"instances": [{"text": "a", "textPair": "b"}]}, "`instances.0.textPair`; did"),
+        ("single", {"instances": [{"text": "a", "top_k": 1}]}, "field `instances.0.top_k`; it bel"),
+        ("single", {"instances": [{"text": "a", "text_pair": "b"}]}, "classifies single texts"),
+        ("single", {"instances": ["a"], "params": {}}, "`params`"),
         ("single", {"instances": ["a"], "parameters": {"k": 1}}, "unknown field `parameters.k`"),
+        ("single", {"instances": ["a"], "parameters": {"topk": 1}}, "mean `parameters.top_k`?"),
         ("pair", {"instances": ["a", "b"]}, "field `instances.0`: this model classifies pairs"),
         ("pair", {"instances": [["a", "b"], ["c", ""]]}, "field `instances.1.1`: the text is"),
         ("pair", {"instances": [{"text": "a", "text_pair": ""}]}, "`instances.0.text_pair`: the"),
@@ -86,7 +105,7 @@ def test_instance_that_is_wrong_is_named(
 
     assert response.status_code == 422
     assert message in response.json()["error"]
-    assert response.json()["field"] in message
+    assert response.json()["field"] in response.json()["error"]
 
 
 def test_routes_that_vertex_names_are_its_own_even_if_they_are_taken(

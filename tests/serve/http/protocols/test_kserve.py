@@ -14,6 +14,7 @@ from answers import PAIRS, TEXTS, StartServer, assert_same, native
 from tritonclient.utils import InferenceServerException
 
 from serve.bundle.seal import open_bundle
+from serve.inference.decision import Rules
 
 
 def test_kserve_v1_says_what_is_there(serve: StartServer) -> None:
@@ -192,3 +193,110 @@ def test_triton_client_sees_what_is_wrong(client: triton.InferenceServerClient) 
         client.infer("textloop", inputs, outputs=[triton.InferRequestedOutput("logits")])
     with pytest.raises(InferenceServerException, match=r"field `text.1`: the text is empty"):
         client.infer("textloop", [tensor("text", ["a", ""], binary=True)])
+
+
+ORDINARY: dict[str, Any] = {
+    "request_id": "seven",
+    "sequence_id": 5,
+    "sequence_start": True,
+    "sequence_end": True,
+    "priority": 3,
+    "timeout": 20_000_000,
+    "parameters": {"my": "own", "tries": 3, "content_type": "str"},
+    "headers": {"x-tenant": "a"},
+    "query_params": {"a": 1},
+    "response_compression_algorithm": "gzip",
+}
+"""Fields of Triton's client that tell other servers how to schedule or to label a request."""
+
+
+@pytest.mark.parametrize("name", [*ORDINARY, "all"])
+@pytest.mark.parametrize("algorithm", [None, "gzip", "deflate"])
+def test_triton_client_may_send_every_field(
+    serve: StartServer, client: triton.InferenceServerClient, name: str, algorithm: str | None
+) -> None:
+    options = ORDINARY if name == "all" else {name: ORDINARY[name]}
+
+    result = client.infer(
+        "textloop",
+        [tensor("text", TEXTS, binary=True)],
+        request_compression_algorithm=algorithm,
+        **options,
+    )
+
+    assert_same(
+        best_first(result, ["billing", "delivery", "login"]), native(serve("single"), TEXTS)
+    )
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_triton_client_gets_classes_best_first(
+    serve: StartServer, client: triton.InferenceServerClient, binary: bool, count: int
+) -> None:
+    result = client.infer(
+        "textloop",
+        [tensor("text", TEXTS, binary=True)],
+        outputs=[triton.InferRequestedOutput("scores", binary_data=binary, class_count=count)],
+    )
+
+    classes = result.as_numpy("scores")
+    assert classes.shape == (len(TEXTS), min(count, 3))
+    texts = [[c if isinstance(c, str) else c.decode() for c in row] for row in classes.tolist()]
+    answer = [
+        [{"label": label, "score": float(score)} for score, _, label in (c.split(":") for c in row)]
+        for row in texts
+    ]
+    assert_same(answer, native(serve("single"), TEXTS, top_k=count))
+    labels = ["billing", "delivery", "login"]
+    columns = [[labels[int(c.split(":")[1])] for c in row] for row in texts]
+    assert columns == [[entry["label"] for entry in row] for row in answer]
+
+
+def test_triton_client_is_told_when_its_time_is_over(
+    client: triton.InferenceServerClient,
+) -> None:
+    with pytest.raises(InferenceServerException, match="timeout of 1 microseconds") as caught:
+        client.infer("textloop", [tensor("text", TEXTS, binary=True)], timeout=1)
+    assert caught.value.status() == "504"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_multi_label_decisions_are_an_output_of_their_own(
+    serve: StartServer, bundles: Callable[[str], Path], binary: bool
+) -> None:
+    """`label` is the highest score even where no label reaches its threshold."""
+    server = serve("multi")
+    rules = Rules.of(open_bundle(bundles("multi")).manifest, "torch")
+    outputs = [
+        triton.InferRequestedOutput(name, binary_data=binary) for name in ("scores", "predicted")
+    ]
+
+    with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        metadata = client.get_model_metadata("textloop")
+        result = client.infer("textloop", [tensor("text", TEXTS, binary=True)], outputs=outputs)
+        everything = client.infer("textloop", [tensor("text", TEXTS, binary=True)])
+
+    assert [each["name"] for each in metadata["outputs"]] == ["label", "scores", "predicted"]
+    assert [each["name"] for each in everything.get_response()["outputs"]] == ["label", "scores"]
+    scores_NC = result.as_numpy("scores").astype(np.float32)
+    predicted_NC = result.as_numpy("predicted")
+    assert predicted_NC.dtype == bool
+    assert (predicted_NC == rules.decide(scores_NC).predicted_NC).all()
+    verdicts = native(server, TEXTS, decide=True)
+    labels = metadata["outputs"][2]["parameters"]["labels"]
+    assert [each["predicted"] for each in verdicts] == [
+        [label for label, chosen in zip(labels, row, strict=True) if chosen]
+        for row in predicted_NC.tolist()
+    ]
+
+
+def test_decisions_of_a_single_label_model_are_no_output(
+    client: triton.InferenceServerClient,
+) -> None:
+    with pytest.raises(InferenceServerException, match="unknown output `predicted`"):
+        client.infer(
+            "textloop",
+            [tensor("text", TEXTS, binary=True)],
+            outputs=[triton.InferRequestedOutput("predicted")],
+        )

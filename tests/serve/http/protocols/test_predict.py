@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -41,6 +42,124 @@ def test_hugging_face_client_sees_what_is_wrong(serve: StartServer) -> None:
             client.text_classification(" ")
         assert client.health_check()
         assert client.get_endpoint_info()["model_id"] == "textloop"
+
+
+@pytest.mark.parametrize(
+    ("agent", "nested"),
+    [
+        ("@huggingface/inference/4.13.30 Node.js/20", True),
+        ("@huggingface/inference/3.1.3", True),
+        ("unknown/None; hf_hub/0.20.3; python/3.11.7", True),
+        ("python-requests/2.32", False),
+        ("text-embeddings-client/1", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/predict"])
+def test_clients_of_hugging_face_get_a_list_per_text_without_parameters(
+    serve: StartServer, path: str, agent: str, nested: bool
+) -> None:
+    server = serve("single")
+    body = json.dumps({"inputs": TEXTS[0]}).encode()
+
+    answer = post(server, path, body, "application/json", **{"user-agent": agent}).json()
+
+    assert_same(answer if nested else [answer], native(server, TEXTS[:1]))
+
+
+PIPELINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"parameters": {"return_all_scores": True}}, {}),
+    ({"parameters": {"return_all_scores": False}}, {"top_k": 1}),
+    ({"parameters": {"truncation": "longest_first", "padding": True}}, {}),
+    ({"parameters": {"truncation": True, "max_length": 512, "padding": "max_length"}}, {}),
+    ({"options": {"wait_for_model": True, "use_cache": False}}, {}),
+]
+"""What other servers of pipelines take, and the same in our own parameters."""
+
+
+@pytest.mark.parametrize(("fields", "parameters"), PIPELINE)
+def test_fields_of_other_servers_are_taken_for_what_they_mean(
+    serve: StartServer, fields: dict[str, Any], parameters: dict[str, Any]
+) -> None:
+    server = serve("single")
+
+    answer = server.post({"inputs": [*TEXTS, LONG], **fields}).json()
+
+    assert_same(answer, native(server, [*TEXTS, LONG], **parameters))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parameters": {"top_k": 2, "return_all_scores": True}}, "send one of them"),
+        ({"parameters": {"truncation": "only_first"}}, "longest_first or do_not_truncate"),
+        ({"parameters": {"max_length": 31}}, "31 is less than the model's 32 tokens"),
+        ({"parameters": {"topk": 2}}, "`parameters.topk`; did you mean `parameters.top_k`?"),
+        ({"parameters": {"top-k": 2}}, "did you mean `parameters.top_k`?"),
+        ({"topK": 2}, "unknown field `topK`; did you mean `parameters.top_k`?"),
+        ({"parameter": {}}, "did you mean `parameters`?"),
+        ({"options": {"temperature": 1}}, "unknown field `options.temperature`"),
+    ],
+)
+def test_field_that_cannot_be_honoured_is_refused(
+    serve: StartServer, fields: dict[str, Any], message: str
+) -> None:
+    response = serve("single").post({"inputs": TEXTS, **fields})
+
+    assert response.status_code == 422
+    assert message in response.json()["error"]
+
+
+def test_do_not_truncate_refuses_long_texts(serve: StartServer) -> None:
+    body = {"inputs": LONG, "parameters": {"truncation": "do_not_truncate"}}
+
+    assert "over the limit of 32 tokens" in serve("single").post(body).json()["error"]
+
+
+def test_texts_come_in_objects_as_pipelines_take_them(serve: StartServer) -> None:
+    single, pair = serve("single"), serve("pair")
+    objects = [{"text": text} for text in TEXTS]
+    pairs = [{"text_pair": second, "text": first} for first, second in PAIRS]
+
+    assert_same([single.post({"inputs": objects[0]}).json()], native(single, TEXTS[:1]))
+    assert_same(single.post({"inputs": objects}).json(), native(single, TEXTS))
+    assert_same([pair.post({"inputs": pairs[0]}).json()], native(pair, PAIRS[:1]))
+    assert_same(pair.post({"inputs": pairs}).json(), native(pair, PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "message"),
+    [
+        ("single", {"text": ""}, "field `inputs.text`: the text is empty"),
+        ("single", [{"text": "a"}, {"text": 3}], "field `inputs.1.text`: expected a string"),
+        ("single", {"text": "a", "text_pair": "b"}, "`inputs.text_pair`: this model classifies si"),
+        ("single", {"text": "a", "id": 1}, "unknown field `inputs.id`"),
+        ("pair", {"text": "a"}, "field `inputs.text`: this model classifies pairs"),
+        ("pair", {"text_pair": "a"}, "field `inputs.text`: required beside `text_pair`"),
+        ("pair", [{"text": "a", "textPair": "b"}], "did you mean `text_pair`?"),
+        ("pair", {"text": "a", "text_pair": " "}, "field `inputs.text_pair`: the text is empty"),
+    ],
+)
+def test_object_that_is_no_text_is_named(
+    serve: StartServer, kind: str, inputs: Any, message: str
+) -> None:
+    response = serve(kind).post({"inputs": inputs})
+
+    assert response.status_code == 422
+    assert message in response.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_decisions_need_no_abstention(serve: StartServer, kind: str) -> None:
+    server = serve(kind)
+
+    verdicts = native(server, TEXTS, decide=True)
+
+    assert [each.keys() for each in verdicts] == [{"confidence", "predicted", "labels"}] * 3
+    assert_same([each["labels"] for each in verdicts], native(server, TEXTS))
+    if kind == "single":
+        assert [each["predicted"] for each in verdicts] == [
+            [each["labels"][0]["label"]] for each in verdicts
+        ]
 
 
 # text-embeddings-inference

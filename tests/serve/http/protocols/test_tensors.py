@@ -23,6 +23,11 @@ def text_input(**changes: Any) -> dict[str, Any]:
     return {"inputs": [start | changes]}
 
 
+def outputs(name: str, **parameters: Any) -> dict[str, Any]:
+    """A request of one text for one output."""
+    return text_input() | {"outputs": [{"name": name, "parameters": parameters}]}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -42,14 +47,28 @@ def text_input(**changes: Any) -> dict[str, Any]:
         (text_input(data=["a", ["b"]]), 400, "element 1 is not a string"),
         (text_input(data=["a", " "]), 422, "field `text.1`: the text is empty"),
         (text_input(parameters={"binary_data_size": 9}), 400, "both `data` and `binary_data_size`"),
-        (text_input(parameters={"shared_memory_region": "x"}), 422, "unknown field `inputs.0.par"),
+        (
+            text_input(parameters={"shared_memory_region": "x"}),
+            422,
+            "`shared_memory_region` is not",
+        ),
+        (text_input(parameters={"content_type": "base64"}), 422, "`inputs.0.parameters.content_"),
         (
             text_input(data=None, parameters={"binary_data_size": 9}),
             400,
             "binary_data_size is 9, but 0 bytes are left",
         ),
         (text_input() | {"outputs": [{"name": "logits"}]}, 400, "unknown output `logits`"),
-        (text_input() | {"parameters": {"priority": 1}}, 422, "unknown field `parameters.prio"),
+        (text_input() | {"parameters": {"top_k": 1}}, 422, "the parameter `classification`"),
+        (text_input() | {"parameters": {"abstain": True}}, 422, "`abstain` is not supported"),
+        (text_input() | {"parameters": {"functionToApply": 1}}, 422, "mean `function_to_apply`?"),
+        (text_input() | {"parameters": {"timeout": -1}}, 422, "field `parameters.timeout`"),
+        (text_input() | {"output": []}, 422, "unknown field `output`; did you mean `outputs`?"),
+        (text_input() | {"model_version": "0"}, 404, "unknown version `0`; this server has"),
+        (text_input() | dict.fromkeys(map(str, range(101))), 422, "101 unknown fields"),
+        (outputs("label", classification=1), 400, "output `label` has no classification"),
+        (outputs("scores", classification=0), 422, "`outputs.0.parameters.classification`"),
+        (outputs("scores", shared_memory_region="x"), 422, "`shared_memory_region` is not"),
         (
             text_input(data=["a", LONG]) | {"parameters": {"truncation": False}},
             422,
