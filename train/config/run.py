@@ -105,6 +105,12 @@ class DataConfig(Config):
     fixes: str | None = None
     """Reviewed fixes.jsonl of `prepare`, with rows to drop or relabel before the split."""
 
+    fixes_max_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Largest fraction of all rows that `fixes` may change; a file that changes more is refused."""
+
+    fixes_change_test: bool = False
+    """Whether `fixes` may change rows of the test split."""
+
     group_by_length: bool = True
     """Group texts of similar length into batches to reduce padding; the batch size is unchanged."""
 
@@ -265,7 +271,8 @@ class RunConfig(Config):
 
         Data sources are left out: rows are compared by content, not by where they came from.
         """
-        sources = {"train", "validation", "test", "fixes"}
+        sources = {"train", "validation", "test"}
+        sources |= {"fixes", "fixes_max_fraction", "fixes_change_test"}
         exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": sources}
         return self.model_dump(mode="json", exclude=exclude)
 
