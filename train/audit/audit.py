@@ -6,6 +6,7 @@ found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,20 @@ from train.audit.findings import (
     length_findings,
 )
 from train.audit.label_errors import LabelIssues
+from train.audit.planted import Reliability
 from train.config.run import RunConfig
 from train.data.fixes import Fix, Label, row_hash
 from train.data.rows import Labels, SplitName
 from train.data.splits import InvalidRow, LabelledData
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJudgement:
+    """What probes say of the labels, and how far they can be trusted."""
+
+    reliability: Reliability
+    issues: dict[SplitName, LabelIssues]
+    """By split; empty if suspicion is not reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,9 @@ class Audit:
 
     tokens: dict[str, float]
     """Median, 95th percentile and maximum of the tokens per text."""
+
+    reliability: Reliability | None
+    """How well label errors are found; None if they were not looked for."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,12 +82,12 @@ def audit(
     invalid: Sequence[InvalidRow],
     num_invalid: int,
     tokens: dict[SplitName, NDArray[np.int64]],
-    issues: dict[SplitName, LabelIssues] | None,
+    judgement: LabelJudgement | None,
 ) -> Audit:
     """Run all checks.
 
-    tokens: of each row before truncation, (N,) by split. issues: label issues by split; None
-    leaves this finding out.
+    tokens: of each row before truncation, (N,) by split. judgement: of the labels; None leaves
+    this finding out.
     """
     section = config.audit
     view = View(data=data, limit=section.rows_shown)
@@ -83,11 +97,11 @@ def audit(
     counts = count_labels(data)
     findings = [invalid_finding(invalid, num_invalid, view)]
     suggestions = list(duplicates.suggestions)
-    if issues is not None:
-        suspects = rank_suspects(issues, data)
+    if judgement is not None:
+        suspects = rank_suspects(judgement.issues, data)
         taken = {each.place for each in suggestions}
         suggestions += [each for each in suspects if each.place not in taken]
-        findings.append(_label_error_finding(suspects, view))
+        findings.append(_label_error_finding(suspects, judgement.reliability, view))
     findings += duplicate_findings(duplicates, view)
     findings += label_findings(counts, section.rare_label_threshold, view)
     findings += length_findings(tokens, config.model.max_length, view)
@@ -102,6 +116,7 @@ def audit(
             "p95": float(np.percentile(count_N, 95)),
             "max": float(count_N.max()),
         },
+        reliability=judgement.reliability if judgement else None,
     )
 
 
@@ -114,22 +129,30 @@ def rank_suspects(issues: dict[SplitName, LabelIssues], data: LabelledData) -> l
             score = float(found.score_N[index])
             suggestion = Suggestion(
                 place=Place(split=name, index=index),
-                reason=f"suspect label, margin {score:+.3f}",
+                reason=f"suspect label, odds {math.exp(min(-score, 20.0)):,.0f} to 1 against it",
                 suggested=tuple(data.labels[label] for label in suggested),
             )
             ranked.append((score, suggestion))
     return [suggestion for _, suggestion in sorted(ranked, key=lambda each: each[0])]
 
 
-def _label_error_finding(suspects: Sequence[Suggestion], view: View) -> Finding:
+def _label_error_finding(
+    suspects: Sequence[Suggestion], reliability: Reliability, view: View
+) -> Finding:
     def note(suspect: Suggestion) -> str:
         return f"{', '.join(suspect.suggested or ()) or 'no label'}? {suspect.reason}"
 
+    meaning = (
+        "Linear probes that were not trained on the row contradict its labels. The threshold finds "
+        f"{reliability.found:.0%} of errors that were planted to test it; about "
+        f"{reliability.precision:.0%} of the rows below are estimated to be wrong."
+    )
+    if reliability.reason:
+        meaning = f"Not reported: {reliability.reason}."
     return view.finding(
         "label_errors",
         "Labels that are probably wrong",
-        "Linear probes that were not trained on the row give another label a probability of at "
-        "least that label's average self-confidence (confident learning).",
+        meaning,
         len(suspects),
         (view.row(each.place, note(each)) for each in suspects),
         (each.place.split for each in suspects),

@@ -1,8 +1,9 @@
-"""Find probable label errors: confident learning on features of the frozen base.
+"""Find probable label errors with linear probes on features of the frozen base.
 
-Linear probes predict rows that they were not fitted on. A row is suspect if its probe gives another
-label at least that label's average self-confidence (Northcutt, Jiang and Chuang 2021, "Confident
-Learning", JAIR 70, section 3.1). Pure: features and the seed are arguments.
+Probes predict rows that they were not fitted on (cross-fitting, as in confident learning:
+Northcutt, Jiang and Chuang 2021, JAIR 70). A row is suspect if the odds against its labels as
+given reach a threshold, which `train.audit.planted` finds by planting errors. Pure: features and
+the seed are arguments.
 
 Shape suffixes: N rows, D features, C labels.
 """
@@ -10,6 +11,7 @@ Shape suffixes: N rows, D features, C labels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,8 @@ from train.model.head import fit_probe
 from train.model.loss import Loss
 from train.statistics.metrics import Choice
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+Judged = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,11 @@ class LabelIssues:
     """Suspect rows, according to probes that were not fitted on them."""
 
     score_N: Floats
-    """-1 to 1, the lower the more suspect; 1 for rows that are not checked."""
+    """Log-odds of the labels as given, the lower the more suspect; inf if not checked."""
 
     suspect_N: NDArray[np.bool_]
     suggested_NC: Choice
-    """The predicted labels of suspect rows, and the given ones of all others."""
+    """The corrected labels of suspect rows, and the given ones of all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,64 +80,47 @@ def cross_fit(
     return CrossFittedProbes(probs_NC=probs_NC, weights=tuple(weights), task=task)
 
 
+def cell_scores(probs_NC: Floats, given_NC: Choice, task: str, judged_C: Judged) -> Floats:
+    """Score each label of each row as given, (N, C): the lower, the more suspect; inf: not judged.
+
+    Single-label, the natural logarithm of the given label's probability over the most probable
+    other label's, for the given label alone. Multi-label, the log-odds that the label is present
+    or absent as given.
+    """
+    logs_NC = np.log(np.maximum(probs_NC, 1e-9))
+    if task == "multi_label":
+        odds_NC = logs_NC - np.log(np.maximum(1 - probs_NC, 1e-9))
+        return np.where(judged_C, np.where(given_NC, odds_NC, -odds_NC), np.inf)
+    others_NC = np.where(given_NC | ~judged_C, -np.inf, logs_NC)
+    ratio_NC = logs_NC - others_NC.max(axis=1, keepdims=True)
+    return np.where(given_NC & judged_C, ratio_NC, np.inf)
+
+
 def find_label_issues(
     probs_NC: Floats,
     given_NC: Choice,
     task: str,
     *,
-    thresholds_2C: Floats,
-    judged_C: NDArray[np.bool_],
+    threshold: float,
+    judged_C: Judged,
 ) -> LabelIssues:
     """Compare given labels with the probabilities of probes that were not fitted on the rows.
 
-    thresholds_2C: from `class_thresholds`. judged_C: labels with enough rows; rows with another
-    label are not checked.
+    threshold: scores of `cell_scores` at or below it are suspect, see `train.audit.planted`.
+    judged_C: labels with enough rows; rows with another label are not checked.
     """
+    scores_NC = cell_scores(probs_NC, given_NC, task, judged_C)
+    wrong_NC = scores_NC <= threshold
+    suspect_N = np.asarray(wrong_NC.any(axis=1))
     if task == "multi_label":
-        return _multi_label_issues(probs_NC, given_NC, thresholds_2C, judged_C)
-    given_N = given_NC.argmax(axis=1)
-    rows_N = np.arange(len(given_N))
-    own_N = probs_NC[rows_N, given_N]
-    others_NC = np.where(given_NC, -1.0, probs_NC)
-    # The most probable of the labels that reach their thresholds (eq. 1 there).
-    confident_NC = np.where((probs_NC >= thresholds_2C[1]) & judged_C, probs_NC, -1.0)
-    best_N = confident_NC.argmax(axis=1)
-    judged_N = judged_C[given_N]
-    suspect_N = judged_N & (confident_NC[rows_N, best_N] >= 0) & (best_N != given_N)
-    suggested_NC = given_NC.copy()
-    suggested_NC[suspect_N] = np.arange(given_NC.shape[1]) == best_N[suspect_N, None]
-    margin_N = np.where(judged_N, own_N - others_NC.max(axis=1), 1.0)
+        suggested_NC = given_NC ^ wrong_NC
+    else:
+        best_N = np.where(given_NC | ~judged_C, -1.0, probs_NC).argmax(axis=1)
+        best_NC = np.arange(given_NC.shape[1]) == best_N[:, None]
+        suggested_NC = np.where(suspect_N[:, None], best_NC, given_NC)
     return LabelIssues(
-        score_N=margin_N.astype(np.float32), suspect_N=suspect_N, suggested_NC=suggested_NC
+        score_N=scores_NC.min(axis=1), suspect_N=suspect_N, suggested_NC=suggested_NC
     )
-
-
-def _multi_label_issues(
-    probs_NC: Floats, given_NC: Choice, thresholds_2C: Floats, judged_C: NDArray[np.bool_]
-) -> LabelIssues:
-    """Check each label separately, present or absent; the lowest margin is the row's score."""
-    missing_NC = ~given_NC & (probs_NC >= thresholds_2C[1])
-    extra_NC = given_NC & (1 - probs_NC >= thresholds_2C[0])
-    wrong_NC = (missing_NC | extra_NC) & judged_C
-    own_NC = np.where(given_NC, probs_NC, 1 - probs_NC)
-    margin_NC = np.where(judged_C, 2 * own_NC - 1, 1.0)
-    return LabelIssues(
-        score_N=margin_NC.min(axis=1).astype(np.float32),
-        suspect_N=wrong_NC.any(axis=1),
-        suggested_NC=given_NC ^ wrong_NC,
-    )
-
-
-def class_thresholds(probs_NC: Floats, given_NC: Choice) -> Floats:
-    """Return the average self-confidence that a label is absent (row 0) or present (row 1), (2, C).
-
-    The average is over the rows where it is given so; 2, which no probability reaches, without any.
-    """
-    num_present_C, num_absent_C = given_NC.sum(axis=0), (~given_NC).sum(axis=0)
-    present_C = (probs_NC * given_NC).sum(axis=0) / np.maximum(num_present_C, 1)
-    absent_C = ((1 - probs_NC) * ~given_NC).sum(axis=0) / np.maximum(num_absent_C, 1)
-    thresholds_2C = np.where([num_absent_C > 0, num_present_C > 0], [absent_C, present_C], 2.0)
-    return np.asarray(thresholds_2C, dtype=np.float32)
 
 
 def _folds(given_NC: Choice, folds: int, seed: int) -> NDArray[np.int64]:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from serve.files import write_atomic
 from serve.inference.placement import pick_device
-from train.audit.audit import Audit, audit
+from train.audit.audit import Audit, LabelJudgement, audit
 from train.audit.embed import embed, token_counts
-from train.audit.label_errors import LabelIssues, class_thresholds, cross_fit, find_label_issues
+from train.audit.label_errors import LabelIssues, cross_fit, find_label_issues
+from train.audit.planted import measure_reliability
 from train.audit.report import report_html
 from train.config.run import RunConfig
 from train.data.fixes import write_fixes
@@ -69,40 +70,50 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
         invalid=invalid,
         num_invalid=data.num_dropped,
         tokens={name: token_counts(base, split.texts) for name, split in data.splits.items()},
-        issues=_label_issues(config, data, base, device) if config.audit.label_errors else None,
+        judgement=_judge_labels(config, data, base, device) if config.audit.label_errors else None,
     )
     _write(directory, found, data)
     return Prepared(data=data, audit=found, directory=directory)
 
 
-def _label_issues(
-    config: RunConfig, data: LabelledData, base: Base, device: str
-) -> dict[SplitName, LabelIssues]:
-    """Check train by the probes of the other folds, and the other splits by all probes."""
+def _judge_labels(config: RunConfig, data: LabelledData, base: Base, device: str) -> LabelJudgement:
+    """Check train by the probes of the other folds, and the other splits by all probes.
+
+    The other splits are embedded only if the probes turn out to be reliable.
+    """
     picked = pick_device(device)
     total = sum(map(len, data.splits.values()))
+    issues: dict[SplitName, LabelIssues] = {}
     with tqdm(total=total, unit="texts", desc="embed", disable=None) as bar:
 
         def features(split: Split) -> Any:
             return embed(base, split.texts, device=picked, progress=bar.update)
 
-        given_NC = reference(data.train, data.labels)
-        cross = cross_fit(
-            features(data.train), given_NC, config.task, folds=config.audit.folds, seed=config.seed
-        )
-        thresholds_2C = class_thresholds(cross.probs_NC, given_NC)
+        features_ND, given_NC = features(data.train), reference(data.train, data.labels)
+        folds, seed = config.audit.folds, config.seed
+        cross = cross_fit(features_ND, given_NC, config.task, folds=folds, seed=seed)
         judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
-        issues: dict[SplitName, LabelIssues] = {}
+        reliability = measure_reliability(
+            cross.probs_NC,
+            features_ND,
+            given_NC,
+            config.task,
+            judged_C=judged_C,
+            folds=folds,
+            seed=seed,
+        )
+        if reliability.threshold is None:
+            return LabelJudgement(reliability=reliability, issues=issues)
         for name, split in data.splits.items():
             train = name == "train"
             issues[name] = find_label_issues(
                 cross.probs_NC if train else cross.predict_unseen(features(split)),
                 given_NC if train else reference(split, data.labels),
                 config.task,
-                thresholds_2C=thresholds_2C,
+                threshold=reliability.threshold,
                 judged_C=judged_C,
             )
-    return issues
+    return LabelJudgement(reliability=reliability, issues=issues)
 
 
 def _write(directory: Path, found: Audit, data: LabelledData) -> None:
@@ -121,6 +132,7 @@ def _write(directory: Path, found: Audit, data: LabelledData) -> None:
         "labels": found.label_counts,
         "imbalance": found.imbalance,
         "tokens": found.tokens,
+        "label_check": asdict(found.reliability) if found.reliability else None,
     }
     write_atomic(directory / "report.html", report_html(found, summary))
     summary["findings"] = [asdict(finding) for finding in found.findings]
@@ -156,6 +168,8 @@ def summary_lines(prepared: Prepared) -> list[str]:
         parts = ", ".join(f"{count} in {name}" for name, count in each.parts.items())
         title = each.title[0].lower() + each.title[1:]
         lines.append(f"{each.count:>8}  {title}{f' ({parts})' if parts else ''}")
+    if found.reliability and found.reliability.reason:
+        lines.append(f"note: suspect labels are not reported: {found.reliability.reason}")
     actions = [fix.action for fix in found.fixes]
     lines.append(
         f"suggestions: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"

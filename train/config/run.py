@@ -87,6 +87,12 @@ class DataConfig(Config):
     fixes: str | None = None
     """Reviewed fixes.jsonl of `prepare`, with rows to drop or relabel before the split."""
 
+    fixes_max_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Largest fraction of all rows that `fixes` may change; a file that changes more is refused."""
+
+    fixes_change_test: bool = False
+    """Whether `fixes` may change rows of the test split."""
+
     group_by_length: bool = True
     """Group texts of similar length into batches to reduce padding; the batch size is unchanged."""
 
@@ -275,8 +281,8 @@ class RunConfig(Config):
         by_logging = self.trainer.get("eval_strategy") == "steps" and not self.trainer.get(
             "eval_steps"
         )
-        sources = ("data.train", "data.validation", "data.test", "data.fixes")
-        left_out = {*NOT_TRAINING, *sources, *UNUSED[self.method]}
+        data = ("train", "validation", "test", "fixes", "fixes_max_fraction", "fixes_change_test")
+        left_out = {*NOT_TRAINING, *(f"data.{key}" for key in data), *UNUSED[self.method]}
         if by_logging:  # transformers then evaluates every so many steps
             left_out -= {"trainer.logging_steps"}
         return without(settings, left_out)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve.files import write_atomic
 from serve.inference.text import Text
+from train.config.run import DataConfig
 from train.data.rows import Labels, SplitName
 from train.data.store import content_line
 
@@ -64,14 +65,21 @@ class Fixes:
     entries: dict[tuple[SplitName, int], tuple[int, Fix]]
     """By source and row: the line number in the file, and the fix."""
 
-    dropped: int = 0
-    relabelled: int = 0
+    num_rows: int = 0
+    """Usable rows seen so far."""
+
+    dropped: list[tuple[SplitName, Text]] = field(default_factory=list)
+    """Source and text of each."""
+
+    relabelled: list[tuple[SplitName, int]] = field(default_factory=list)
+    """Source and row of each."""
 
     def apply(self, source: SplitName, row: int, text: Text, labels: Labels) -> Labels | None:
         """Return the corrected labels of a row, or None to drop it.
 
         Raises ValueError if the row's content is not what the fix was written for.
         """
+        self.num_rows += 1
         line, fix = self.entries.pop((source, row), (0, None))
         if fix is None:
             return labels
@@ -82,10 +90,10 @@ class Fixes:
                 "Rerun `train prepare` without data.fixes, and review its new file"
             )
         if fix.action == "drop":
-            self.dropped += 1
+            self.dropped.append((source, text))
             return None
         if fix.action == "relabel":
-            self.relabelled += 1
+            self.relabelled.append((source, row))
             assert fix.suggested is not None
             new = [fix.suggested] if isinstance(fix.suggested, str) else fix.suggested
             return tuple(sorted(set(new)))
@@ -99,12 +107,32 @@ class Fixes:
                 f"({len(self.entries)} such lines); delete the line, or rerun `train prepare`"
             )
 
+    def check_extent(self, num_test: int, data: DataConfig) -> None:
+        """Raise ValueError if the fixes change more than `data` allows.
+
+        num_test: how many of the changed rows are in the test split.
+        """
+        changed = len(self.dropped) + len(self.relabelled)
+        fraction = changed / max(1, self.num_rows)
+        if fraction > data.fixes_max_fraction:
+            raise ValueError(
+                f"data.fixes `{self.path}` changes {changed} of {self.num_rows} rows "
+                f"({fraction:.1%}), more than data.fixes_max_fraction={data.fixes_max_fraction:g}; "
+                "review the file, delete the lines that are not sure, or raise the limit"
+            )
+        if num_test and not data.fixes_change_test:
+            raise ValueError(
+                f"data.fixes `{self.path}` changes {num_test} rows of the test split, and metrics "
+                "before and after could not be compared; review these lines and set "
+                "data.fixes_change_test=true, or delete them"
+            )
+
     def record(self) -> dict[str, Any]:
         """Return the counts of changes and the file's hash, for the manifest."""
         return {
-            "rows": self.dropped + self.relabelled,
-            "dropped": self.dropped,
-            "relabelled": self.relabelled,
+            "rows": len(self.dropped) + len(self.relabelled),
+            "dropped": len(self.dropped),
+            "relabelled": len(self.relabelled),
             "sha256": self.sha256,
         }
 

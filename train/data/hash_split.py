@@ -45,16 +45,21 @@ def split_by_hash(
             stack.callback(writer.discard)
         numbers = row_numbers_of(table)
         for text, row, number, values in zip(texts, labels, numbers, slices_of(table), strict=True):
-            position = content_position(text)
-            part: SplitName = "train"
-            for name in missing if position not in kept else []:
-                fraction = _fraction(config.data, name)
-                if position < fraction:
-                    part = name
-                    break
-                position -= fraction
+            stays = content_position(text) in kept
+            part = "train" if stays else split_of(text, config.data, missing)
             writers[part].add(text, row, number, values)
         return {name: writer.close(name) for name, writer in writers.items()}
+
+
+def split_of(text: Text, data: DataConfig, missing: list[SplitName]) -> SplitName:
+    """Return the split of a text by its hash alone; `missing` are the splits to make."""
+    position = content_position(text)
+    for name in missing:
+        fraction = _fraction(data, name)
+        if position < fraction:
+            return name
+        position -= fraction
+    return "train"
 
 
 def _fraction(data: DataConfig, name: str) -> float:

@@ -27,7 +27,7 @@ from serve.inference.text import Text
 from serve.tables import Row
 from train.config.run import RunConfig
 from train.data.fixes import Fixes, read_fixes
-from train.data.hash_split import split_by_hash
+from train.data.hash_split import split_by_hash, split_of
 from train.data.rows import SPLITS, Labels, RowError, RowRules, SplitName
 from train.data.sources import open_source
 from train.data.store import RowWriter, content_line, labels_of, row_numbers_of, slices_of, texts_of
@@ -146,6 +146,7 @@ def load_data(
                 tables[name] = writer.close(name)
     if fixes is not None:
         fixes.check_all_applied()
+        fixes.check_extent(_num_fixed_in_test(fixes, tables, config, missing), config.data)
     splits = {
         name: Split(
             texts=texts_of(tables[name], is_pair=config.is_pair),
@@ -164,6 +165,21 @@ def load_data(
         labels=_check_labels(splits),
         num_dropped=num_dropped,
         fixes=fixes.record() if fixes else None,
+    )
+
+
+def _num_fixed_in_test(
+    fixes: Fixes, tables: dict[SplitName, pa.Table], config: RunConfig, missing: list[SplitName]
+) -> int:
+    """Count the changed rows that are in the test split, or were before they were dropped."""
+    if "test" not in missing:
+        sources = [source for source, _ in [*fixes.dropped, *fixes.relabelled]]
+        return sources.count("test")
+    in_test = set(row_numbers_of(tables["test"]))
+    relabelled = sum(source == "train" and row in in_test for source, row in fixes.relabelled)
+    return relabelled + sum(
+        source == "train" and split_of(text, config.data, missing) == "test"
+        for source, text in fixes.dropped
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.audit.label_errors import LabelIssues, class_thresholds, cross_fit, find_label_issues
+from train.audit.label_errors import LabelIssues, cross_fit, find_label_issues
+from train.audit.planted import measure_reliability
 from train.statistics.metrics import Choice, one_hot
 
 
@@ -23,8 +24,10 @@ def cross_fit_issues(
     features: np.ndarray, given: Choice, task: str, *, judged_C: np.ndarray, folds: int = 5
 ) -> LabelIssues:
     probs = cross_fit(features, given, task, folds=folds, seed=0).probs_NC
-    thresholds = class_thresholds(probs, given)
-    return find_label_issues(probs, given, task, thresholds_2C=thresholds, judged_C=judged_C)
+    options = {"judged_C": judged_C, "folds": folds, "seed": 0}
+    threshold = measure_reliability(probs, features, given, task, **options).threshold
+    assert threshold is not None
+    return find_label_issues(probs, given, task, threshold=threshold, judged_C=judged_C)
 
 
 def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
@@ -38,7 +41,6 @@ def test_changed_labels_are_ranked_first_and_get_their_own_back() -> None:
 
     first = set(np.argsort(found.score_N)[:30].tolist())
     assert len(first & set(changed.tolist())) >= 28
-    # A suspect must reach the average of the other label's own rows, so some are missed.
     assert found.suspect_N[changed].mean() >= 0.5
     assert (found.suggested_NC[changed].argmax(axis=1) == true_N[changed]).mean() >= 0.5
     assert found.suspect_N.sum() <= 45
@@ -66,7 +68,7 @@ def test_rows_of_labels_that_are_too_rare_are_not_judged() -> None:
     found = cross_fit_issues(features, given, "single_label", judged_C=given.sum(axis=0) >= 5)
 
     assert not found.suspect_N[-2:].any()
-    assert (found.score_N[-2:] == 1).all()
+    assert np.isinf(found.score_N[-2:]).all()
 
 
 @pytest.mark.parametrize("kind", ["missing", "needless"])
@@ -76,16 +78,18 @@ def test_label_that_is_missing_or_needless_is_found_in_multi_label_data(kind: st
     true_NC = random.random((800, 4)) < 0.4
     features = true_NC @ centres + random.normal(scale=0.4, size=(800, 24))
     features = features.astype(np.float32)
-    candidates = np.flatnonzero(true_NC[:, 1] if kind == "missing" else ~true_NC[:, 1])
-    changed = random.choice(candidates, 20, replace=False)
+    candidates = np.argwhere(true_NC if kind == "missing" else ~true_NC)
+    changed, labels = random.permutation(candidates)[:20].T
     given = true_NC.copy()
-    given[changed, 1] = kind == "needless"
+    given[changed, labels] = kind == "needless"
 
     found = cross_fit_issues(
         features, given, "multi_label", judged_C=np.ones(4, dtype=bool), folds=4
     )
 
     assert len(set(np.argsort(found.score_N)[:30].tolist()) & set(changed.tolist())) >= 16
-    assert found.suspect_N[changed].mean() >= 0.5
-    right = (found.suggested_NC[changed] == true_NC[changed]).all(axis=1)
-    assert right.mean() >= 0.4
+    suspects = np.flatnonzero(found.suspect_N)
+    assert len(suspects) >= 4
+    assert np.isin(suspects, changed).mean() >= 0.8
+    caught = np.intersect1d(suspects, changed)
+    assert (found.suggested_NC[caught] == true_NC[caught]).all(axis=1).mean() >= 0.8
