@@ -97,7 +97,10 @@ class Abstention(FrozenModel):
     """How the threshold was chosen, or why there is none, with the figures."""
 
     rows: int
-    """Number of validation rows used to choose it."""
+    """Number of validation rows that tested it; they chose nothing else but the checkpoint."""
+
+    checkpoints: int = 1
+    """Number of checkpoints that these rows chose among; the guarantee covers all of them."""
 
     answered: int = 0
     """Number of those rows that are answered."""
@@ -119,7 +122,7 @@ class Calibration(FrozenModel):
     """Thresholds by backend (torch, onnx); empty if no maximum risk was configured."""
 
     rows: int
-    """Number of validation rows."""
+    """Number of validation rows that temperature and thresholds were fitted on."""
 
     log_loss_before: float
     """Log loss of the trained model on these rows, in nats."""

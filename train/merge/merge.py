@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,15 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config.calibration,
             task=config.task,
             labels=data.labels,
+            texts=data.validation.texts,
+            checkpoints=(checkpoints := num_checkpoints(fitted["log_history"])),
+            notes=merged.notes,
         )
         int8 = None
         if config.export_int8:
-            int8, calibration = add_int8(staging, config, data, merged, calibration)
+            int8, calibration = add_int8(
+                staging, config, data, merged, calibration, checkpoints=checkpoints
+            )
         base_sha256 = fitted["run"]["base_weights_sha256"]
         bundle = seal_run(staging, config, data, merged, calibration, int8, base_sha256=base_sha256)
     finally:
@@ -69,6 +75,11 @@ def read_fitted(adapter: Path) -> dict[str, Any]:
         raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
     fitted: dict[str, Any] = json.loads((adapter / "fit.json").read_text(encoding="utf-8"))
     return fitted
+
+
+def num_checkpoints(log_history: Sequence[dict[str, Any]]) -> int:
+    """Count the checkpoints that the validation split chose among; 1 where it chose none."""
+    return max(1, len({entry["step"] for entry in log_history if "eval_loss" in entry}))
 
 
 def check_unchanged(
