@@ -46,7 +46,7 @@ HIGHEST, LOWEST, STEP = 12.0, -4.0, 0.1
 """Log odds of the largest and the smallest threshold, except 0, which answers everything, and
 the step between two."""
 
-PRIOR_ROWS = 10
+PRIOR_ROWS = 20
 """Weight, in rows, of the model's own confidences in the pilot's estimate of a risk."""
 
 
@@ -170,7 +170,8 @@ def _start(
     """Position in the grid at which a test of `num_tests` rows has the most power, by the pilot.
 
     The risk at a threshold is the pilot's error rate, shrunk towards what the confidences
-    state; the power is the probability of few enough errors. A poor estimate costs power only.
+    state; the power is the probability of few enough errors, averaged over a log odd of
+    neighbours, since one lucky threshold is a bad start. A poor estimate costs power only.
     """
     from scipy.stats import binom
 
@@ -182,4 +183,5 @@ def _start(
     few_T = binom.ppf(level, np.maximum(rows_T, 1), max_risk)
     few_T -= binom.cdf(few_T, np.maximum(rows_T, 1), max_risk) > level
     power_T = np.where(rows_T > 0, binom.cdf(few_T, np.maximum(rows_T, 1), risk_T), 0.0)
-    return int(power_T.argmax())
+    window = round(1 / STEP) + 1
+    return int(np.convolve(power_T, np.ones(window), "same").argmax())
