@@ -42,15 +42,21 @@ class Measured(FrozenModel):
     high: float | None = None
     """Upper bound; null if there is no interval."""
 
+    by_chance: float | None = None
+    """Of a calibration error: what a calibrated model exceeds on 5 % of test sets of this size."""
+
     def __str__(self) -> str:
         return format(self)
 
     def __format__(self, spec: str) -> str:
         """`value [low, high]`, each number formatted by `spec`, by default `.4f`."""
         spec = spec or ".4f"
-        if self.low is None or self.high is None:
-            return format(self.value, spec)
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        text = format(self.value, spec)
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low:{spec}}, {self.high:{spec}}]"
+        if self.by_chance is not None:
+            text += f"; a calibrated model shows up to {self.by_chance:{spec}} on as many rows"
+        return text
 
 
 class Int8Export(FrozenModel):
