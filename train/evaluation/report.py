@@ -132,9 +132,10 @@ def _calibration(manifest: Manifest) -> list[Html]:
     fitted = manifest.calibration
     if fitted is None:
         return [paragraph("Not calibrated: the configuration requested no calibration.")]
+    folded = ", folded into the last layer" if fitted.temperature != 1.0 else ""
     parts = [
         table(
-            ["on the validation split", "before", "after calibration"],
+            [f"on {fitted.rows} validation rows", "before", "after calibration"],
             [
                 ["log-loss", fitted.log_loss_before, fitted.log_loss_after],
                 ["expected calibration error", fitted.ece_before, fitted.ece_after],
@@ -142,7 +143,7 @@ def _calibration(manifest: Manifest) -> list[Html]:
             kinds=["", "number", "number"],
         ),
         paragraph(
-            f"Temperature {fitted.temperature:.4f}, folded into the last layer. "
+            f"Temperature {fitted.temperature:.4f}{folded}. "
             + " ".join(f"{note[0].upper()}{note[1:]}." for note in fitted.notes)
         ),
     ]
