@@ -48,8 +48,24 @@ def wilson_ends(p: Floats, trials: Floats, z: float) -> Ends:
 
 
 def f1_ends(jaccard: Floats, trials: Floats, z: float = Z) -> Ends:
-    """Interval of labels' F1 from J = TP / (TP + FP + FN) and its denominator."""
+    """Interval of labels' F1 from J = TP / (TP + FP + FN) and its denominator.
+
+    Wilson's ends are too short with one to three errors or hits: where F1 is near 1, they miss
+    it on 9 % of test sets. There an end is at least that of L. D. Brown, T. T. Cai and A.
+    DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16,
+    section 4.1.2, from the Poisson distribution.
+    """
+    from scipy.special import gammaincinv
+
     low, high = wilson_ends(jaccard, trials, z)
+    hits, alpha = jaccard * trials, 2 * NormalDist().cdf(-z)
+    for count, is_errors in ((hits, False), (trials - hits, True)):
+        few = (count > 0.5) & (count < 3.5)
+        end = np.where(few, gammaincinv(np.where(few, count, 1.0), alpha) / trials, 1.0)
+        if is_errors:
+            high = np.maximum(high, 1 - end)
+        else:
+            low = np.minimum(low, end)
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -31,6 +32,7 @@ from train.statistics.probability_metrics import (
 )
 from train.statistics.ranking_metrics import areas
 from train.statistics.score_intervals import (
+    f1_ends,
     newcombe,
     of_counts,
     wilson_ends,
@@ -255,6 +257,17 @@ def test_label_f1_is_that_of_wilson_on_its_decisions() -> None:
     assert rare.per_label[1].recall.low == pytest.approx(low)
     assert rare.per_label[1].f1.low == pytest.approx(2 * low / (1 + low))
     assert rare.per_label[1].f1.high == 1.0
+
+
+def test_label_f1_near_one_is_held_too() -> None:
+    """30 rows of a label, an error on 1 of 250: one error must not exclude the true F1."""
+    true, trials = 0.996, 30
+    weights = binom.pmf(np.arange(trials + 1), trials, true)
+    low, high = f1_ends(np.arange(trials + 1) / trials, np.full(trials + 1, float(trials)))
+
+    holds = (low <= 2 * true / (1 + true)) & (2 * true / (1 + true) <= high)
+
+    assert weights @ holds >= 0.93
 
 
 def test_label_that_nobody_has_or_predicts_has_no_interval() -> None:
