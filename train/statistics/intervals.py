@@ -18,7 +18,6 @@ import numpy as np
 
 from serve.bundle.manifest import Measured
 from serve.inference.scores import Array
-from serve.stats import wilson
 from train.statistics.calibration_error import CalibrationError
 from train.statistics.metrics import Choice, Counts, Floats, f1_macro, scores
 from train.statistics.probability_metrics import (
@@ -35,10 +34,8 @@ from train.statistics.score_intervals import (
     mean_of_labels,
     newcombe,
     of_counts,
+    proportion_ends,
 )
-
-EXACT = ("accuracy", "precision", "recall")
-"""Metrics that are proportions of rows; the intervals of the others are approximate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +233,8 @@ def _per_label(
 def _proportion(successes: int, trials: int) -> Measured:
     if trials == 0:
         return Measured(value=0.0)
-    return _measured(successes / trials, wilson(successes, trials))
+    low, high = proportion_ends(np.array(successes / trials), np.array(float(trials)))
+    return _measured(successes / trials, (float(low), float(high)))
 
 
 def _f1(hits: int, both: int) -> Measured:

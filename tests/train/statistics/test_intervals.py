@@ -35,6 +35,7 @@ from train.statistics.score_intervals import (
     f1_ends,
     newcombe,
     of_counts,
+    proportion_ends,
     wilson_ends,
 )
 
@@ -257,6 +258,16 @@ def test_label_f1_is_that_of_wilson_on_its_decisions() -> None:
     assert rare.per_label[1].recall.low == pytest.approx(low)
     assert rare.per_label[1].f1.low == pytest.approx(2 * low / (1 + low))
     assert rare.per_label[1].f1.high == 1.0
+
+
+@pytest.mark.parametrize(("true", "trials"), [(0.9938, 360), (0.996, 30), (0.01, 200), (0.9, 20)])
+def test_proportions_near_the_ends_are_held_too(true: float, trials: int) -> None:
+    """Wilson's interval holds 0.9938 on 92 % of test sets of 360 rows."""
+    low, high = proportion_ends(np.arange(trials + 1) / trials, np.full(trials + 1, float(trials)))
+
+    chance = binom.pmf(np.arange(trials + 1), trials, true) @ ((low <= true) & (true <= high))
+
+    assert chance >= 0.93
 
 
 def test_label_f1_near_one_is_held_too() -> None:
