@@ -26,6 +26,10 @@ CARD = "README.md"
 PLOTS = "evaluation"
 
 
+# A field that is added to a manifest is left out of its JSON at its default (`exclude_if`), so
+# that the digest of an older manifest stays the one that it states.
+
+
 class BundleError(ValueError):
     """The directory is not a complete, unaltered bundle; the message names the file."""
 
@@ -42,7 +46,7 @@ class Measured(FrozenModel):
     high: float | None = None
     """Upper bound; null if there is no interval."""
 
-    by_chance: float | None = None
+    by_chance: float | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of a calibration error: what a calibrated model exceeds on 5 % of test sets of this size."""
 
     def __str__(self) -> str:
@@ -105,7 +109,7 @@ class Abstention(FrozenModel):
     rows: int
     """Number of validation rows that tested it; they chose nothing else but the checkpoint."""
 
-    checkpoints: int = 1
+    checkpoints: int = Field(default=1, exclude_if=lambda value: value == 1)
     """Number of checkpoints that these rows chose among; the guarantee covers all of them."""
 
     answered: int = 0
