@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import yaml
 from config_reference import PAGE, WRITE, reference, sections
@@ -246,12 +247,17 @@ def test_metrics_are_those_of_the_server() -> None:
 
 def test_metrics_are_those_that_evaluate_measures_and_prints() -> None:
     from train.evaluation.summary import table
-    from train.statistics.intervals import _Sums
+    from train.statistics.intervals import measure_all
+    from train.statistics.metrics import one_hot
 
     page = (ROOT / "docs" / "evaluation.md").read_text()
-    rows = page[page.index("| metric | definition |") : page.index("Intervals are Wilson's")]
+    rows = page[page.index("| metric | definition |") : page.index("| interval of | method |")]
     named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE)))
-    assert named == list(_Sums.names)
+    rows_NC = one_hot(np.arange(6) % 2, 2)
+    found = measure_all(
+        rows_NC, rows_NC, rows_NC.astype(np.float32), task="single_label", labels="ab", seed=0
+    )
+    assert named == list(found.overall)
 
     readme = (ROOT / "README.md").read_text()
     shown = re.findall(r"^((\w+) +(\S+) +\[(\S+), (\S+)\])$", readme, re.MULTILINE)

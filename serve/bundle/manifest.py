@@ -26,6 +26,10 @@ CARD = "README.md"
 PLOTS = "evaluation"
 
 
+# A field that is added to a manifest is left out of its JSON at its default (`exclude_if`), so
+# that the digest of an older manifest stays the one that it states.
+
+
 class BundleError(ValueError):
     """The directory is not a complete, unaltered bundle; the message names the file."""
 
@@ -42,15 +46,21 @@ class Measured(FrozenModel):
     high: float | None = None
     """Upper bound; null if there is no interval."""
 
+    by_chance: float | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a calibration error: what a calibrated model exceeds on 5 % of test sets of this size."""
+
     def __str__(self) -> str:
         return format(self)
 
     def __format__(self, spec: str) -> str:
         """`value [low, high]`, each number formatted by `spec`, by default `.4f`."""
         spec = spec or ".4f"
-        if self.low is None or self.high is None:
-            return format(self.value, spec)
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        text = format(self.value, spec)
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low:{spec}}, {self.high:{spec}}]"
+        if self.by_chance is not None:
+            text += f"; a calibrated model shows up to {self.by_chance:{spec}} on as many rows"
+        return text
 
 
 class Int8Export(FrozenModel):
@@ -97,7 +107,10 @@ class Abstention(FrozenModel):
     """How the threshold was chosen, or why there is none, with the figures."""
 
     rows: int
-    """Number of validation rows used to choose it."""
+    """Number of validation rows that tested it; they chose nothing else but the checkpoint."""
+
+    checkpoints: int = Field(default=1, exclude_if=lambda value: value == 1)
+    """Number of checkpoints that these rows chose among; the guarantee covers all of them."""
 
     answered: int = 0
     """Number of those rows that are answered."""
@@ -119,7 +132,7 @@ class Calibration(FrozenModel):
     """Thresholds by backend (torch, onnx); empty if no maximum risk was configured."""
 
     rows: int
-    """Number of validation rows."""
+    """Number of validation rows that temperature and thresholds were fitted on."""
 
     log_loss_before: float
     """Log loss of the trained model on these rows, in nats."""

@@ -40,7 +40,10 @@ def by_enumeration(
 
 
 def answers_of(
-    chosen_N: NDArray[np.int64], true_N: NDArray[np.int64], num_labels: int, confidence: float = 0.9
+    chosen_N: NDArray[np.int64],
+    true_N: NDArray[np.int64],
+    num_labels: int,
+    confidence: float | NDArray[np.float64] = 0.9,
 ) -> Predictions:
     predicted_NC = one_hot(chosen_N, num_labels)
     rest = (1 - confidence) / (num_labels - 1)

@@ -108,10 +108,10 @@ class GateSection(Config):
     """Maximum drop of a label's recall (fraction); only a significantly larger one is refused."""
 
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Maximum expected calibration error of a candidate; null sets no limit."""
+    """Expected calibration error that a candidate is refused for if shown to exceed; null: none."""
 
     max_ece_increase: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Maximum increase of the expected calibration error over the champion's."""
+    """Increase of that error over the champion's; only one shown to be larger is refused."""
 
     max_latency_ratio: Annotated[float, Field(gt=0)] | None = 1.25
     """Maximum median single-text latency relative to the champion's; null skips the check."""
@@ -130,7 +130,7 @@ class CalibrationSection(Config):
     """What `merge` fits on the validation split in addition to the weights."""
 
     temperature: bool = True
-    """Apply temperature scaling."""
+    """Apply temperature scaling, if it lowers the log-loss by more than chance does."""
 
     thresholds: bool = True
     """Multi-label: tune one decision threshold per label for F1 instead of 0.5."""

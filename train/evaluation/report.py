@@ -18,7 +18,7 @@ from train.evaluation.figures import draw, requested_abstention
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import LENGTH_BINS, MIN_ROWS
 from train.report.cells import interval
-from train.statistics.probability_metrics import NUM_BINS
+from train.statistics.probability_metrics import MAX_BINS
 
 NAMES = {
     "accuracy": "accuracy (exact match)",
@@ -30,7 +30,7 @@ NAMES = {
     "pr_auc": "average precision, macro one-vs-rest",
     "log_loss": "log-loss in nats (lower is better)",
     "brier": "Brier score (lower is better)",
-    "ece": f"expected calibration error (ECE), {NUM_BINS} equal-mass bins (lower is better)",
+    "ece": f"expected calibration error (ECE), up to {MAX_BINS} equal-mass bins (lower is better)",
 }
 """Display names of the metrics."""
 
@@ -117,10 +117,11 @@ def _metrics(result: Evaluation) -> list[Html]:
         )
     parts.append(
         paragraph(
-            "95 % intervals in brackets: Wilson's for accuracy, percentile bootstrap over the "
-            "test rows (1,000 resamples) for the others; that of the calibration error is "
-            "corrected for its upward bias. They cover the sampling of a test set of this size, "
-            "not the variation between training runs.",
+            "95 % intervals in brackets: Wilson's for accuracy, and for precision, recall and F1 "
+            "of a label; the others are approximate (in simulations they hold the true value on "
+            "at least 93 % of test sets). They cover the sampling of a test set of this size, not "
+            "the variation between training runs. The calibration error of a finite test set is "
+            "never 0: it shows miscalibration only where it exceeds what a calibrated model shows.",
             quiet=True,
         )
     )
@@ -131,9 +132,10 @@ def _calibration(manifest: Manifest) -> list[Html]:
     fitted = manifest.calibration
     if fitted is None:
         return [paragraph("Not calibrated: the configuration requested no calibration.")]
+    folded = ", folded into the last layer" if fitted.temperature != 1.0 else ""
     parts = [
         table(
-            ["on the validation split", "before", "after calibration"],
+            [f"on {fitted.rows} validation rows", "before", "after calibration"],
             [
                 ["log-loss", fitted.log_loss_before, fitted.log_loss_after],
                 ["expected calibration error", fitted.ece_before, fitted.ece_after],
@@ -141,7 +143,7 @@ def _calibration(manifest: Manifest) -> list[Html]:
             kinds=["", "number", "number"],
         ),
         paragraph(
-            f"Temperature {fitted.temperature:.4f}, folded into the last layer. "
+            f"Temperature {fitted.temperature:.4f}{folded}. "
             + " ".join(f"{note[0].upper()}{note[1:]}." for note in fitted.notes)
         ),
     ]
@@ -176,8 +178,9 @@ def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Htm
         )
     parts.append(
         paragraph(
-            "The guarantee is over the draw of the validation rows. These also chose the "
-            "checkpoint and the temperature, which no theorem covers.",
+            "The guarantee is over the draw of the validation rows that tested the threshold. "
+            "They chose nothing else but the checkpoint, which it allows for; it does not allow "
+            "for settings that were tuned on these rows.",
             quiet=True,
         )
     )

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from serve.bundle.manifest import Measured
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 
+INTERVALS = "95 % intervals (approximate, except for accuracy)"
+
 
 def summary_lines(result: Evaluation) -> Iterator[str]:
     """Metrics of full precision and int8, underperforming slices, and where the results are."""
-    yield f"test metrics on {len(result.full.reference_NC)} rows, with 95 % intervals:"
+    yield f"test metrics on {len(result.full.reference_NC)} rows, with {INTERVALS}:"
     yield from _measurement_lines(result.full)
     if result.int8:
         yield "metrics of the int8 export, which the server runs on CPUs:"

@@ -1,13 +1,15 @@
 """Guards that can refuse a candidate whose accuracy is good enough.
 
 A guard can only refuse, so none of them adds to the rate of false promotions that
-`train.statistics.comparison` bounds. There are three kinds of rule, by how precisely the
+`train.statistics.comparison` bounds. There are four kinds of rule, by how precisely the
 value can be measured:
 
 - macro-F1 must be shown not to drop by `f1_margin` (the lower end of an interval);
 - no label's recall may drop by significantly more than `max_recall_drop` (one label has few
   rows, so only a significant drop refuses, corrected for the number of labels);
-- calibration and latency have limits, compared with the measured value.
+- the calibration error, and its increase, may not be shown to be over their limits: that of a
+  small test set is mostly chance, so only the lower end of an interval refuses;
+- latency has a limit, compared with the measured value.
 
 Shape suffixes: N rows, C labels, K hypotheses.
 """
@@ -83,28 +85,41 @@ def f1_check(change: MetricChange, *, margin: float) -> Check:
 def calibration_checks(
     change: MetricChange, *, max_ece: float | None, max_increase: float
 ) -> list[Check]:
-    """Compare the expected calibration error, and its increase, with their limits."""
-    increase = change.difference.value
+    """Refuse if the expected calibration error, or its increase, is shown to be over its limit."""
+    increase = change.difference.low
+    assert increase is not None
+    assert change.candidate_low is not None
     checks = [
         Check(
             name="calibration error increase",
             passed=increase <= max_increase,
             value=increase,
             limit=max_increase,
-            detail=f"{_figures(change)}; an increase of at most {max_increase:.4f} is allowed",
+            detail=f"{_figures(change)}; refused if the lower end is over {max_increase:+.4f}"
+            + _not_shown(change.difference.value, increase, max_increase),
         )
     ]
     if max_ece is not None:
         checks.append(
             Check(
                 name="calibration error",
-                passed=change.candidate <= max_ece,
-                value=change.candidate,
+                passed=change.candidate_low <= max_ece,
+                value=change.candidate_low,
                 limit=max_ece,
-                detail=f"{change.candidate:.4f}; at most {max_ece:.4f} is allowed",
+                detail=f"{change.candidate:.4f}, at least {change.candidate_low:.4f} beyond what "
+                f"chance shows; refused if that is over {max_ece:.4f}"
+                + _not_shown(change.candidate, change.candidate_low, max_ece),
             )
         )
     return checks
+
+
+def _not_shown(observed: float, low: float, limit: float) -> str:
+    """State that a value over the limit was let through."""
+    over = observed > limit >= low
+    return (
+        "; the observed value is over it, which these rows do not show to be true" if over else ""
+    )
 
 
 def latency_check(champion_s: float, candidate_s: float, max_ratio: float) -> Check:

@@ -5,9 +5,11 @@ bundle's logits are calibrated wherever it runs: in the stock classes, the pipel
 export and the server. It does not change the ranking of a text's labels. It may change the
 ranking of texts by confidence, so the abstention threshold is chosen after it.
 
-The validation split is used several times: it selected the best checkpoint, and everything
-here is fitted on it in turn. Metrics on it are therefore somewhat optimistic; those of
-`evaluate`, on test rows, are not. `Calibration.notes` states this in the bundle.
+Which rows choose what: all validation rows chose the checkpoint. Without `max_risk` all of them
+fit temperature and label thresholds. With `max_risk` the pilot of `train.statistics.selective`
+fits these, and the other rows test the abstention threshold and nothing else, so that its
+guarantee holds. Metrics on the validation split are somewhat optimistic; those of `evaluate`,
+on test rows, are not. `Calibration.notes` states this in the bundle.
 
 Shape suffixes: N rows, C labels.
 """
@@ -26,19 +28,75 @@ from serve.inference.decision import Rules
 from serve.inference.scores import Array, activate, default_activation
 from train.config.sections import CalibrationSection
 from train.model.base import last_linear
-from train.statistics.metrics import Choice
+from train.statistics.metrics import Choice, Floats
 from train.statistics.probability_metrics import (
     calibration_bins,
     log_loss_rows,
     predictions_and_outcomes,
 )
-from train.statistics.selective import choose_threshold
+from train.statistics.selective import choose_threshold, pilot_rows
 
 TEMPERATURES = (0.05, 20.0)
-"""Lower and upper bound of the temperature."""
+"""Lower and upper bound of the temperature; one at a bound is not used."""
 
 MIN_POSITIVES = 10
 """Rows with a label, and rows without it, needed to choose its threshold; else it is 0.5."""
+
+
+def fitting_rows(texts: Sequence[object], section: CalibrationSection) -> Choice:
+    """Choose the validation rows that fit temperature and label thresholds, (N,)."""
+    if section.max_risk is None:
+        return np.ones(len(texts), dtype=bool)
+    return pilot_rows(texts)
+
+
+def choose_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> tuple[float, str]:
+    """Fit a temperature and decide whether to use it; return it, or 1, and a note on why.
+
+    It is used if it lowers the log-loss, summed over the rows, by more than one fitted
+    parameter does by chance: H. Akaike (1974), A new look at the statistical model
+    identification, IEEE Transactions on Automatic Control 19. For multi-label, where the labels
+    of a row are not independent, the parameter counts as variance of the rows' scores over
+    information (K. Takeuchi 1976), at least as one.
+    """
+    fitted = fit_temperature(logits_NC, reference_NC, task)
+    if not TEMPERATURES[0] * 1.01 < fitted < TEMPERATURES[1] * 0.99:
+        return 1.0, (
+            f"the temperature stays 1: the best on these {len(logits_NC)} rows, {fitted:.3g}, is "
+            "at the limit of its range; inspect the data"
+        )
+    before_N, *_ = _fit_terms(logits_NC, reference_NC, task)
+    after_N, score_N, information = _fit_terms(logits_NC / fitted, reference_NC, task)
+    gain = float((before_N - after_N).sum())
+    noise = max(1.0, float(score_N.var()) / max(information, 1e-12))
+    if gain > noise:
+        return fitted, ""
+    if gain > 0:
+        why = f"lowers the log-loss of {len(before_N)} rows no more than chance does"
+    else:
+        why = f"does not lower the log-loss: {len(before_N)} rows have too few errors to fit one"
+    return 1.0, f"the temperature stays 1: the fitted {fitted:.3f} {why}"
+
+
+def _fit_terms(logits_NC: Array, reference_NC: Choice, task: str) -> tuple[Floats, Floats, float]:
+    """Terms of a fit of the logits' scale.
+
+    Of each row, (N,), the negative log-likelihood and its derivative by the log of the scale;
+    and the mean Fisher information of a row.
+    """
+    from scipy.special import expit, log_softmax
+
+    logits = logits_NC.astype(np.float64)
+    if task == "multi_label":
+        p_NC = expit(logits)
+        loss_N = (np.logaddexp(0, logits) - reference_NC * logits).sum(axis=1)
+        score_N = ((p_NC - reference_NC) * logits).sum(axis=1)
+        return loss_N, score_N, float((p_NC * (1 - p_NC) * logits**2).sum(axis=1).mean())
+    log_p_NC = log_softmax(logits, axis=1)
+    p_NC = np.exp(log_p_NC)
+    mean_N = (p_NC * logits).sum(axis=1)
+    variance_N = (p_NC * logits**2).sum(axis=1) - mean_N**2
+    return -log_p_NC[reference_NC], mean_N - logits[reference_NC], float(variance_N.mean())
 
 
 def fit_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> float:
@@ -47,7 +105,8 @@ def fit_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> float:
     Source: C. Guo et al. (2017), On calibration of modern neural networks, ICML, section 4.2.
     The optimum is unique: the likelihood is concave in the inverse temperature. Targets are
     smoothed as in J. Platt (1999), Probabilistic outputs for support vector machines, eq. 2;
-    otherwise a split without errors would drive the probabilities to 0 and 1.
+    otherwise a split without errors would drive the probabilities to 0 and 1. 1 for a single
+    label of a single-label task, whose probability is always 1.
     Raises ValueError if the logits are not finite.
     """
     from scipy.optimize import minimize_scalar
@@ -61,6 +120,8 @@ def fit_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> float:
         negatives = reference_NC.size - positives
         target_NC = np.where(reference_NC, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     else:
+        if num_labels == 1:
+            return 1.0
         rest = 1 / (n + 2)
         target_NC = np.where(reference_NC, 1 - rest, rest / (num_labels - 1))
 
@@ -126,51 +187,78 @@ def calibrate(
     *,
     task: str,
     labels: Sequence[str],
+    texts: Sequence[object] | None = None,
+    checkpoints: int = 1,
+    notes: Sequence[str] = (),
 ) -> Calibration | None:
     """Fit thresholds and abstention; return what the bundle records, or None if all is off.
 
-    logits_NC: of the validation rows, already divided by the temperature. The abstention
-    threshold is for full precision; `abstention` chooses those of other backends.
+    logits_NC: of the validation rows, already divided by the temperature. texts: of the same
+    rows, which assign them to their roles; None: no two are equal. checkpoints: how many the
+    rows chose among. notes: on the temperature. The abstention threshold is for full precision;
+    `abstention` chooses those of other backends.
     """
     wants_thresholds = section.thresholds and task == "multi_label"
     if not (section.temperature or wants_thresholds or section.max_risk is not None):
         return None
-    n = len(logits_NC)
+    texts = range(len(logits_NC)) if texts is None else texts
+    fit_N = fitting_rows(texts, section)
+    result, fitted = _fit(
+        logits_NC[fit_N], reference_NC[fit_N], temperature, task=task, thresholds=wants_thresholds
+    )
+    result = result.model_copy(update={"notes": (_roles(fit_N, section), *notes, *fitted)})
+    if section.max_risk is None:
+        return result
+    found = abstention(
+        logits_NC, reference_NC, result, section, task=task, texts=texts, checkpoints=checkpoints
+    )
+    return result.model_copy(update={"abstention": {"torch": found}})
+
+
+def _fit(
+    logits_NC: Array, reference_NC: Choice, temperature: float, *, task: str, thresholds: bool
+) -> tuple[Calibration, tuple[str, ...]]:
+    """Fit the label thresholds on these rows, and measure before and after; with a note."""
+    n, num_labels = logits_NC.shape
     activation = default_activation(task)
     before_NC = activate((logits_NC * temperature).astype(np.float32), activation)
     after_NC = activate(logits_NC, activation)
-    notes = [
-        f"fitted on {n} validation rows, which also selected the checkpoint: "
-        "rely on the metrics on the test split",
-    ]
-    if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] * 0.99:
-        notes.append(
-            f"the temperature {temperature:.3g} is at the limit of its range: inspect the data"
-        )
-    thresholds = None
-    if wants_thresholds:
+    chosen_C: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
+    if thresholds:
         thresholds_C = fit_thresholds(after_NC, reference_NC)
-        thresholds = tuple(float(each) for each in thresholds_C.astype(np.float32))
+        chosen_C = tuple(float(each) for each in thresholds_C.astype(np.float32))
         support_C = reference_NC.sum(axis=0)
         few = np.minimum(support_C, n - support_C) < MIN_POSITIVES
-        notes.append(
-            f"thresholds chosen for {int((~few).sum())} of {len(labels)} labels; "
-            f"the others have fewer than {MIN_POSITIVES} rows with or without them and keep 0.5"
+        notes = (
+            f"thresholds chosen for {int((~few).sum())} of {num_labels} labels; "
+            f"the others have fewer than {MIN_POSITIVES} rows with or without them and keep 0.5",
         )
     result = Calibration(
         temperature=temperature,
-        thresholds=thresholds,
+        thresholds=chosen_C,
         rows=n,
         log_loss_before=float(log_loss_rows(reference_NC, before_NC, task).mean()),
         log_loss_after=float(log_loss_rows(reference_NC, after_NC, task).mean()),
         ece_before=calibration_bins(*predictions_and_outcomes(reference_NC, before_NC, task)).ece,
         ece_after=calibration_bins(*predictions_and_outcomes(reference_NC, after_NC, task)).ece,
-        notes=tuple(notes),
     )
+    return result, notes
+
+
+def _roles(fit_N: Choice, section: CalibrationSection) -> str:
+    """State which rows chose what."""
     if section.max_risk is None:
-        return result
-    found = abstention(logits_NC, reference_NC, result, section, task=task)
-    return result.model_copy(update={"abstention": {"torch": found}})
+        return (
+            f"fitted on {len(fit_N)} validation rows, which also selected the checkpoint: "
+            "rely on the metrics on the test split"
+        )
+    return (
+        f"fitted on {int(fit_N.sum())} of {len(fit_N)} validation rows; the other "
+        f"{int((~fit_N).sum())} tested the abstention threshold and fitted nothing. All of them "
+        "selected the checkpoint, which the guarantee allows for; settings that were tuned on "
+        "these rows it does not allow for: rely on the metrics on the test split"
+    )
 
 
 def abstention(
@@ -180,6 +268,8 @@ def abstention(
     section: CalibrationSection,
     *,
     task: str,
+    texts: Sequence[object],
+    checkpoints: int,
 ) -> Abstention:
     """Choose the abstention threshold of one backend; `section.max_risk` must be set."""
     assert section.max_risk is not None
@@ -193,6 +283,8 @@ def abstention(
     return choose_threshold(
         decision.confidence_N,
         (decision.predicted_NC != reference_NC).any(axis=1),
+        pilot_N=fitting_rows(texts, section),
         max_risk=section.max_risk,
         risk_confidence=section.risk_confidence,
+        checkpoints=checkpoints,
     )

@@ -45,12 +45,20 @@ def add_int8(
     data: LabelledData,
     merged: Merged,
     calibration: Calibration | None,
+    *,
+    checkpoints: int,
 ) -> tuple[Int8Export, Calibration | None]:
     """Export to int8; return the comparison, and the calibration with the export's abstention."""
     int8, int8_NC = export_into(staging, config, data, merged, calibration)
     if calibration and calibration.abstention and int8.shipped:
         found = abstention(
-            int8_NC, merged.reference_NC, calibration, config.calibration, task=config.task
+            int8_NC,
+            merged.reference_NC,
+            calibration,
+            config.calibration,
+            task=config.task,
+            texts=data.validation.texts,
+            checkpoints=checkpoints,
         )
         both = {**calibration.abstention, "onnx": found}
         calibration = calibration.model_copy(update={"abstention": both})

@@ -7,6 +7,7 @@ refuses the bundle; `train.merge.parity` compares them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,24 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config.calibration,
             task=config.task,
             labels=data.labels,
+            texts=data.validation.texts,
+            checkpoints=(checkpoints := num_checkpoints(fitted["log_history"])),
+            notes=merged.notes,
         )
         int8 = None
         if config.export_int8:
-            int8, calibration = add_int8(staging, config, data, merged, calibration)
+            int8, calibration = add_int8(
+                staging, config, data, merged, calibration, checkpoints=checkpoints
+            )
         bundle = seal_run(staging, config, data, merged, calibration, int8, run=fitted["run"])
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record_validation_metrics(bundle, config, data, device=device)
+
+
+def num_checkpoints(log_history: Sequence[dict[str, Any]]) -> int:
+    """Count the checkpoints that the validation split chose among; 1 where it chose none."""
+    return max(1, len({entry["step"] for entry in log_history if "eval_loss" in entry}))
 
 
 def check_unchanged(

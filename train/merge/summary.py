@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from serve.bundle.manifest import Calibration
 from serve.bundle.seal import Bundle
-from train.evaluation.summary import table
+from train.evaluation.summary import INTERVALS, table
 
 COMPARISONS = {
     "adapter_live": "adapter in memory vs. reloaded",
@@ -26,7 +26,7 @@ def summary_lines(bundle: Bundle) -> Iterator[str]:
             yield f"  {name:<31} {parity[key]:.1e}"
     if manifest.calibration:
         yield from _calibration_lines(manifest.calibration)
-    yield "validation metrics of the bundle, with 95 % intervals:"
+    yield f"validation metrics of the bundle, with {INTERVALS}:"
     yield table(manifest.metrics["validation"])
     if int8 := manifest.int8:
         yield f"int8 export for CPUs {'included' if int8.shipped else 'skipped'}: {int8.reason}"
@@ -35,11 +35,18 @@ def summary_lines(bundle: Bundle) -> Iterator[str]:
 
 def _calibration_lines(fitted: Calibration) -> Iterator[str]:
     """What was fitted on the validation split."""
-    yield (
-        f"temperature {fitted.temperature:.3f}, folded into the last layer; on {fitted.rows} "
-        f"validation rows: log-loss {fitted.log_loss_before:.4f} -> {fitted.log_loss_after:.4f}, "
-        f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f}"
-    )
+    if fitted.temperature == 1.0:
+        yield (
+            f"temperature 1, as trained; on {fitted.rows} validation rows: log-loss "
+            f"{fitted.log_loss_after:.4f}, calibration error {fitted.ece_after:.4f}"
+        )
+    else:
+        yield (
+            f"temperature {fitted.temperature:.3f}, folded into the last layer; on {fitted.rows} "
+            f"validation rows: log-loss {fitted.log_loss_before:.4f} -> "
+            f"{fitted.log_loss_after:.4f}, calibration error {fitted.ece_before:.4f} -> "
+            f"{fitted.ece_after:.4f}"
+        )
     for backend, found in fitted.abstention.items():
         state = "" if found.abstain_below is not None else "none: "
         yield f"abstention on {backend}: {state}{found.reason}"

@@ -20,7 +20,7 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import reference
 from train.fit.adapter import TRAINED_LOGITS
-from train.merge.calibrate import fit_temperature, scale_head
+from train.merge.calibrate import choose_temperature, fitting_rows, scale_head
 from train.merge.parity import PARITY_TEXTS, TOLERANCE, ValidationTexts, max_difference
 from train.model.adapters import peft_warnings_off
 from train.model.base import load_base
@@ -39,6 +39,9 @@ class Merged:
     of texts and the tolerance."""
 
     temperature: float
+    notes: tuple[str, ...]
+    """Why the temperature is 1 although one was to be fitted."""
+
     logits_NC: Array
     """Calibrated logits of all validation rows."""
 
@@ -74,9 +77,10 @@ def merge_weights(
         model = TorchBackend.load(adapter, device=device).model
         trained_NC = all_NC = texts.logits(model)
     reference_NC = reference(data.validation, data.labels)
-    temperature = 1.0
+    temperature, note = 1.0, ""
     if config.calibration.temperature and np.isfinite(all_NC).all():  # else parity refuses
-        temperature = fit_temperature(all_NC, reference_NC, config.task)
+        fit_N = fitting_rows(data.validation.texts, config.calibration)
+        temperature, note = choose_temperature(all_NC[fit_N], reference_NC[fit_N], config.task)
         scale_head(model, temperature)
     write_model(model, encoder, staging, max_length=config.model.max_length)
     reloaded_NC = texts.first_logits(TorchBackend.load(staging, device=device).model)
@@ -91,6 +95,7 @@ def merge_weights(
         encoder=TextEncoder.from_directory(staging, **rules),
         parity=parity,
         temperature=temperature,
+        notes=(note,) if note else (),
         logits_NC=(all_NC / np.float32(temperature)).astype(np.float32),
         reference_NC=reference_NC,
     )

@@ -199,8 +199,8 @@ def _metrics(manifest: Manifest) -> str:
             lines.append(line + (f" {int8[name]} |" if name in int8 else ""))
         note = ", on which the checkpoint was chosen" if split == "validation" else ""
         parts.append(
-            f"On the {rows} rows of the {split} split{note}, with 95 % intervals:\n\n"
-            + "\n".join(lines)
+            f"On the {rows} rows of the {split} split{note}, with 95 % intervals (approximate, "
+            "except for accuracy):\n\n" + "\n".join(lines)
         )
     if manifest.int8:
         included = "is included" if manifest.int8.shipped else "is not included"

@@ -1,7 +1,7 @@
 """How good probabilities are: losses per row, and calibration. Pure.
 
-Everything here is a sum over rows, so that `train.statistics.intervals` and
-`train.statistics.resampling` compute a thousand resamples in a few matrix products.
+The calibration error is a sum over rows, so that `train.statistics.resampling` computes a
+thousand resamples in a few matrix products.
 
 Shape suffixes: N rows, C labels, M predicted probabilities, B bins, D draws.
 """
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from serve.inference.scores import Array
 from train.statistics.metrics import Choice, Floats
 
-NUM_BINS = 15
-"""Calibration bins of equal mass. Most confidences of a trained classifier are near 1: of
-fifteen bins of equal width one or two would hold nearly all of them, and the error would be
-that of a coarse mean. (K. Nguyen and B. O'Connor 2015, Posterior calibration and exploratory
-analysis, EMNLP; J. Nixon et al. 2019, Measuring calibration in deep learning, CVPR
-workshops.)"""
+MAX_BINS = 15
+"""Calibration bins of equal mass, at most; see `num_bins`. Most confidences of a trained
+classifier are near 1: of fifteen bins of equal width one or two would hold nearly all of them,
+and the error would be that of a coarse mean. (K. Nguyen and B. O'Connor 2015, Posterior
+calibration and exploratory analysis, EMNLP; J. Nixon et al. 2019, Measuring calibration in deep
+learning, CVPR workshops.)"""
 
 
 def log_loss_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats:
@@ -89,18 +89,29 @@ class Bins:
         return float(ece(gap_B * self.count_B, int(self.count_B.sum())))
 
 
-def bin_numbers(predicted_M: Floats, num_bins: int = NUM_BINS) -> NDArray[np.int64]:
-    """Number the bin of each prediction, from 0 and without gaps."""
-    edges = np.unique(np.quantile(predicted_M, np.linspace(0, 1, num_bins + 1)[1:-1]))
+def num_bins(num_predictions: int) -> int:
+    """Return how many bins so many predictions fill: their cube root, from 2 to `MAX_BINS`.
+
+    With 15 bins of 24 rows each the noise within the bins is most of the calibration error.
+    Source: the rate of R. Roelofs, N. Cain, J. Shlens and M. C. Mozer (2022), Mitigating bias
+    in calibration error estimation, AISTATS.
+    """
+    return min(MAX_BINS, max(2, round(float(np.cbrt(num_predictions)))))
+
+
+def bin_numbers(predicted_M: Floats, bins: int | None = None) -> NDArray[np.int64]:
+    """Number the bin of each prediction, from 0 and without gaps; by default `num_bins` bins."""
+    bins = num_bins(len(predicted_M)) if bins is None else bins
+    edges = np.unique(np.quantile(predicted_M, np.linspace(0, 1, bins + 1)[1:-1]))
     numbers_M = np.searchsorted(edges, predicted_M, side="right")
     return np.unique(numbers_M, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
 def calibration_bins(
-    predicted_M: Floats, outcomes_M: NDArray[np.bool_], num_bins: int = NUM_BINS
+    predicted_M: Floats, outcomes_M: NDArray[np.bool_], bins: int | None = None
 ) -> Bins:
-    """Sort predictions into bins; see `predictions_and_outcomes`."""
-    numbers_M = bin_numbers(predicted_M, num_bins)
+    """Sort predictions into bins; see `predictions_and_outcomes` and `bin_numbers`."""
+    numbers_M = bin_numbers(predicted_M, bins)
     count_B = np.bincount(numbers_M)
     return Bins(
         mean_predicted_B=np.bincount(numbers_M, weights=predicted_M) / count_B,
@@ -114,14 +125,14 @@ def gap_rows(reference_NC: Choice, probabilities_NC: Array, task: str) -> Floats
     """What each row adds to the gap of each bin, (N, B); `ece` takes sums over its rows."""
     predicted_M, outcomes_M = predictions_and_outcomes(reference_NC, probabilities_NC, task)
     numbers_M = bin_numbers(predicted_M)
-    num_rows, num_bins = len(reference_NC), int(numbers_M.max()) + 1
+    num_rows, bins = len(reference_NC), int(numbers_M.max()) + 1
     rows_M = np.repeat(np.arange(num_rows), len(predicted_M) // num_rows)
     flat = np.bincount(
-        rows_M * num_bins + numbers_M,
+        rows_M * bins + numbers_M,
         weights=outcomes_M - predicted_M,
-        minlength=num_rows * num_bins,
+        minlength=num_rows * bins,
     )
-    return np.asarray(flat.reshape(num_rows, num_bins), dtype=np.float64)
+    return np.asarray(flat.reshape(num_rows, bins), dtype=np.float64)
 
 
 def chance_ece(

@@ -1,9 +1,6 @@
-"""Areas under the ROC and precision-recall curves, for many weightings of the rows at once. Pure.
+"""Areas under the ROC and precision-recall curves, with the influence of each row. Pure.
 
-Rows are sorted once per label; each resample of `train.statistics.intervals` is then a few
-cumulative sums.
-
-Shape suffixes: N rows, R resamples.
+Shape suffixes: N rows.
 """
 
 from __future__ import annotations
@@ -18,66 +15,53 @@ from train.statistics.metrics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """The rows of one label by descending score, divided into runs.
+class Areas:
+    """Areas of one label, and their derivatives by the weight of each row."""
 
-    A run is either a group of equal scores that contains a positive row, or all rows between
-    two such groups, none of which is positive.
+    roc: float
+    average_precision: float
+    roc_influence_N: Floats
+    average_precision_influence_N: Floats
+
+
+def areas(scores_N: Array, positive_N: NDArray[np.bool_]) -> Areas | None:
+    """Compute the areas of one label; None for a label that no row or every row has.
+
+    ROC: the probability that a positive row scores above a negative one, ties counted half
+    (D. Bamber 1975, The area above the ordinal dominance graph, J. Math. Psychology 12); its
+    influence is that of E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson (1988), Biometrics
+    44, 837-845. Average precision: the mean over positive rows of the precision P among the T
+    rows that score at least as high. A further row k moves the precision of every positive row
+    below it by (y_k - P) / T.
     """
-
-    order_N: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    """Position in the order at which each run starts."""
-    mixed: NDArray[np.int64]
-    """Numbers of the runs that contain positives."""
-    positives: NDArray[np.int64]
-    """Numbers of the positive rows, in order."""
-    positive_starts: NDArray[np.int64]
-    """Position among the positives at which each run of `mixed` starts."""
-
-
-def rank(scores_N: Array, positive_N: NDArray[np.bool_]) -> Ranking | None:
-    """Prepare a label for `areas`; None for a label that no row or every row has."""
     if not positive_N.any() or positive_N.all():
         return None
     order_N = np.argsort(-scores_N, kind="stable")
-    sorted_N, hit_N = scores_N[order_N], positive_N[order_N]
-    new_group_N = np.append(True, sorted_N[1:] != sorted_N[:-1])
-    group_N = np.cumsum(new_group_N) - 1
-    mixed_N = np.bincount(group_N, weights=hit_N)[group_N] > 0
-    starts_here_N = new_group_N & (mixed_N | np.append(True, mixed_N[:-1]))
-    starts = np.flatnonzero(starts_here_N)
-    run_N = np.cumsum(starts_here_N) - 1
-    mixed = np.flatnonzero(mixed_N[starts])
-    return Ranking(
-        order_N=order_N,
-        starts=starts,
-        mixed=mixed,
-        positives=order_N[hit_N],
-        positive_starts=np.searchsorted(run_N[hit_N], mixed),
+    sorted_N, hit_N = scores_N[order_N], positive_N[order_N].astype(np.float64)
+    is_first_N = np.append(True, sorted_N[1:] != sorted_N[:-1])
+    first = np.flatnonzero(is_first_N)
+    last = np.append(first[1:], len(sorted_N)) - 1
+    group_N = np.cumsum(is_first_N) - 1
+    hits_N, misses_N = np.cumsum(hit_N), np.cumsum(1 - hit_N)
+    num_hits, num_misses = hits_N[-1], misses_N[-1]
+    up_to_N, before_N = last[group_N], first[group_N]
+    # Half of the rows of the same score count as above, half as below.
+    hits_above_N = (hits_N[up_to_N] + hits_N[before_N] - hit_N[before_N]) / 2
+    misses_above_N = (misses_N[up_to_N] + misses_N[before_N] - (1 - hit_N[before_N])) / 2
+    won_N = np.where(hit_N > 0, 1 - misses_above_N / num_misses, hits_above_N / num_hits)
+    roc = float((hit_N * won_N).sum() / num_hits)
+    roc_influence_N = (won_N - roc) / np.where(hit_N > 0, num_hits, num_misses)
+
+    rows_N = up_to_N + 1.0
+    precision_N = hits_N[up_to_N] / rows_N
+    average = float((hit_N * precision_N).sum() / num_hits)
+    below_N = np.cumsum((hit_N / rows_N)[::-1])[::-1][before_N]
+    drop_N = np.cumsum((hit_N * precision_N / rows_N)[::-1])[::-1][before_N]
+    influence_N = (hit_N * (precision_N - average + below_N) - drop_N) / num_hits
+    original_N = np.argsort(order_N, kind="stable")
+    return Areas(
+        roc=roc,
+        average_precision=average,
+        roc_influence_N=roc_influence_N[original_N],
+        average_precision_influence_N=influence_N[original_N],
     )
-
-
-def areas(ranking: Ranking, weights_NR: Floats) -> tuple[Floats, Floats]:
-    """Areas under the ROC and the precision-recall curve for weighted rows, each (R,).
-
-    ROC: the probability that a positive row scores above a negative one, ties counted half
-    (D. Bamber 1975, The area above the ordinal dominance graph, J. Math. Psychology 12).
-    Precision-recall: average precision, the sum of precision times the gain in recall.
-    NaN where the weights leave no positive or no negative row.
-    """
-    total = np.add.reduceat(weights_NR[ranking.order_N], ranking.starts, axis=0)
-    hits = np.add.reduceat(weights_NR[ranking.positives], ranking.positive_starts, axis=0)
-    misses = total
-    misses[ranking.mixed] -= hits
-    misses_so_far = np.cumsum(misses, axis=0)
-    num_misses_R = misses_so_far[-1]
-    misses_so_far, misses = misses_so_far[ranking.mixed], misses[ranking.mixed]
-    hits_so_far = np.cumsum(hits, axis=0)
-    num_hits_R = hits_so_far[-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        below = num_misses_R - misses_so_far + misses / 2
-        roc_R = (hits * below).sum(axis=0) / (num_hits_R * num_misses_R)
-        precision = hits_so_far / np.maximum(hits_so_far + misses_so_far, 1e-300)
-        average_R = (hits * precision).sum(axis=0) / num_hits_R
-    return roc_R, np.where(num_misses_R > 0, average_R, np.nan)

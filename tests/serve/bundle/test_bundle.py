@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import run
 
-from serve.bundle.manifest import BundleError, Measured
+from serve.bundle.manifest import MANIFEST, BundleError, Measured, digest_of
 from serve.bundle.seal import open_bundle, record_metrics, seal
 
 FILES = [
@@ -178,3 +179,29 @@ def test_manifest_records_the_origin_of_the_model(bundles: Callable[[str], Path]
     assert manifest.config["lora"]["r"] == 4
     assert manifest.metrics["validation"]["accuracy"].low < 1
     assert {"torch", "transformers", "peft"} <= manifest.versions.keys()
+
+
+def test_manifest_written_before_optional_figures_existed_opens(copy: Path) -> None:
+    """Its digest is over what it holds, so a field with a default may not add to that."""
+    values = json.loads((copy / MANIFEST).read_text())
+    del values["manifest_sha256"]
+    values["metrics"] = {"test": {"ece": {"value": 0.05, "low": 0.0, "high": 0.07}}}
+    values["calibration"]["abstention"] = {
+        "torch": {
+            "max_risk": 0.1,
+            "risk_confidence": 0.95,
+            "abstain_below": 0.8,
+            "reason": "as it was",
+            "rows": 100,
+            "answered": 50,
+            "errors": 1,
+        }
+    }
+    values["manifest_sha256"] = digest_of(values)
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    (copy / MANIFEST).write_text(text)
+
+    manifest = open_bundle(copy).manifest
+
+    assert str(manifest.metrics["test"]["ece"]) == "0.0500 [0.0000, 0.0700]"
+    assert manifest.calibration.abstention["torch"].checkpoints == 1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 from outcomes import answers_of, some_answers
 from processes import run
 
 from serve.stats import wilson
 from train.config.sections import GateSection
-from train.gate.guards import holm, recall_check
+from train.gate.guards import calibration_checks, holm, recall_check
 from train.gate.judge import build_gate_report
-from train.statistics.resampling import Predictions
+from train.statistics.resampling import Predictions, ece_difference
 
 
 def test_holm_stops_at_the_first_that_is_not_small_enough() -> None:
@@ -77,6 +79,53 @@ def test_guards_refuse_what_accuracy_would_promote_and_say_why() -> None:
         "latency",
     ]
     assert any("2.00 times" in reason for reason in report.reasons)
+
+
+def answers_with_odds(logits_N: NDArray[np.float64], softness: float, seed: int) -> Predictions:
+    """Two labels; the log odds of being right are those stated, divided by `softness`."""
+    stated_N = 1 / (1 + np.exp(-np.abs(logits_N)))
+    right_N = np.random.default_rng(seed).random(len(logits_N)) < 1 / (
+        1 + np.exp(-np.abs(logits_N) / softness)
+    )
+    return answers_of(
+        np.where(right_N, 0, 1), np.zeros(len(logits_N), int), 2, confidence=stated_N[:, None]
+    )
+
+
+@pytest.mark.parametrize(("softness", "least", "most"), [(1.0, 0, 4), (3.0, 24, 30)])
+def test_calibration_guards_refuse_only_what_the_rows_show(
+    softness: float, least: int, most: int
+) -> None:
+    """Of 30 calibrated candidates a limit on the measured value refused a third, or nearly all."""
+    refused = {"calibration error increase": 0, "calibration error": 0}
+    for seed in range(30):
+        logits_N = np.random.default_rng(seed).normal(1, 1.5, 360)
+        change = ece_difference(
+            [answers_with_odds(logits_N, 1.0, seed + 100)],
+            [answers_with_odds(logits_N, softness, seed + 200)],
+            task="single_label",
+            alpha=0.05,
+            resamples=200,
+            seed=seed,
+        )
+        for check in calibration_checks(change, max_ece=0.03, max_increase=0.02):
+            refused[check.name] += not check.passed
+
+    assert least <= min(refused.values()) <= max(refused.values()) <= most, refused
+
+
+def test_calibration_error_over_the_limit_that_is_not_shown_says_so() -> None:
+    logits_N = np.random.default_rng(3).normal(1, 1.5, 100)
+    answers = answers_with_odds(logits_N, 1.0, 4)
+    change = ece_difference(
+        [answers], [answers], task="single_label", alpha=0.05, resamples=200, seed=0
+    )
+
+    _, check = calibration_checks(change, max_ece=0.001, max_increase=0.02)
+
+    assert check.passed
+    assert change.candidate > 0.001
+    assert "the observed value is over it, which these rows do not show to be true" in check.detail
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:

@@ -94,7 +94,6 @@ def test_calibration_error_is_that_of_the_evaluation(task: str) -> None:
         task=task,
         labels=[str(c) for c in range(5)],
         seed=0,
-        resamples=10,
     ).overall["ece"]
 
     assert found.candidate == pytest.approx(measured.value)
