@@ -34,6 +34,7 @@ from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.engine.status import write_status
 from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
 from serve.settings import ServeConfig
@@ -76,7 +77,9 @@ class ClassifierLoop(LitLoop):
         callback_runner: Any,
     ) -> None:
         """Serve until the parent is gone. `request_queue` is the socket's path."""
-        metrics = WorkerMetrics(device=device)
+        packed = not lit_api.predictor.backend.padded_because
+        metrics = WorkerMetrics(device=device, packed=packed)
+        write_status(request_queue, lit_api.predictor, lit_api.throughput)
         worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
         tune_gc()
         parent = multiprocessing.parent_process()
@@ -84,6 +87,19 @@ class ClassifierLoop(LitLoop):
         worker.serve(request_queue, until=parent.sentinel)
         # Forward threads are daemons inside native code: exit without waiting for them.
         os._exit(0)
+
+
+def count_devices(device: str) -> int:
+    """Count the devices that PyTorch sees.
+
+    LitServe counts the lines of `nvidia-smi -L`: none where the tool is missing, or where
+    CUDA_VISIBLE_DEVICES names GPUs or their slices by UUID; it then starts no model process.
+    """
+    if device == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
 
 
 class ClassifierServer(litserve.LitServer):
@@ -113,6 +129,7 @@ class ClassifierServer(litserve.LitServer):
         super().__init__(
             api,
             accelerator=device,
+            devices=count_devices(device),
             workers_per_device=config.workers_per_device,
             timeout=config.timeout_s,
         )

@@ -14,6 +14,11 @@ from serve.bundle.seal import Bundle
 
 BackendName = Literal["auto", "torch", "onnx"]
 
+
+class DeviceFailed(RuntimeError):
+    """The device does not work any more in this process; another process may use it again."""
+
+
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """One of them exists wherever CUDA does (the second under WSL); importing torch takes seconds."""
 

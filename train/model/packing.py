@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from serve.inference.backends.packed import CU_SEQLENS, PackedModel
-from serve.inference.equivalence import to_tensors
 from serve.inference.text import Batch, Encoding, TextEncoder
 
 MAX_SEQLEN = "max_seqlen"
@@ -48,12 +47,13 @@ class PackedTraining:
 
     def flat(self, batch_NL: Batch) -> dict[str, Any]:
         """Return a padded batch as flat tensors on the CPU, with `CU_SEQLENS` and `MAX_SEQLEN`."""
-        flat: dict[str, Any] = to_tensors(self.packed.flat(batch_NL), "cpu")
-        return flat | {MAX_SEQLEN: batch_NL["attention_mask"].shape[1]}
+        return self.packed.flat(batch_NL, "cpu") | {MAX_SEQLEN: batch_NL["attention_mask"].shape[1]}
 
     def _enter(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         cu_seqlens, max_seqlen = kwargs.pop(CU_SEQLENS, None), kwargs.pop(MAX_SEQLEN, 0)
         if cu_seqlens is not None:
+            tokens = kwargs["input_ids"].shape[1]
+            kwargs["position_ids"] = self.packed.positions(cu_seqlens, tokens)
             self._open.enter_context(self.packed.without_padding(cu_seqlens, max_seqlen))
         return args, kwargs
 
