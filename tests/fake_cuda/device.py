@@ -51,9 +51,6 @@ class FakeCuda(TorchDispatchMode):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run one operation."""
-    if _is_composite(func):
-        with FakeCuda():
-            return func.decompose(*args, **kwargs)
     if func in COPIES:
         return _copy(func, args, kwargs)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -62,6 +59,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     target = None if device is None else torch.device(device).type
     if not on_device and target != "cuda":
         return func(*args, **kwargs)
+    if _is_composite(func):
+        with FakeCuda():
+            return func.decompose(*args, **kwargs)
     if on_device and func is aten.is_pinned.default:
         return False
     if on_device and func is aten._pin_memory.default:
