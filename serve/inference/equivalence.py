@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.inference.placement import DoesNotFit
 from serve.inference.text import Batch
 
 
@@ -39,11 +40,28 @@ def to_tensors(batch_NL: Batch, device: torch.device | str) -> dict[str, Tensor]
     return dict(zip(batch_NL, tensors, strict=True))
 
 
+def move(model: Any, device: torch.device | str) -> Any:
+    """Move a model to `device` and return it; raises DoesNotFit and leaves it on the CPU."""
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError:
+        pass
+    model.to("cpu")  # a part of it has been moved
+    torch.cuda.empty_cache()
+    gigabytes = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9
+    raise DoesNotFit(
+        f"{type(model).__name__} ({gigabytes:.1f} GB) does not fit into the free memory of {device}"
+    )
+
+
 @contextmanager
 def evaluating(model: Any, device: torch.device | str) -> Iterator[None]:
-    """Move a model to `device` and switch off training mode and gradients; restore the mode."""
+    """Move a model to `device` and switch off training mode and gradients; restore the mode.
+
+    Raises DoesNotFit.
+    """
     training = model.training
-    model.to(device).eval()
+    move(model, device).eval()
     try:
         with torch.no_grad():
             yield

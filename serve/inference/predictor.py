@@ -22,7 +22,13 @@ import numpy as np
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.decision import Rules
-from serve.inference.placement import PRECISION, BackendName, pick_backend, pick_device
+from serve.inference.placement import (
+    BackendName,
+    DoesNotFit,
+    pick_backend,
+    pick_device,
+    pick_precision,
+)
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import Batch, Encoding, Text, TextEncoder, shortest_first
 
@@ -105,7 +111,7 @@ class Predictor:
         else:
             from serve.inference.backends.torch import TorchBackend
 
-            precision = PRECISION[name, device.partition(":")[0]]
+            precision = pick_precision(bundle, backend=name, device=device)
             chosen = TorchBackend.load(bundle.path, device=device, precision=precision)
         return cls(bundle, load_encoder(bundle), chosen, batch_size=batch_size)
 
@@ -132,7 +138,7 @@ class Predictor:
         max_batch_tokens: batch size to use; None chooses one, the first that the next larger
         size does not beat by 3 %: a larger batch would only add latency. Smaller than asked for
         if batches of the longest texts do not fit into the GPU's memory.
-        Raises MemoryError if even one text does not.
+        Raises DoesNotFit if even one text does not.
         """
         length = min(32, self.encoder.max_length)
         row = self._text_of(length)
@@ -184,7 +190,7 @@ class Predictor:
             try:
                 self.backend.forward(self.encoder.pad([longest] * texts))
                 return tokens
-            except MemoryError as error:
+            except DoesNotFit as error:
                 if texts == 1:
                     raise
                 tokens //= 2

@@ -66,8 +66,6 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return False
     if on_device and func is aten._pin_memory.default:
         raise RuntimeError("cannot pin 'torch.cuda.Tensor' only dense CPU tensors can be pinned")
-    if func is aten._has_compatible_shallow_copy_type.default:
-        return type(args[0]) is type(args[1])
     if device is not None:
         kwargs = {**kwargs, "device": CPU}
     _refuse_mixed(func, args, tensors)

@@ -10,7 +10,7 @@ import torch
 
 from fake_cuda import ledger
 from fake_cuda.device import FakeCuda
-from fake_cuda.tensor import CUDA
+from fake_cuda.tensor import CUDA, CudaTensor
 
 NAME = "NVIDIA H200 (pretended)"
 MEMORY = 150_000_000_000
@@ -25,6 +25,7 @@ def install() -> None:
     torch.Tensor.cuda = lambda self, device=None, non_blocking=False, **_: self.to(  # type: ignore
         CUDA, non_blocking=non_blocking
     )
+    torch._has_compatible_shallow_copy_type = _can_take_data
     # The numbers of an inference tensor cannot be wrapped; `no_grad` is alike otherwise.
     torch.inference_mode = _inference_mode  # type: ignore
     start = threading.Thread.run
@@ -35,6 +36,11 @@ def install() -> None:
 
     threading.Thread.run = run  # type: ignore[method-assign]
     FakeCuda().__enter__()
+
+
+def _can_take_data(input: torch.Tensor, from_: torch.Tensor) -> bool:
+    """Return whether a tensor's `.data` can be set to that of another."""
+    return isinstance(input, CudaTensor) == isinstance(from_, CudaTensor)
 
 
 def _inference_mode(mode: Any = True) -> Any:

@@ -16,13 +16,16 @@ from rows import make_rows
 from fake_cuda.build import LARGEST, LIBRARY
 from fake_cuda.ledger import PAGEABLE, SYNC, recording
 from serve.inference.backends.packed import CU_SEQLENS, PackedModel
-from serve.inference.placement import DeviceFailed
+from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.precision import matmul_precision
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.fit.trainer import ClassifierTrainer
 from train.merge.merge import MergeRefused, merge
+from train.model.base import load_base
+from train.model.last_layer import shorten_last_layer
+from train.model.packing import without_padding
 
 pytestmark = [
     pytest.mark.gpu,
@@ -161,7 +164,7 @@ def test_warm_up_takes_the_largest_batch_that_fits(
     assert automatic <= limited < 16384
     text = predictor.encoder.encode(["password " * 40])[0]
     predictor.backend.forward(predictor.encoder.pad([text] * (limited // 32)))
-    with pytest.raises(MemoryError, match="texts of 32 tokens does not fit into the memory of"):
+    with pytest.raises(DoesNotFit, match="texts of 32 tokens does not fit into the memory of"):
         predictor.backend.forward(predictor.encoder.pad([text] * (2 * limited // 32)))
 
 
@@ -171,5 +174,40 @@ def test_a_text_that_does_not_fit_ends_the_warm_up_with_the_reason(
     predictor = Predictor.load(bundle, device="cuda")
     monkeypatch.setenv(LARGEST, "100")
 
-    with pytest.raises(MemoryError, match="a batch of 1 texts of 32 tokens does not fit"):
+    with pytest.raises(DoesNotFit, match="a batch of 1 texts of 32 tokens does not fit"):
         predictor.warm_up()
+
+
+def test_a_model_that_does_not_fit_is_left_whole_on_the_cpu(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded training begins with such a model; no proof may leave half of it on the device."""
+    monkeypatch.setenv(LARGEST, "30000")  # the layers do not fit, the smaller embeddings do
+    values = make_config(tmp_path / "run", trainer={"bf16": True})
+    config = RunConfig.model_validate(values)
+    base = load_base(config, ("billing", "delivery", "login"))
+    encodings = base.encoder.encode(["my parcel is late", "the invoice"])
+    cuda = torch.device("cuda")
+
+    packing, reason = without_padding(base.model, base.encoder, encodings, cuda)
+    shortened = shorten_last_layer(base.model, base.encoder, encodings, cuda)
+
+    assert packing is None
+    assert "does not fit into the free memory of cuda" in reason
+    assert not shortened
+    assert {p.device.type for p in base.model.parameters()} == {"cpu"}
+    with pytest.raises(ValueError, match=r"to shard it, set model\.head_init: random"):
+        fit(config)
+
+
+def test_a_bundle_far_from_fp32_is_served_in_fp32(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [row["text"] for row in make_rows(20, seed=9)]
+    on_cpu_NC = Predictor.load(bundle, device="cpu", backend="torch").predict(texts)
+    monkeypatch.setattr("serve.inference.placement.MAX_BF16_PROBABILITY", 1e-6)
+    predictor = Predictor.load(bundle, device="cuda")
+
+    assert predictor.backend.precision == "fp32"
+    assert "computes in bf16, the model in fp32" in predictor.backend.padded_because
+    assert predictor.predict(texts) == pytest.approx(on_cpu_NC, abs=1e-5)

@@ -21,6 +21,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import suppress_progress_bars
 
 from serve.inference.masks import build_masks_without_waiting
+from serve.inference.placement import DoesNotFit
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Encoding
 from train.config.run import RunConfig
@@ -75,7 +76,13 @@ def fit(
     inputs = encode_splits(run, base)
     packing = choose_batches(run, base, inputs)
     if config.model.head_init == "probe" and checkpoint is None:
-        init_from_probe(run, base, inputs, loss)
+        try:
+            init_from_probe(run, base, inputs, loss)
+        except DoesNotFit as error:
+            raise ValueError(
+                f"{error}; the probe needs the whole model on one device: to shard it, set "
+                "model.head_init: random"
+            ) from None
     if config.method == "probe":
         trained = evaluate_probe(run, base, inputs, loss)
         save_trained(run, trained)

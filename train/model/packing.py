@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from serve.inference.backends.packed import CU_SEQLENS, PackedModel
+from serve.inference.equivalence import move
 from serve.inference.text import Batch, Encoding, TextEncoder
 
 MAX_SEQLEN = "max_seqlen"
@@ -66,10 +67,11 @@ def without_padding(
 ) -> tuple[PackedTraining | None, str]:
     """Prepare the model for flat batches; returns None and the reason if it cannot take them.
 
-    encodings: texts on which packed and padded logits are compared. Leaves the model on `device`.
+    encodings: texts on which packed and padded logits are compared. Leaves the model on `device`,
+    or on the CPU if it does not fit there.
     """
     try:
-        packing = PackedTraining(model.to(device))
+        packing = PackedTraining(move(model, device))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             packing.packed.check_equivalence(encoder.pad(encodings), tolerance=TOLERANCE)
     except Exception as error:  # a kernel or an architecture may raise anything here

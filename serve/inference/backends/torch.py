@@ -12,9 +12,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.backends.packed import PackedModel
-from serve.inference.equivalence import to_tensors
+from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
-from serve.inference.placement import DeviceFailed
+from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.pooling import load_classifier
 from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
@@ -30,12 +30,12 @@ class TorchBackend:
     concurrency = 1
 
     def __init__(self, model: Any, *, device: str) -> None:
-        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
+        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...); raises DoesNotFit."""
         self.device = torch.device(device)
         self.device_kind = self.device.type
         if self.device_kind == "cuda":
             build_masks_without_waiting()
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = move(model, self.device).eval()
         half = next(model.parameters()).dtype == torch.bfloat16
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
@@ -91,15 +91,15 @@ class TorchBackend:
     def forward(self, batch_NL: Batch) -> Array:
         """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).
 
-        Raises MemoryError if the batch does not fit into the device's memory, and DeviceFailed
-        if the device fails.
+        Raises DoesNotFit for a batch that is too large for the device, and DeviceFailed if the
+        device fails.
         """
         with self._device_errors(), contextlib.suppress(torch.OutOfMemoryError):
             return self._logits(batch_NL)
         # Outside of the handler, because the error's traceback keeps the batch's tensors.
         torch.cuda.empty_cache()
         texts, tokens = batch_NL["attention_mask"].shape
-        raise MemoryError(
+        raise DoesNotFit(
             f"a batch of {texts} texts of {tokens} tokens does not fit into the memory of "
             f"{self.device}"
         )
