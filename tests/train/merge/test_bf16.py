@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from serve.inference.predictor import Predictor, batched_logits
 from serve.inference.scores import softmax
 from train.config.run import RunConfig
 from train.data.splits import load_data
+from train.fit.fit import fit
+from train.merge.merge import merge
 from train.merge.summary import summary_lines
 
 EQUAL = {"bf16_texts": 500.0, "bf16_changed": 0.0, "bf16_probability": 0.0}
@@ -27,10 +30,11 @@ def with_parity(bundle: Bundle, **figures: float) -> Bundle:
 
 
 def test_difference_of_bf16_is_that_of_the_validation_texts(
-    bundles: Callable[[str], Path],
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    bundle = open_bundle(bundles("single"))
-    config = RunConfig.model_validate(bundle.manifest.config)
+    config = RunConfig.model_validate(make_config(tmp_path / "run"))
+    fit(config)
+    bundle = merge(config, device="cpu")
     full = Predictor.load(bundle.path, device="cpu", backend="torch")
     half = TorchBackend.load(bundle.path, device="cpu", precision="bf16")
     encodings = full.encoder.encode(load_data(config).validation.texts)
