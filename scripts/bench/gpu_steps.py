@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def forward_sweep(*, small: bool) -> None:
                 count = int(batch_NL["attention_mask"].sum())
                 rates = []
                 for backend.packed in (packed, None):
-                    seconds = seconds_of(lambda: backend.forward(batch_NL), 3 if small else 5)
+                    seconds = seconds_of(partial(backend.forward, batch_NL), 3 if small else 5)
                     rates.append(f"{count / seconds:.0f}")
                 if packed is None:
                     rates[0] = f"padded: {backend.padded_because}"
