@@ -123,8 +123,8 @@ def formats(bundle: Path, texts: list[Any]) -> None:
         print(f"| {name} | {np.abs(found_NC - full_NC).max():.1e} | {equal:.2%} |")
 
 
-def syncs(config: Path, overrides: list[str]) -> None:
-    """Print where the host waits for the device in twenty training steps, as PyTorch sees it."""
+def syncs(config: Path, overrides: list[str], *, small: bool) -> None:
+    """Print where the host waits for the device in some training steps, as PyTorch sees it."""
     import warnings
     from collections import Counter
 
@@ -136,14 +136,15 @@ def syncs(config: Path, overrides: list[str]) -> None:
 
     class Debug(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 5:
+            if state.global_step == first:
                 torch.cuda.set_sync_debug_mode("warn")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 25:
+            if state.global_step == first + counted:
                 torch.cuda.set_sync_debug_mode("default")
 
-    steps = ["trainer.max_steps=26", "trainer.logging_steps=100"]
+    first, counted = (1, 3) if small else (5, 20)
+    steps = [f"trainer.max_steps={first + counted + 1}", "trainer.logging_steps=100"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(load_config(RunConfig, config, [*overrides, *steps]), callbacks=[Debug()])
@@ -152,6 +153,6 @@ def syncs(config: Path, overrides: list[str]) -> None:
         for each in caught
         if "synchronizing CUDA operation" in str(each.message)
     )
-    print(f"waits in 20 steps: {sum(places.values())}")
+    print(f"waits in {counted} steps: {sum(places.values())}")
     for place, count in places.most_common():
         print(f"- {place}: {count}")

@@ -69,6 +69,7 @@ def _describe_device() -> None:
         "get_device_properties": properties,
         "is_bf16_supported": True,
         "set_device": None,
+        "set_sync_debug_mode": None,
         "empty_cache": None,
         "init": None,
         "_lazy_init": None,
