@@ -83,8 +83,12 @@ def test_a_training_step_never_waits_for_the_device(
         assert step.count(SYNC, TO_HOST, BLOCKING, PAGEABLE) == 0, str(step)
 
 
-def test_a_served_batch_is_one_copy_each_way(bundles: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_served_batch_is_one_copy_each_way(packed: bool, bundles: Callable[[str], Path]) -> None:
     predictor = Predictor.load(bundles("single"), device="cuda")
+    assert predictor.backend.packed is not None
+    if not packed:
+        predictor.backend.packed = None
     encodings = predictor.encoder.encode([row["text"] for row in make_rows(20, seed=9)])
     batch_NL = predictor.encoder.pad(encodings)
 
