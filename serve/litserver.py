@@ -38,6 +38,7 @@ from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.engine.status import write_status
 from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
 from serve.settings import ServeConfig
@@ -88,7 +89,9 @@ class ClassifierLoop(LitLoop):
         """Serve until the parent is gone. `request_queue` is the socket's path."""
         lines.log_to_stderr(lit_api.config.log_level)
         lines.stderr.start()
-        metrics = WorkerMetrics(device=device)
+        packed = not lit_api.predictor.backend.padded_because
+        metrics = WorkerMetrics(device=device, packed=packed)
+        write_status(request_queue, lit_api.predictor, lit_api.throughput)
         worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
         tune_gc()
         parent = multiprocessing.parent_process()
@@ -97,6 +100,19 @@ class ClassifierLoop(LitLoop):
         lines.stderr.close()
         # Forward threads are daemons inside native code: exit without waiting for them.
         os._exit(0)
+
+
+def count_devices(device: str) -> int:
+    """Count the devices that PyTorch sees.
+
+    LitServe counts the lines of `nvidia-smi -L`: none where the tool is missing, or where
+    CUDA_VISIBLE_DEVICES names GPUs or their slices by UUID; it then starts no model process.
+    """
+    if device == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
 
 
 class ClassifierServer(litserve.LitServer):
@@ -131,6 +147,7 @@ class ClassifierServer(litserve.LitServer):
         super().__init__(
             api,
             accelerator=device,
+            devices=count_devices(device),
             workers_per_device=config.workers_per_device,
             timeout=config.timeout_s,
         )

@@ -20,6 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several at once, one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from every suite but that of the GPU, so that it gives one result everywhere."""
+    expression = config.option.markexpr
+    if "gpu" not in expression or "not gpu" in expression:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT with an untrained pooler and a word-level vocabulary."""

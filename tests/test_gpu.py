@@ -6,12 +6,14 @@ measurement on a machine that has a GPU.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rows import make_rows
 
 from serve.inference.backends.torch import TorchBackend
@@ -26,6 +28,11 @@ LEARNED = {"native": 0.9, "mean": 0.8}
 
 FORMAT_DIFFERENCE = 0.05
 """Largest difference of a probability between bf16 and fp32; measured 0.03."""
+
+
+def test_the_other_suites_see_no_gpu() -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("pooling", ["native", "mean"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from processes import ROOT, children_of, left_after, run
 
 from scripts.local_server import LocalServer, post, running_server
 
-SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[bc]*_*"))
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[bcg]*_*"))
 
 # Its child process outlives SIGTERM to the server.
 ECHO = """
@@ -34,6 +36,31 @@ def test_every_script_prints_its_help(name: str, tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: {name} ")
+
+
+def test_session_on_a_gpu_covers_every_figure_that_is_not_measured() -> None:
+    session = runpy.run_path(str(ROOT / "scripts" / "gpu_session"))
+    text = (ROOT / "BENCHMARKS.md").read_text()
+    missing = [line for line in text.splitlines() if "not measured" in line]
+
+    for line in missing:
+        assert any(cell in line.partition("not measured")[0] for cell in session["CELLS"]), line
+    assert {step for steps in session["CELLS"].values() for step in steps} <= set(session["PLAN"])
+
+
+def test_session_keeps_what_was_measured_before_a_step_failed(tmp_path: Path) -> None:
+    result = run(
+        ROOT / "scripts" / "gpu_session", "--only", "machine", "formats", "--seconds", "0",
+        OUT=str(tmp_path),
+    )  # fmt: skip
+
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert result.returncode == 1
+    assert [(each["step"], each["code"]) for each in results] == [
+        ("machine", 124),
+        ("formats", 124),
+    ]
+    assert "failed: machine, formats" in result.stdout
 
 
 def test_server_answers_and_its_process_group_ends_with_the_block() -> None:

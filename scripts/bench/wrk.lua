@@ -1,5 +1,5 @@
 -- Requests from a file of "KIND BODY" lines, in turn, from a random one on.
--- Writes "STATUS KIND START END" for each response, times in microseconds.
+-- Writes "STATUS KIND START END" for each response to a file per thread, times in microseconds.
 
 local ffi = require("ffi")
 ffi.cdef "typedef struct { long s; long us; } tv; int gettimeofday(tv *, void *);"
@@ -14,9 +14,20 @@ for line in io.lines(os.getenv("WRK_REQUESTS")) do
   n = n + 1
   kinds[n], bodies[n] = line:match("^(%S+) (.*)$")
 end
-local out = io.open(os.getenv("WRK_RESPONSES"), "w")
-math.randomseed(tonumber(os.getenv("WRK_SEED")))
-local i = math.random(n)
+local out, i
+
+-- wrk runs this file once per thread; `setup` runs in the main one and numbers them.
+local threads = 0
+setup = function(thread)
+  thread:set("number", threads)
+  threads = threads + 1
+end
+
+init = function()
+  out = io.open(os.getenv("WRK_RESPONSES") .. "." .. number, "w")
+  math.randomseed(tonumber(os.getenv("WRK_SEED")) + number)
+  i = math.random(n)
+end
 
 -- The server returns X-Request-Id, so a response shows which request it belongs to.
 request = function()

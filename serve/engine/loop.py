@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -35,6 +36,7 @@ from serve.engine.transport import (
     pack_reply,
     unpack_request,
 )
+from serve.inference.placement import DeviceFailed
 from serve.inference.predictor import Predictor, Throughput
 from serve.inference.scores import Array
 
@@ -166,6 +168,10 @@ class Worker:
                 self._finish(selection.expired, Status.EXPIRED)
                 if selection.rows:
                     self._run(selection.rows)
+            except DeviceFailed:
+                # The parent starts another process, in which the device works again.
+                logger.critical("the device failed; ending this model process", exc_info=True)
+                os._exit(1)
             except Exception:  # our own bug: the thread must survive, or its capacity is lost
                 logger.exception(
                     "internal error while processing a batch of %d texts", len(selection.rows)
@@ -178,6 +184,8 @@ class Worker:
         logits_NC: list[Array | None]
         try:
             logits_NC = list(self._checked(encodings))
+        except DeviceFailed:
+            raise
         except Exception:
             logger.exception("forward pass failed for a batch of %d texts", len(rows))
             logits_NC = [self._alone(encoding) for encoding in encodings]
@@ -209,6 +217,8 @@ class Worker:
         try:
             logits_C: Array = self._checked([encoding])[0]
             return logits_C
+        except DeviceFailed:
+            raise
         except Exception:
             logger.exception("forward pass failed for one text")
             self.metrics.failed.inc()

@@ -114,9 +114,17 @@ class HttpMetrics:
 class WorkerMetrics:
     """Metrics of the model processes."""
 
-    def __init__(self, *, device: str) -> None:
+    def __init__(self, *, device: str, packed: bool = False) -> None:
+        """packed: whether forward passes run without padding."""
+        self.packed = packed
         use_allocated_files()
         registry = CollectorRegistry()
+        Gauge(
+            "textloop_packed",
+            "Whether forward passes run without padding (minimum over model processes)",
+            registry=registry,
+            multiprocess_mode="min",
+        ).set(packed)
         self.forward_seconds = Histogram(
             "textloop_forward_duration_seconds",
             "Time of one forward pass",
@@ -163,7 +171,7 @@ class WorkerMetrics:
     ) -> None:
         """Record one forward pass over texts of these lengths, in tokens."""
         tokens = sum(lengths)
-        padded = len(lengths) * max(lengths)
+        padded = tokens if self.packed else len(lengths) * max(lengths)
         self.forward_seconds.observe(seconds)
         self.batch_texts.observe(len(lengths))
         self.batch_tokens.observe(padded)

@@ -18,7 +18,7 @@ from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.engine.workers import WorkerPool
 from serve.inference.decision import Rules
-from serve.inference.placement import PRECISION, pick_backend
+from serve.inference.placement import pick_backend, pick_precision
 from serve.inference.predictor import WARM_UP, load_encoder
 from serve.inference.scores import Activation, default_activation, json_heads
 from serve.inference.text import Encoding, TextEncoder
@@ -80,7 +80,7 @@ def build_arm(
         device=device,
         backend=backend,
         backend_reason=reason,
-        precision=PRECISION[backend, device.partition(":")[0]],
+        precision=pick_precision(bundle, backend=backend, device=device),
         encoder=encoder,
         activation=default_activation(manifest.task),
         rules=Rules.of(manifest, backend),

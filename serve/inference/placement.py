@@ -14,11 +14,44 @@ from serve.bundle.seal import Bundle
 
 BackendName = Literal["auto", "torch", "onnx"]
 
+
+class DeviceFailed(RuntimeError):
+    """The device does not work any more in this process; another process may use it again."""
+
+
+class DoesNotFit(ValueError):
+    """A model or a batch is larger than the free memory of the device."""
+
+
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """One of them exists wherever CUDA does (the second under WSL); importing torch takes seconds."""
 
 PRECISION = {("onnx", "cpu"): "int8", ("torch", "cpu"): "fp32", ("torch", "cuda"): "bf16"}
 """Precision of the matrix products, by backend and kind of device."""
+
+BF16_TEXTS, BF16_CHANGED, BF16_PROBABILITY = "bf16_texts", "bf16_changed", "bf16_probability"
+"""Keys of the manifest's `parity`: validation texts that `merge` ran in bf16 and in fp32, those
+of them with another decision, and the largest difference of a probability."""
+
+MAX_BF16_CHANGED, MAX_BF16_PROBABILITY = 0.01, 0.05
+"""Largest fraction of changed decisions (one text is always allowed), and largest difference of a
+probability, with which a bundle is served in bf16. Its temperature and thresholds were fitted on
+fp32."""
+
+
+def bf16_serves(parity: dict[str, float]) -> bool:
+    """Return whether bf16 is close enough to fp32; True for bundles without the comparison."""
+    allowed = max(1.0, MAX_BF16_CHANGED * parity.get(BF16_TEXTS, 0))
+    difference = parity.get(BF16_PROBABILITY, 0.0)
+    return parity.get(BF16_CHANGED, 0) <= allowed and difference <= MAX_BF16_PROBABILITY
+
+
+def pick_precision(bundle: Bundle, *, backend: str, device: str) -> str:
+    """Return int8, bf16 or fp32 for a resolved backend and device."""
+    precision = PRECISION[backend, device.partition(":")[0]]
+    if precision == "bf16" and not bf16_serves(bundle.manifest.parity):
+        return "fp32"
+    return precision
 
 
 def pick_device(device: str) -> str:

@@ -9,6 +9,7 @@ Shape suffixes: N texts, L tokens, C labels.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,9 +22,17 @@ import numpy as np
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.decision import Rules
-from serve.inference.placement import PRECISION, BackendName, pick_backend, pick_device
+from serve.inference.placement import (
+    BackendName,
+    DoesNotFit,
+    pick_backend,
+    pick_device,
+    pick_precision,
+)
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import Batch, Encoding, Text, TextEncoder, shortest_first
+
+logger = logging.getLogger(__name__)
 
 WARM_UP: dict[bool, Text] = {False: "warm up", True: ("warm", "up")}
 """Input of test inferences, by whether the model takes pairs."""
@@ -50,6 +59,8 @@ class Backend(Protocol):
     """Maximum difference between the scores of one text in two different batches."""
     device_kind: str
     """cpu or cuda."""
+    padded_because: str
+    """Why batches are padded in the forward pass; empty if they are not."""
     concurrency: int
     """Number of calls of `forward` that may and should run at the same time."""
 
@@ -107,7 +118,7 @@ class Predictor:
         else:
             from serve.inference.backends.torch import TorchBackend
 
-            precision = PRECISION[name, device.partition(":")[0]]
+            precision = pick_precision(bundle, backend=name, device=device)
             chosen = TorchBackend.load(bundle.path, device=device, precision=precision)
         return cls(bundle, load_encoder(bundle), chosen, batch_size=batch_size)
 
@@ -132,16 +143,19 @@ class Predictor:
         """Run the model and measure its speed.
 
         max_batch_tokens: batch size to use; None chooses one, the first that the next larger
-        size does not beat by 3 %: a larger batch would only add latency.
+        size does not beat by 3 %: a larger batch would only add latency. Smaller than asked for
+        if batches of the longest texts do not fit into the GPU's memory.
+        Raises DoesNotFit if even one text does not.
         """
         length = min(32, self.encoder.max_length)
-        encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
-        row: Encoding = {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
-        sizes = (
+        row = self._text_of(length)
+        wanted = (
             BATCH_TOKENS[self.backend.name, self.backend.device_kind]
             if max_batch_tokens is None
             else (max_batch_tokens,)
         )
+        fitting = self._largest_batch(wanted[-1])
+        sizes = [size for size in wanted if size <= fitting] or [fitting]
 
         def seconds(rows: int) -> float:
             batch_NL = self.encoder.pad([row] * rows)
@@ -167,6 +181,27 @@ class Predictor:
             overhead_tokens=max(1.0, one_s * best_rate - length),
             tokens_per_s=best_rate * self.backend.concurrency,
         )
+
+    def _text_of(self, length: int) -> Encoding:
+        """Return an encoding of `length` tokens."""
+        encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
+        return {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
+
+    def _largest_batch(self, tokens: int) -> int:
+        """Halve `tokens` until a batch of the longest texts fits into the device's memory."""
+        if self.backend.device_kind != "cuda":
+            return tokens  # the CPU's memory is not so small, and the pass would take seconds
+        longest = self._text_of(self.encoder.max_length)
+        while True:
+            texts = max(1, tokens // self.encoder.max_length)
+            try:
+                self.backend.forward(self.encoder.pad([longest] * texts))
+                return tokens
+            except DoesNotFit as error:
+                if texts == 1:
+                    raise
+                tokens //= 2
+                logger.warning("%s; using at most %d tokens", error, tokens)
 
 
 def batched_logits(

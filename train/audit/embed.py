@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from serve.inference.equivalence import to_tensors
+from serve.inference.equivalence import move, to_tensors
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Text, shortest_first
 from serve.tables import blocks
@@ -37,7 +37,7 @@ def embed(
 
     progress: called with the number of texts after each batch. Leaves the model on `device`.
     """
-    model = base.model.to(device).eval()
+    model = move(base.model, device).eval()
     body = getattr(model, model.base_model_prefix)
     parts = []
     for block in blocks(texts, BLOCK_TEXTS):

@@ -24,6 +24,7 @@ order that differs between two folds."""
 def training_arguments(config: RunConfig) -> TrainingArguments:
     """Build the Trainer's arguments: the configuration's `trainer` over Textloop's defaults."""
     cuda = torch.cuda.is_available() and not config.trainer.get("use_cpu", False)
+    pinned = cuda and config.trainer.get("dataloader_pin_memory", True)
     values: dict[str, Any] = {
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
@@ -44,6 +45,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "tf32": True if cuda and torch.cuda.get_device_capability()[0] >= 8 else None,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": cuda,
+        # The next step is launched while its batch is copied.
+        "accelerator_config": {"non_blocking": pinned},
         **without_push(config.trainer),
         "output_dir": str(config.output_dir / "checkpoints"),
         "seed": config.seed,

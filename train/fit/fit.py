@@ -20,6 +20,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import suppress_progress_bars
 
+from serve.inference.masks import build_masks_without_waiting
+from serve.inference.placement import DoesNotFit
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Encoding
 from train.config.run import RunConfig
@@ -77,7 +79,13 @@ def fit(
     packing = choose_batches(run, base, inputs)
     fits_probe = config.method == "probe" or config.model.head_init == "probe"
     if fits_probe and checkpoint is None:
-        init_from_probe(run, base, inputs, loss)
+        try:
+            init_from_probe(run, base, inputs, loss)
+        except DoesNotFit as error:
+            raise ValueError(
+                f"{error}; the probe needs the whole model on one device: to shard it, set "
+                "model.head_init: random"
+            ) from None
     if config.method == "probe":
         trained = evaluate_probe(run, base, inputs, loss)
         save_trained(run, trained)
@@ -110,6 +118,8 @@ def choose_batches(run: Run, base: Base, inputs: Inputs) -> PackedTraining | Non
     """Remove padding or else shorten the last layer, where the logits stay the same."""
     longest = longest_validation_encodings(base, inputs)
     packing = None
+    if run.device.type == "cuda":
+        build_masks_without_waiting()
     if packing_is_faster(run.device, bf16=run.arguments.bf16):
         reason = "activation checkpointing runs layers outside the forward pass"
         if not uses_activation_checkpointing(run.arguments):

@@ -17,6 +17,7 @@ from train.config.refusal import Refused
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
 from train.fit.resume import changes, run_identity
+from train.merge.bf16 import compare_bf16
 from train.merge.calibrate import calibrate
 from train.merge.int8 import add_int8
 from train.merge.parity import TOLERANCE
@@ -35,6 +36,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     Raises ValueError if there is no adapter or it was trained with a different configuration
     or data, and MergeRefused if the logits of adapter, merged and reloaded model differ.
     """
+    device = pick_device(device)
     adapter = config.output_dir / "adapter"
     fitted = read_fitted(adapter)
     data = load_data(config)
@@ -43,7 +45,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         merged = merge_weights(
-            config, adapter, data, staging, pick_device(device), precision=fitted["precision"]
+            config, adapter, data, staging, device, precision=fitted["precision"]
         )
         refuse_differences(merged.parity)
         calibration = calibrate(
@@ -57,6 +59,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             checkpoints=(checkpoints := num_checkpoints(fitted["log_history"])),
             notes=merged.notes,
         )
+        merged.parity.update(compare_bf16(staging, config, data, merged, calibration, device))
         int8 = None
         if config.export_int8:
             int8, calibration = add_int8(

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 
 from serve.bundle.manifest import Calibration
 from serve.bundle.seal import Bundle
+from serve.inference.placement import (
+    BF16_CHANGED,
+    BF16_PROBABILITY,
+    BF16_TEXTS,
+    bf16_serves,
+)
 from train.evaluation.summary import INTERVALS, table
 
 COMPARISONS = {
@@ -24,6 +30,11 @@ def summary_lines(bundle: Bundle) -> Iterator[str]:
     for key, name in COMPARISONS.items():
         if key in parity:
             yield f"  {name:<31} {parity[key]:.1e}"
+    yield (
+        f"bf16 on {parity[BF16_TEXTS]:.0f} of them: probabilities within "
+        f"{parity[BF16_PROBABILITY]:.3f}, {parity[BF16_CHANGED]:.0f} other decisions; CUDA serves "
+        f"in {'bf16' if bf16_serves(parity) else 'fp32, since that is too many or too far'}"
+    )
     if manifest.calibration:
         yield from _calibration_lines(manifest.calibration)
     yield f"validation metrics of the bundle, with {INTERVALS}:"

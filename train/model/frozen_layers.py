@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve.inference.equivalence import check_equivalent, evaluating, to_tensors
+from serve.inference.equivalence import check_equivalent, evaluating, move, to_tensors
 from serve.inference.pooling import layers_of
 from serve.inference.text import Batch, Encoding, TextEncoder
 
@@ -167,7 +167,7 @@ def store_states(
 
     base: identifies the content of the base; the file name is a hash of it, the number of layers
     and the token ids. progress: called with the number of texts after each batch.
-    Raises ValueError if the disk has too little space.
+    Raises ValueError if the disk has too little space, or the device for the model.
     """
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
     digest = hashlib.sha256(f"{base} {frozen.num_frozen} {device.type}".encode())
@@ -202,7 +202,7 @@ def _write(
     temporary = path.with_suffix(f".{os.getpid()}.staging")
     ends_N = np.cumsum(lengths)
     states_TD = np.memmap(temporary, np.float32, mode="w+", shape=(int(ends_N[-1]), width))
-    frozen.model.to(device).eval()
+    move(frozen.model, device).eval()
     for rows in batches_by_length(lengths, BATCH_TOKENS):
         batch = encoder.pad([encodings[row] for row in rows])
         states_NLD = frozen.states(batch, device).numpy()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve.inference.equivalence import to_tensors
+from serve.inference.equivalence import move, to_tensors
 from serve.inference.text import Encoding, TextEncoder
 from train.model.base import last_linear
 from train.model.frozen_layers import (
@@ -107,7 +107,7 @@ def features(
 ) -> Tensor:
     """Return the input of the last layer, (N, D) in fp32 on the CPU, in the order given."""
     _, last = last_linear(model)
-    model.to(device).eval()
+    move(model, device).eval()
     caught: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     features_ND = torch.empty(len(encodings), last.in_features)

@@ -29,7 +29,7 @@ def shorten_last_layer(
     """Run the last layer for the first token only, in place; returns whether that was possible.
 
     The layer stays unchanged in unknown architectures, and if the logits of these texts would
-    change. Leaves the model on `device`.
+    change or the model does not fit on `device`; else the model is left there.
     """
     try:
         layer: Any = layers_of(model)[-1]
@@ -41,16 +41,16 @@ def shorten_last_layer(
     if getattr(model, "mean_pooling", None) or getattr(layer, "is_decoder", False):
         return False
     inputs = to_tensors(encoder.pad(encodings), device)
-    with evaluating(model, device):
-        full_NC = model(**inputs).logits
-        layer.forward = lambda states_NLE, attention_mask=None, *_, **__: forward(
-            layer, states_NLE, attention_mask
-        )
-        short_NC = model(**inputs).logits
     try:
+        with evaluating(model, device):
+            full_NC = model(**inputs).logits
+            layer.forward = lambda states_NLE, attention_mask=None, *_, **__: forward(
+                layer, states_NLE, attention_mask
+            )
+            short_NC = model(**inputs).logits
         check_equivalent(short_NC, full_NC, TOLERANCE)
     except ValueError:
-        del layer.forward
+        layer.__dict__.pop("forward", None)
         return False
     return True
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from serve.inference.backends.packed import CU_SEQLENS, PackedModel
-from serve.inference.equivalence import to_tensors
+from serve.inference.equivalence import move
 from serve.inference.text import Batch, Encoding, TextEncoder
 
 MAX_SEQLEN = "max_seqlen"
@@ -48,12 +48,13 @@ class PackedTraining:
 
     def flat(self, batch_NL: Batch) -> dict[str, Any]:
         """Return a padded batch as flat tensors on the CPU, with `CU_SEQLENS` and `MAX_SEQLEN`."""
-        flat: dict[str, Any] = to_tensors(self.packed.flat(batch_NL), "cpu")
-        return flat | {MAX_SEQLEN: batch_NL["attention_mask"].shape[1]}
+        return self.packed.flat(batch_NL, "cpu") | {MAX_SEQLEN: batch_NL["attention_mask"].shape[1]}
 
     def _enter(self, _: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         cu_seqlens, max_seqlen = kwargs.pop(CU_SEQLENS, None), kwargs.pop(MAX_SEQLEN, 0)
         if cu_seqlens is not None:
+            tokens = kwargs["input_ids"].shape[1]
+            kwargs["position_ids"] = self.packed.positions(cu_seqlens, tokens)
             self._open.enter_context(self.packed.without_padding(cu_seqlens, max_seqlen))
         return args, kwargs
 
@@ -66,10 +67,11 @@ def without_padding(
 ) -> tuple[PackedTraining | None, str]:
     """Prepare the model for flat batches; returns None and the reason if it cannot take them.
 
-    encodings: texts on which packed and padded logits are compared. Leaves the model on `device`.
+    encodings: texts on which packed and padded logits are compared. Leaves the model on `device`,
+    or on the CPU if it does not fit there.
     """
     try:
-        packing = PackedTraining(model.to(device))
+        packing = PackedTraining(move(model, device))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             packing.packed.check_equivalence(encoder.pad(encodings), tolerance=TOLERANCE)
     except Exception as error:  # a kernel or an architecture may raise anything here

@@ -21,6 +21,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.engine.status import read_status
 from serve.http.arm import Arm
 from serve.http.context import arm_of
 from serve.http.parsing import parse
@@ -165,6 +166,7 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
     """The body of /info: the model, its backend, and the limits; Textloop's own fields first."""
     manifest = arm.manifest
     labels = manifest.labels
+    status = read_status(arm.pool.paths) or {}
     return {
         "model_version": arm.version,
         "base_model": manifest.base_model,
@@ -183,6 +185,8 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
         "backend_reason": arm.backend_reason,
         "device": arm.device,
         "model_processes": len(arm.pool.paths),
+        "packed": status.get("packed"),
+        "packed_reason": status.get("packed_reason"),
         "limits": {
             "max_body_bytes": config.max_body_bytes,
             "max_texts_per_request": config.max_texts_per_request,
@@ -203,7 +207,7 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
         },
         "max_concurrent_requests": config.max_queue_tokens,
         "max_input_length": manifest.max_length,
-        "max_batch_tokens": config.max_batch_tokens,
+        "max_batch_tokens": status.get("max_batch_tokens"),
         "max_batch_requests": None,
         "max_client_batch_size": config.max_texts_per_request,
         "auto_truncate": True,

@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from serve.inference.equivalence import check_equivalent, evaluating, to_tensors
+from serve.inference.equivalence import check_equivalent, evaluating, to_tensor, to_tensors
 from serve.inference.pooling import means_of_segments
 from serve.inference.text import Batch
 
@@ -91,20 +90,32 @@ class PackedModel:
         padding = getattr(base.embeddings, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1
 
-    def flat(self, batch_NL: Batch) -> dict[str, NDArray[Any]]:
-        """Remove the padding from ids and their mask, each (N, L); each becomes (1, T).
+    def flat(self, batch_NL: Batch, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """Remove the padding of ids and their mask, each (N, L), and copy the rest to `device`.
 
-        Adds the position of each token in its text, and under `CU_SEQLENS` where each text
-        starts and the last one ends, int32 of shape (N + 1,).
+        Each becomes (1, T), int32; the mask is left out. Adds under `CU_SEQLENS` where each text
+        starts and the last one ends, of shape (N + 1,). All of them are views of one tensor, so
+        that a GPU takes one copy per batch.
         """
         mask_NL = batch_NL["attention_mask"].astype(bool)
-        rows = {name: ids for name, ids in batch_NL.items() if name != "attention_mask"}
-        rows["position_ids"] = mask_NL.cumsum(axis=1) - 1 + self.first_position
-        flat: dict[str, NDArray[Any]] = {
-            name: ids_NL[mask_NL][None] for name, ids_NL in rows.items()
+        ends_N = mask_NL.sum(axis=1).cumsum()
+        rows = {name: ids_NL for name, ids_NL in batch_NL.items() if name != "attention_mask"}
+        parts = [ids_NL[mask_NL] for ids_NL in rows.values()]
+        numbers = np.concatenate([*parts, [0], ends_N], dtype=np.int32, casting="same_kind")
+        sizes = [len(part) for part in parts]
+        *ids, cu_seqlens = torch.split(to_tensor(numbers, device), [*sizes, len(ends_N) + 1])
+        return {name: ids_T[None] for name, ids_T in zip(rows, ids, strict=True)} | {
+            CU_SEQLENS: cu_seqlens
         }
-        flat[CU_SEQLENS] = np.append(0, mask_NL.sum(axis=1).cumsum()).astype(np.int32)
-        return flat
+
+    def positions(self, cu_seqlens: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Return the position of each token in its text, (1, T), as the architecture counts.
+
+        cu_seqlens: of `flat`. tokens: T. Waits for no result of the device.
+        """
+        numbers_T = torch.arange(tokens, dtype=torch.int32, device=cu_seqlens.device)
+        starts_T = cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=tokens)
+        return (numbers_T - starts_T + self.first_position)[None]
 
     @contextmanager
     def without_padding(self, cu_seqlens: torch.Tensor, max_seqlen: int) -> Iterator[None]:
@@ -146,8 +157,10 @@ class PackedModel:
 
         The padding is removed before anything is copied to the device.
         """
-        inputs = to_tensors(self.flat(batch_NL), next(self.model.parameters()).device)
-        with self.without_padding(inputs.pop(CU_SEQLENS), batch_NL["attention_mask"].shape[1]):
+        inputs = self.flat(batch_NL, next(self.model.parameters()).device)
+        cu_seqlens = inputs.pop(CU_SEQLENS)
+        inputs["position_ids"] = self.positions(cu_seqlens, inputs["input_ids"].shape[1])
+        with self.without_padding(cu_seqlens, batch_NL["attention_mask"].shape[1]):
             logits_NC: torch.Tensor = self.model(**inputs).logits
         return logits_NC
 

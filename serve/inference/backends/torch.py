@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.backends.packed import PackedModel
-from serve.inference.equivalence import to_tensors
+from serve.inference.equivalence import move, to_tensors
+from serve.inference.masks import build_masks_without_waiting
+from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.pooling import load_classifier
 from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
@@ -26,29 +30,47 @@ class TorchBackend:
     concurrency = 1
 
     def __init__(self, model: Any, *, device: str) -> None:
-        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...)."""
+        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...); raises DoesNotFit."""
         self.device = torch.device(device)
         self.device_kind = self.device.type
-        self.model: Any = model.to(self.device).eval()
+        if self.device_kind == "cuda":
+            build_masks_without_waiting()
+        self.model: Any = move(model, self.device).eval()
         half = next(model.parameters()).dtype == torch.bfloat16
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
         """Maximum difference between a text's scores in two batches."""
-        self.packed = self._pack() if half and self.device_kind == "cuda" else None
+        self.packed: PackedModel | None = None
+        self.padded_because = ""
+        """Why batches are padded in the forward pass; empty if they are not."""
+        if self.device_kind != "cuda":
+            self.padded_because = f"no kernel without padding on the {self.device_kind}"
+        elif not half:
+            self.padded_because = "the kernel without padding computes in bf16, the model in fp32"
+        else:
+            self._pack()
 
-    def _pack(self) -> PackedModel | None:
-        """Return the padding-free model if its logits equal those of the padded pass, else None."""
+    def _pack(self) -> None:
+        """Go without padding if the logits are then those of the padded pass.
+
+        Raises DeviceFailed if the device does.
+        """
         try:
-            with torch.inference_mode():
+            with self._device_errors(), torch.inference_mode():
                 packed = PackedModel(self.model)
                 packed.check_equivalence(tolerance=self.tolerance)
-        except Exception as error:  # kernels and architectures may raise any exception
+        except DeviceFailed:
+            raise
+        except Exception as error:  # kernels and architectures may raise any other exception
+            with self._device_errors():
+                torch.cuda.synchronize(self.device)
+            self.padded_because = str(error) or repr(error)
             logger.warning(
                 "padding-free inference is not available for this model, using padded batches: %s",
                 error,
             )
-            return None
-        return packed
+        else:
+            self.packed = packed
 
     @classmethod
     def load(cls, path: Path, *, device: str, precision: str = "fp32") -> TorchBackend:
@@ -67,7 +89,30 @@ class TorchBackend:
 
     @torch.inference_mode()
     def forward(self, batch_NL: Batch) -> Array:
-        """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L)."""
+        """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).
+
+        Raises DoesNotFit for a batch that is too large for the device, and DeviceFailed if the
+        device fails.
+        """
+        with self._device_errors(), contextlib.suppress(torch.OutOfMemoryError):
+            return self._logits(batch_NL)
+        # Outside of the handler, because the error's traceback keeps the batch's tensors.
+        torch.cuda.empty_cache()
+        texts, tokens = batch_NL["attention_mask"].shape
+        raise DoesNotFit(
+            f"a batch of {texts} texts of {tokens} tokens does not fit into the memory of "
+            f"{self.device}"
+        )
+
+    @contextlib.contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        """Turn an error after which every call on this device fails into DeviceFailed."""
+        try:
+            yield
+        except torch.AcceleratorError as error:
+            raise DeviceFailed(f"{self.device} failed: {error}") from error
+
+    def _logits(self, batch_NL: Batch) -> Array:
         if self.packed:
             output = self.packed(batch_NL)
         else:

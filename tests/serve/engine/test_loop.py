@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from serve.engine.transport import (
     unpack_reply,
     unpack_request,
 )
+from serve.inference.placement import DeviceFailed
 from serve.inference.predictor import Predictor, Throughput
 from serve.inference.text import Encoding
 from serve.litserver import ClassifierAPI
@@ -225,3 +227,24 @@ def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
         "register_endpoints",
     ):
         assert f"self.{name}(" in source or f"def {name}(" in source, name
+
+
+def test_a_failed_device_ends_the_model_process(
+    worker: Running, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every later pass would fail too; the parent starts another process."""
+    ended = threading.Event()
+
+    def end(code: int) -> None:
+        assert code == 1
+        ended.set()
+        threading.Event().wait()  # this thread ends no more than it would return from _exit
+
+    def fail(batch_NL: Any) -> Any:
+        raise DeviceFailed("cuda:0 failed")
+
+    monkeypatch.setattr("serve.engine.loop.os._exit", end)
+    monkeypatch.setattr(predictor.backend, "forward", fail)
+    worker[1]().send(1, predictor.encoder.encode(TEXTS[:1]))
+
+    assert ended.wait(timeout=10)
