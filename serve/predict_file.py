@@ -121,14 +121,20 @@ def _predict_block(
             continue
         texts.append(str(parts[0]) if len(parts) == 1 else (str(parts[0]), str(parts[1])))
         results.append({})
-    if not texts:
+    encodings = []
+    usable = [result for result in results if error_key not in result]
+    for result, encoding in zip(usable, predictor.encoder.encode_each(texts), strict=True):
+        if isinstance(encoding, str):
+            result |= dict.fromkeys(added) | {error_key: encoding}
+        else:
+            encodings.append(encoding)
+    if not encodings:
         return results
-    logits_NC = predictor.logits(predictor.encoder.encode(texts))
+    logits_NC = predictor.logits(encodings)
     scores_NC = activate(logits_NC, default_activation(manifest.task))
     decision = predictor.rules.decide(scores_NC)
     order_NC, _ = best_first(scores_NC, None)
-    usable = (result for result in results if error_key not in result)
-    for n, result in enumerate(usable):
+    for n, result in enumerate(each for each in usable if error_key not in each):
         chosen = [int(c) for c in order_NC[n] if decision.predicted_NC[n, c]]
         labels = [manifest.labels[c] for c in chosen]
         scores = [float(scores_NC[n, c]) for c in chosen]
