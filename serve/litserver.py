@@ -105,7 +105,9 @@ class ClassifierServer(litserve.LitServer):
         api = ClassifierAPI(bundle.path, config)
         metrics = HttpMetrics()
         admission = Admission(
-            max_tokens=-(-config.max_queue_tokens // config.api_processes),
+            max_tokens=config.max_queue_tokens,
+            processes=config.api_processes,
+            timeout_s=config.timeout_s,
             gauge=metrics.inflight_tokens,
         )
         arm = build_arm(bundle, config, device=device, admission=admission, metrics=metrics)

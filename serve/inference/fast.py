@@ -20,6 +20,10 @@ from serve.inference.cutting import Cutter
 FIRST_CHARACTERS = 8
 """Characters read per token that is kept, at first; English has four to five per token."""
 
+COUNTED_CHARACTERS = 16_384
+"""Characters read at first where nothing is truncated, so that most messages can say how many
+tokens too many a text has."""
+
 GROWTH = 4
 """Factor from one size to the next."""
 
@@ -60,7 +64,8 @@ class FastTokenizer:
         rows: list[Row | None] = [None] * len(texts)
         pending = list(range(len(texts)))
         limit = max_characters or sys.maxsize
-        size = min(self.first_size if self._cutter else sys.maxsize, limit)
+        first = self.first_size if side else max(self.first_size, COUNTED_CHARACTERS)
+        size = min(first if self._cutter else sys.maxsize, limit)
         while True:
             read = [self._read(texts[row], size, side) for row in pending]
             usable = [row for row, part in zip(pending, read, strict=True) if part is not None]
@@ -77,8 +82,8 @@ class FastTokenizer:
             size = min(GROWTH * size, limit)
 
     def may_cut(self, text: Any) -> bool:
-        """Whether a text is so long that only a part of it may have been read."""
-        return not self._is_whole(text, self.first_size)
+        """Whether a text that is not truncated may have been read in part only."""
+        return not self._is_whole(text, max(self.first_size, COUNTED_CHARACTERS))
 
     def _read(self, text: Any, size: int, side: str | None) -> Any:
         """The text, or what is left if each part is cut to `size`; None if one cannot be."""

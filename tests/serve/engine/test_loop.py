@@ -26,6 +26,7 @@ from serve.engine.transport import (
     WorkRequest,
     pack_reply,
     pack_request,
+    unpack,
     unpack_reply,
     unpack_request,
 )
@@ -58,8 +59,9 @@ class Client:
         replies: dict[int, WorkReply] = {}
         while len(replies) < count:
             for frame in self.frames.feed(self.socket.recv(1 << 16)):
-                reply = unpack_reply(frame)
-                replies[reply.id] = reply
+                reply = unpack(frame)
+                if isinstance(reply, WorkReply):
+                    replies[reply.id] = reply
         return replies
 
 

@@ -134,6 +134,11 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _cut_also_what_is_not_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.inference.fast.COUNTED_CHARACTERS", 0)
+
+
 @pytest.fixture(scope="module")
 def make() -> Callable[..., TextEncoder]:
     made: dict[str, Tokenizer] = {}
