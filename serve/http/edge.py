@@ -77,6 +77,8 @@ class RequestMiddleware:
             # Start-up, in the process that will serve: a tracer has a thread of its own.
             if scope["type"] == "lifespan" and self.service.config.tracing:
                 self.tracer = Tracer(self.service.config.model_name)
+            if scope["type"] == "lifespan" and self.keys:
+                self.keys.watch(self.service.metrics)
             await self.app(scope, receive, self._flush_spans_before(send))
             return
         started_s = time.perf_counter()
@@ -157,7 +159,7 @@ class RequestMiddleware:
             if not context.answered:
                 response = error_response(503, "the server is shutting down", "Unhealthy")
                 await response(scope, receive, send)
-            raise
+            # Raised again, the server would log a traceback for each of its own cancellations.
         except Exception as error:
             if context.answered:
                 logger.exception(
