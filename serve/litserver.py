@@ -34,6 +34,7 @@ from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.engine.pulse import Pulse
 from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
 from serve.settings import ServeConfig
@@ -216,7 +217,12 @@ class ClassifierServer(litserve.LitServer):
                 self.failed = True
                 self._shutdown_event.set()
 
-        supervisor = self.supervisor = Supervisor(self.inference_workers, launch)
+        pulses = [Pulse(path, hang_s=self.config.hang_s) for path in self.paths]
+
+        def hangs(number: int) -> str | None:
+            return pulses[number].problem()
+
+        supervisor = self.supervisor = Supervisor(self.inference_workers, launch, hangs)
         threading.Thread(target=watch, name="watch", daemon=True).start()
 
     def _perform_graceful_shutdown(
