@@ -28,10 +28,10 @@ QUEUE_TOKENS = 131_072
 QUEUE_S = 2.0
 """Seconds of work that the limit allows at least, on devices so fast that it is more tokens."""
 
-SLICES = 8
+SLICES = 16
 """Slices in the limit. A large request has two in flight, so that the device never waits."""
 
-LARGE_SLICES = 6
+LARGE_SLICES = 12
 """Slices that large requests may take together."""
 
 

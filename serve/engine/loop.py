@@ -1,4 +1,4 @@
-"""The loop of a model process: read token ids from its socket, batch them, send logits back.
+"""The loop of a model process: token ids from its socket, batches, logits back.
 
 It stands in for LitServe's stock loop; `serve.litserver` says why. One thread reads frames into
 the pool of `serve.engine.batcher` and reports that it is alive, and one thread per concurrent
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import select
 import selectors
 import socket
@@ -26,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.engine.batcher import Batcher
+from serve.engine.batcher import Selection
+from serve.engine.lanes import BUSY_S, Lanes
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     BEAT_S,
@@ -44,15 +44,13 @@ from serve.inference.scores import Array
 
 logger = logging.getLogger(__name__)
 
-SPEED_S = 2.0  # seconds of forward passes over which the reported speed is averaged
-
 SEND_TIMEOUT_S = 10.0
 """Seconds after which an HTTP process that accepts no reply counts as dead."""
 
 
 @dataclass(eq=False)
 class _Request:
-    """A request in this process, and the rows of logits computed so far."""
+    """A request, and the rows of logits computed so far."""
 
     connection: _Connection
     work: WorkRequest
@@ -96,13 +94,13 @@ class Worker:
     ) -> None:
         self.predictor = predictor
         self.metrics = metrics
-        self.batcher: Batcher[_Request] = Batcher(
+        self.batcher: Lanes[_Request] = Lanes(
+            concurrency=predictor.backend.concurrency,
             max_tokens=throughput.max_batch_tokens,
             overhead_tokens=throughput.overhead_tokens,
             tokens_per_s=throughput.tokens_per_s,
         )
         logger.info("measured throughput: %s", throughput)
-        self.tokens_per_s = throughput.tokens_per_s
         self.running: dict[int, float] = {}  # start of each thread's forward pass
         self.work = threading.Condition()
         self.idle = 0
@@ -146,7 +144,7 @@ class Worker:
         now = time.monotonic()
         beat = Beat(
             running_s=max((now - each for each in list(self.running.values())), default=0.0),
-            tokens_per_s=self.tokens_per_s,
+            tokens_per_s=self.batcher.speed,
             max_batch_tokens=self.batcher.max_tokens,
             pending_tokens=self.batcher.tokens,
         )
@@ -190,11 +188,13 @@ class Worker:
             self.metrics.cancelled.inc()
 
     def _forward_loop(self) -> None:
+        selection: Selection[_Request] = Selection(rows=[], expired=[])
         while True:
             with self.work:
+                self.batcher.finish(selection)
                 self.idle += 1
-                while not self.batcher.tokens:
-                    self.work.wait()
+                while not self.batcher.has_work(now=time.monotonic()):
+                    self.work.wait(BUSY_S if self.batcher.tokens else None)
                 selection = self.batcher.next(now=time.monotonic(), takers=self.idle)
                 self.idle -= 1
             try:
@@ -284,15 +284,8 @@ class Worker:
         ended_s: float,
     ) -> None:
         lengths = [len(encoding["input_ids"]) for encoding in encodings]
-        seconds = max(ended_s - started_s, 1e-6)
-        passes_per_s = self.predictor.backend.concurrency / seconds
-        rate = sum(lengths) * passes_per_s
-        # With its fixed cost counted as tokens, a small pass tells the speed of a full one.
-        speed = (sum(lengths) + self.batcher.overhead_tokens) * passes_per_s
         with self.work:
-            self.batcher.tokens_per_s += 0.05 * (rate - self.batcher.tokens_per_s)
-            weight = 1 - math.exp(-seconds / SPEED_S)
-            self.tokens_per_s += weight * (speed - self.tokens_per_s)
+            self.batcher.measure(sum(lengths), max(ended_s - started_s, 1e-6))
         self.metrics.record_batch(
             lengths,
             seconds=ended_s - started_s,

@@ -30,6 +30,10 @@ WAITING_BODIES = 8
 LANES = 2
 """Slices of one request in flight, so that the device need not wait for the next."""
 
+SLACK = 1.5
+"""Factor by which the rest may seem to need more time than is left; the speed so far misses what
+is in flight."""
+
 Result = TypeVar("Result")
 
 
@@ -111,6 +115,8 @@ class Computation:
         self.answered = 0
         """Texts that have been classified."""
         self._replies: dict[int, WorkReply] = {}
+        self._left = self._answered_tokens = 0
+        self._started_s = 0.0
 
     async def run(self, tokens: int, *, deadline_s: float) -> WorkReply:
         """Return the logits of all texts; arguments and errors as for `WorkerPool.submit`.
@@ -119,7 +125,7 @@ class Computation:
         """
         admission = self.pool.admission
         admission.check_large(tokens, len(self.encodings))
-        self._left = tokens
+        self._left, self._started_s = tokens, time.monotonic()
         admission.expect(tokens)
         slices = iter(self._slices(admission.slice_tokens))
         lanes = [asyncio.create_task(self._lane(slices, deadline_s)) for _ in range(LANES)]
@@ -148,7 +154,8 @@ class Computation:
             self._left -= tokens
             admission.expect(-tokens)
             try:
-                left_s = max(deadline_s - time.monotonic(), 0.0)
+                left_s = deadline_s - time.monotonic()
+                self._check_progress(tokens, left_s)
                 connection = pool.least_busy()
                 self._replies[start] = await pool.ask(
                     connection, encodings, tokens, timeout_s=left_s, gone=never
@@ -156,6 +163,15 @@ class Computation:
             finally:
                 admission.leave(tokens)
             self.answered += end - start
+            self._answered_tokens += tokens
+
+    def _check_progress(self, tokens: int, left_s: float) -> None:
+        """Raise Unavailable 504 if the rest cannot be answered in time at the speed so far."""
+        elapsed_s = time.monotonic() - self._started_s
+        done = self._answered_tokens
+        is_early = elapsed_s < self.pool.admission.timeout_s / 3
+        if done and not is_early and (tokens + self._left) * elapsed_s / done > SLACK * left_s:
+            raise timed_out(self.pool.admission.timeout_s)
 
     def _slices(self, max_tokens: int) -> Iterator[tuple[int, int]]:
         """Half-open ranges of texts of at most `max_tokens`, at least one text each."""

@@ -129,9 +129,9 @@ class Service:
             raise Unavailable(
                 504,
                 "timeout",
-                f"no response within timeout_s = {self.config.timeout_s:g} s: "
-                f"{computation.answered} of {len(encodings)} texts were classified; "
-                "send fewer texts per request",
+                f"no response within timeout_s = {self.config.timeout_s:g} s: after "
+                f"{time.monotonic() - deadline_s + timeout_s:.0f} s {computation.answered} of "
+                f"{len(encodings)} texts were classified; send fewer texts per request",
             ) from None
 
     def _count_texts(self, arm: Arm, logits_NC: Array) -> None:
