@@ -38,6 +38,7 @@ from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.engine.pulse import Pulse
 from serve.engine.status import write_status
 from serve.inference.placement import pick_device
 from serve.inference.predictor import Predictor, Throughput
@@ -139,7 +140,9 @@ class ClassifierServer(litserve.LitServer):
         self.connection = connection_class(Connections(config, metrics, most))
         """The protocol of clients' connections, for uvicorn."""
         admission = Admission(
-            max_tokens=-(-config.max_queue_tokens // config.api_processes),
+            max_tokens=config.max_queue_tokens,
+            processes=config.api_processes,
+            timeout_s=config.timeout_s,
             gauge=metrics.inflight_tokens,
         )
         arm = build_arm(bundle, config, device=device, admission=admission, metrics=metrics)
@@ -323,7 +326,12 @@ class ClassifierServer(litserve.LitServer):
                 self.failed = True
                 self._shutdown_event.set()
 
-        supervisor = self.supervisor = Supervisor(self.inference_workers, launch)
+        pulses = [Pulse(path, hang_s=self.config.hang_s) for path in self.paths]
+
+        def hangs(number: int) -> str | None:
+            return pulses[number].problem()
+
+        supervisor = self.supervisor = Supervisor(self.inference_workers, launch, hangs)
         threading.Thread(target=watch, name="watch", daemon=True).start()
         threading.Thread(
             target=self._announce, args=(len(uvicorn_workers),), name="announce", daemon=True

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from serve.files import sha256_of, sync_directory
 from serve.inference.predictor import Predictor
 from serve.inference.scores import activate, best_first, default_activation
-from serve.inference.text import Text, text_problem
+from serve.inference.text import Encoding, Text, text_problem
 from serve.journal import Journal, digest, open_journal
 from serve.tables import Row, check_format, read_rows, survey, write_rows
 
@@ -177,13 +177,21 @@ def _answers(predictor: Predictor, block: list[list[object]]) -> list[Row]:
             continue
         texts.append(str(parts[0]) if len(parts) == 1 else (str(parts[0]), str(parts[1])))
         usable.append(answer)
-    if not texts:
+    encodings: list[Encoding] = []
+    encoded: list[Row] = []
+    for answer, encoding in zip(usable, predictor.encoder.encode_each(texts), strict=True):
+        if isinstance(encoding, str):
+            answer[error_key] = encoding
+        else:
+            encodings.append(encoding)
+            encoded.append(answer)
+    if not encodings:
         return answers
-    logits_NC = predictor.logits(predictor.encoder.encode(texts))
+    logits_NC = predictor.logits(encodings)
     scores_NC = activate(logits_NC, default_activation(manifest.task))
     decision = predictor.rules.decide(scores_NC)
     order_NC, _ = best_first(scores_NC, None)
-    for n, answer in enumerate(usable):
+    for n, answer in enumerate(encoded):
         chosen = [int(c) for c in order_NC[n] if decision.predicted_NC[n, c]]
         labels = [manifest.labels[c] for c in chosen]
         scores = [float(scores_NC[n, c]) for c in chosen]

@@ -55,8 +55,9 @@ class ServeConfig(Config):
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum tokens in one forward pass, padding included; null measures the best at startup."""
 
-    max_queue_tokens: Annotated[int, Field(ge=1)] = 131_072
-    """Maximum tokens in flight over all HTTP processes; a request that exceeds it gets 429."""
+    max_queue_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Maximum tokens in flight over all HTTP processes; a request that exceeds it gets 429; null
+    takes 131,072, or 2 s of work if that is more, but at most `timeout_s` of work."""
 
     max_texts_per_request: Annotated[int, Field(ge=1)] = 512
     """Maximum texts in one request; a request with more gets 422."""
@@ -64,8 +65,16 @@ class ServeConfig(Config):
     max_body_bytes: Annotated[int, Field(ge=1)] = 2_000_000
     """Maximum size of a request body in bytes; a larger one gets 413."""
 
+    max_text_characters: Annotated[int, Field(ge=1)] = 100_000
+    """Maximum characters read of one text; only a text that cannot be truncated before it is
+    tokenized, since nothing separates its words, needs so many and gets 422."""
+
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds a request may wait for its response before it gets 504."""
+
+    hang_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without a sign of life from a model process, or of one forward pass, after which it
+    is killed and restarted."""
 
     grace_s: Annotated[float, Field(gt=0)] = 25.0
     """Seconds for accepted requests to finish after SIGTERM; Kubernetes kills after 30."""

@@ -1,4 +1,5 @@
-"""Watch the server's processes: restart model processes that die, notice HTTP processes that do.
+"""Watch the server's processes: restart model processes that die or hang, notice HTTP processes
+that die.
 
 Knows processes, not what they run.
 """
@@ -28,12 +29,18 @@ class Supervisor:
     """Keeps model processes running.
 
     workers: the model processes by number; a restarted one replaces the entry. launch: starts
-    the model process of a number.
+    the model process of a number. hangs: why that process must be replaced, None if it lives.
     """
 
-    def __init__(self, workers: list[BaseProcess], launch: Callable[[int], BaseProcess]) -> None:
+    def __init__(
+        self,
+        workers: list[BaseProcess],
+        launch: Callable[[int], BaseProcess],
+        hangs: Callable[[int], str | None],
+    ) -> None:
         self.workers = workers
         self.launch = launch
+        self.hangs = hangs
         self.ending = False
         """Set to end `watch` without a restart."""
         self._pauses_s = dict.fromkeys(range(len(workers)), FIRST_PAUSE_S)
@@ -55,6 +62,10 @@ class Supervisor:
                 logger.error("HTTP process %d exited unexpectedly; shutting down", dead[0].pid)
                 return True
             for number, process in enumerate(self.workers):
+                if process.is_alive() and (problem := self.hangs(number)):
+                    logger.error("model process %d: %s; killing it", number, problem)
+                    process.kill()
+                    process.join(timeout=END_S)
                 self._restart_if_dead(number, process)
         return False
 

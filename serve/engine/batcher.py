@@ -43,6 +43,9 @@ class Selection(Generic[Request]):
     expired: list[Request]
     """Requests past their deadline; all their texts have left the pool."""
 
+    is_large: bool = False
+    """Whether the texts are those of large requests; see `serve.engine.lanes`."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Text(Generic[Request]):
@@ -112,6 +115,11 @@ class Batcher(Generic[Request]):
         self._lengths = [entry for entry in self._lengths if entry[1] not in gone]
         for arrival in gone:
             del self._texts[arrival]
+
+    def first_due(self) -> float | None:
+        """When the first text in the pool is due; None if there is none."""
+        first = self._first()
+        return None if first is None else first[0]
 
     def next(self, *, now: float, takers: int = 1) -> Selection[Request]:
         """Remove the next batch from the pool; it has no rows if the pool is empty.

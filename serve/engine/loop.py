@@ -1,11 +1,10 @@
-"""The loop of a model process: read token ids from its socket, batch them, send logits back.
+"""The loop of a model process: token ids from its socket, batches, logits back.
 
-LitServe's stock batched loop (0.2.19) runs decode, predict and encode of a whole batch in
-one `try`, so one bad request fails its neighbours; it counts batches in requests, and it
-spins while idle if its batch timeout is 0. Here one thread reads frames into the pool of
-`serve.engine.batcher`, and one thread per concurrent forward pass takes batches out of it;
-all of them sleep while there is nothing to do. Requests arrive validated and tokenized. If
-a pass fails nevertheless, its texts are run one at a time, so only the request at fault fails.
+It stands in for LitServe's stock loop; `serve.litserver` says why. One thread reads frames into
+the pool of `serve.engine.batcher` and reports that it is alive, and one thread per concurrent
+forward pass takes batches out of the pool; these sleep while there is nothing to do. Requests
+arrive validated and tokenized. If a pass fails nevertheless, its texts are run one at a time, so
+only the request at fault fails.
 
 Shape suffixes: N texts, C labels.
 """
@@ -15,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import selectors
 import socket
 import threading
@@ -26,13 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from serve.engine.batcher import Batcher
+from serve.engine.batcher import Selection
+from serve.engine.lanes import BUSY_S, Lanes
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
+    BEAT_S,
+    Beat,
     Frames,
     Status,
     WorkReply,
     WorkRequest,
+    pack_beat,
     pack_reply,
     unpack_request,
 )
@@ -48,7 +52,7 @@ SEND_TIMEOUT_S = 10.0
 
 @dataclass(eq=False)
 class _Request:
-    """A request in this process, and the rows of logits computed so far."""
+    """A request, and the rows of logits computed so far."""
 
     connection: _Connection
     work: WorkRequest
@@ -72,6 +76,17 @@ class _Connection:
         with self.sending, contextlib.suppress(OSError):
             self.socket.sendall(frames)
 
+    def send_beat(self, frame: bytes) -> None:
+        """Send a report, unless that would wait: it would stop the reader of all connections."""
+        if not self.sending.acquire(blocking=False):
+            return
+        writable = select.poll()
+        writable.register(self.socket, select.POLLOUT)
+        with contextlib.suppress(OSError):
+            if writable.poll(0):
+                self.socket.sendall(frame)
+        self.sending.release()
+
 
 class Worker:
     """The pool of pending texts, its reader and its forward threads."""
@@ -81,12 +96,14 @@ class Worker:
     ) -> None:
         self.predictor = predictor
         self.metrics = metrics
-        self.batcher: Batcher[_Request] = Batcher(
+        self.batcher: Lanes[_Request] = Lanes(
+            concurrency=predictor.backend.concurrency,
             max_tokens=throughput.max_batch_tokens,
             overhead_tokens=throughput.overhead_tokens,
             tokens_per_s=throughput.tokens_per_s,
         )
         logger.info("measured throughput: %s", throughput)
+        self.running: dict[int, float] = {}  # start of each thread's forward pass
         self.work = threading.Condition()
         self.idle = 0
 
@@ -103,13 +120,18 @@ class Worker:
             selector.register(listener, selectors.EVENT_READ)
             selector.register(until, selectors.EVENT_READ)
             connections: set[_Connection] = set()
+            beat_s = time.monotonic()
             while True:
-                for key, _ in selector.select():
+                if (wait_s := beat_s - time.monotonic()) <= 0:
+                    self._send_beats(connections)
+                    beat_s, wait_s = time.monotonic() + BEAT_S, BEAT_S
+                for key, _ in selector.select(wait_s):
                     if key.fileobj is listener:
                         accepted, _ = listener.accept()
                         accepted.settimeout(SEND_TIMEOUT_S)
                         connection = _Connection(accepted)
                         connections.add(connection)
+                        self._send_beats([connection])
                         selector.register(accepted, selectors.EVENT_READ, connection)
                     elif key.fileobj == until:
                         for connection in connections:
@@ -119,6 +141,17 @@ class Worker:
                         selector.unregister(key.fileobj)
                         key.data.socket.close()
                         connections.remove(key.data)
+
+    def _send_beats(self, connections: Iterable[_Connection]) -> None:
+        now = time.monotonic()
+        beat = Beat(
+            running_s=max((now - each for each in list(self.running.values())), default=0.0),
+            tokens_per_s=self.batcher.speed,
+            max_batch_tokens=self.batcher.max_tokens,
+            pending_tokens=self.batcher.tokens,
+        )
+        for connection in connections:
+            connection.send_beat(pack_beat(beat))
 
     def _receive(self, connection: _Connection) -> bool:
         """Read what has arrived on a connection; return False if the connection has ended."""
@@ -157,11 +190,13 @@ class Worker:
             self.metrics.cancelled.inc()
 
     def _forward_loop(self) -> None:
+        selection: Selection[_Request] = Selection(rows=[], expired=[])
         while True:
             with self.work:
+                self.batcher.finish(selection)
                 self.idle += 1
-                while not self.batcher.tokens:
-                    self.work.wait()
+                while not self.batcher.has_work(now=time.monotonic()):
+                    self.work.wait(BUSY_S if self.batcher.tokens else None)
                 selection = self.batcher.next(now=time.monotonic(), takers=self.idle)
                 self.idle -= 1
             try:
@@ -208,7 +243,12 @@ class Worker:
         self._finish(done - failed, Status.OK)
 
     def _checked(self, encodings: list[Any]) -> Array:
-        logits_NC = self.predictor.backend.forward(self.predictor.encoder.pad(encodings))
+        thread = threading.get_ident()
+        self.running[thread] = time.monotonic()
+        try:
+            logits_NC = self.predictor.backend.forward(self.predictor.encoder.pad(encodings))
+        finally:
+            del self.running[thread]
         if not np.isfinite(logits_NC).all():
             raise FloatingPointError("the model returned logits that are not finite")
         return logits_NC
@@ -254,9 +294,8 @@ class Worker:
         ended_s: float,
     ) -> None:
         lengths = [len(encoding["input_ids"]) for encoding in encodings]
-        rate = sum(lengths) / max(ended_s - started_s, 1e-6) * self.predictor.backend.concurrency
         with self.work:
-            self.batcher.tokens_per_s += 0.05 * (rate - self.batcher.tokens_per_s)
+            self.batcher.measure(sum(lengths), max(ended_s - started_s, 1e-6))
         self.metrics.record_batch(
             lengths,
             seconds=ended_s - started_s,

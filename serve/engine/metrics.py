@@ -102,9 +102,21 @@ class HttpMetrics:
             multiprocess_mode="livemax",
         )
 
+        self._keys = Gauge(
+            "textloop_api_keys",
+            "Lines of the file of API keys, valid or invalid, and whether it is unreadable",
+            ["state"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+
     def count_labels(self, labels: Sequence[str]) -> list[Counter]:
         """The counter of each label, in the given order."""
         return [self._labels.labels(label) for label in labels]
+
+    def keys(self, state: str) -> Gauge:
+        """The gauge of API keys that are `valid`, `invalid`, or whose file is `unreadable`."""
+        return self._keys.labels(state)
 
     def info(self, model: str, version: str, backend: str) -> Gauge:
         """The gauge of a model that this process serves; 1 while it does."""

@@ -31,6 +31,14 @@ from serve.inference.text import Encoding
 _LENGTH = struct.Struct("<I")
 _REQUEST = struct.Struct("<BIddIB")
 _REPLY = struct.Struct("<BIddII")
+_BEAT = struct.Struct("<BddII")
+
+BEAT_S = 0.5
+"""Seconds between two reports of a model process."""
+
+
+_BEAT_KIND = 255
+"""First byte of a report; that of a reply is its status."""
 
 
 class Status(IntEnum):
@@ -116,6 +124,45 @@ def unpack_reply(frame: bytes) -> WorkReply:
         queue_s=queue_s,
         compute_s=compute_s,
         logits_NC=logits.reshape(num_texts, num_labels),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a model process reports of itself, unasked, on every connection."""
+
+    running_s: float
+    """Seconds that the oldest forward pass has been running; 0 if none is."""
+    tokens_per_s: float
+    """Speed at full batches, as last measured."""
+    max_batch_tokens: int
+    pending_tokens: int
+    """Tokens of the texts that wait for a forward pass."""
+
+
+def pack_beat(beat: Beat) -> bytes:
+    """Serialize a report into one frame."""
+    return _frame(
+        _BEAT.pack(
+            _BEAT_KIND,
+            beat.running_s,
+            beat.tokens_per_s,
+            beat.max_batch_tokens,
+            min(beat.pending_tokens, 2**32 - 1),
+        )
+    )
+
+
+def unpack(frame: bytes) -> WorkReply | Beat:
+    """Parse a frame that a model process sent."""
+    if frame[0] != _BEAT_KIND:
+        return unpack_reply(frame)
+    _, running_s, tokens_per_s, max_batch_tokens, pending_tokens = _BEAT.unpack(frame)
+    return Beat(
+        running_s=running_s,
+        tokens_per_s=tokens_per_s,
+        max_batch_tokens=max_batch_tokens,
+        pending_tokens=pending_tokens,
     )
 
 

@@ -1,8 +1,9 @@
 """The HTTP process's side of the sockets: which model process gets a request.
 
 A connection to a model process exists for as long as that process is ready. When it ends,
-the requests on it fail at once, and the connection is retried until the process is back.
-Admission is decided in `serve.engine.admission`.
+the requests on it fail at once, and the connection is retried until the process is back. A
+process that falls silent gets no new requests. Admission is decided in
+`serve.engine.admission`.
 
 Shape suffixes: N texts, C labels.
 """
@@ -11,27 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import cast
 
 from serve.engine.admission import Admission, Unavailable
+from serve.engine.connection import Connection
 from serve.engine.metrics import HttpMetrics
-from serve.engine.transport import (
-    Frames,
-    Status,
-    WorkReply,
-    WorkRequest,
-    pack_request,
-    unpack_reply,
-)
+from serve.engine.transport import Status, WorkReply, WorkRequest, pack_request
 from serve.inference.text import Encoding, count_tokens
 
 PROBE_S = 5.0
-"""Seconds of silence after which a probe sends a model process a test inference, and seconds
+"""Seconds without a reply after which a probe sends a model process a test inference, and seconds
 that the process has to reply."""
 
 WATCH_S = 0.1
@@ -41,61 +34,12 @@ for a shorter wait costs more than it saves."""
 RETRY_S = 0.05
 """Seconds between two attempts to connect to a model process."""
 
+SURVEY_S = 0.5
+"""Seconds between two looks at which model processes are silent."""
+
 
 class ClientGone(Exception):
     """The client disconnected before the response."""
-
-
-class _Connection(asyncio.Protocol):
-    """The connection to one model process."""
-
-    def __init__(self, pool: WorkerPool) -> None:
-        self.pool = pool
-        self.frames = Frames()
-        self.waiting: dict[int, asyncio.Future[WorkReply]] = {}
-        self.tokens = 0
-        self.transport: asyncio.Transport | None = None
-        self.outgoing: list[bytes] = []
-        self.replied_s = -math.inf  # no reply yet
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
-        self.pool.ready.append(self)
-        self.pool.metrics.workers_ready.set(len(self.pool.ready))
-
-    def send(self, frame: bytes) -> None:
-        """Send a frame, together with the others of this iteration of the event loop."""
-        if not self.outgoing:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self.outgoing.append(frame)
-
-    def _flush(self) -> None:
-        assert self.transport is not None
-        if self.transport.is_closing():
-            return  # connection_lost fails the requests that wait on this connection
-        self.transport.write(b"".join(self.outgoing))
-        self.outgoing.clear()
-
-    def data_received(self, data: bytes) -> None:
-        self.replied_s = time.monotonic()
-        for frame in self.frames.feed(data):
-            reply = unpack_reply(frame)
-            future = self.waiting.get(reply.id)
-            if future is not None and not future.done():
-                future.set_result(reply)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.pool.ready.remove(self)
-        self.pool.metrics.workers_ready.set(len(self.pool.ready))
-        for future in self.waiting.values():
-            if not future.done():
-                future.set_exception(
-                    Unavailable(
-                        503, "worker_died", "the model process died while handling this request", 1
-                    )
-                )
-        self.lost.set()
 
 
 class WorkerPool:
@@ -116,25 +60,30 @@ class WorkerPool:
         self.columns = columns
         self.metrics = metrics
         self.admission = admission
-        self.ready: list[_Connection] = []
+        self.connections: list[Connection] = []
+        self.ready: list[Connection] = []
+        """Those whose process answers; the only ones that get requests."""
         self._ids = count()
         self._tasks: list[asyncio.Task[None]] = []
+        self._answering = 0
 
     def start(self) -> None:
         """Begin to connect; needs a running event loop."""
-        self._tasks = [asyncio.create_task(self._keep(path)) for path in self.paths]
+        self._tasks = [
+            asyncio.create_task(self._survey_regularly()),
+            *(asyncio.create_task(self._keep(path)) for path in self.paths),
+        ]
 
     async def close(self) -> None:
         """Close all connections."""
         for task in self._tasks:
             task.cancel()
-        for connection in list(self.ready):
-            assert connection.transport is not None
-            connection.transport.abort()
+        for connection in list(self.connections):
+            connection.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def probe(self, encodings: list[Encoding]) -> int:
-        """Return the number of model processes that reply.
+        """Return the number of model processes that reply; the gauge follows.
 
         A process that has replied to anything within the last PROBE_S seconds counts without
         a test inference on `encodings`, so that a full queue does not look like a dead process.
@@ -142,16 +91,43 @@ class WorkerPool:
         now = time.monotonic()
         tokens = count_tokens(encodings)
 
-        async def replies(connection: _Connection) -> bool:
+        async def test(connection: Connection) -> None:
             if now - connection.replied_s < PROBE_S:
-                return True
+                return
             try:
-                await self._ask(connection, encodings, tokens, timeout_s=PROBE_S, gone=_never)
+                await self.ask(connection, encodings, tokens, timeout_s=PROBE_S, gone=never)
             except (Unavailable, RuntimeError):
-                return False
-            return True
+                connection.failed_probe = True
 
-        return sum(await asyncio.gather(*map(replies, list(self.ready))))
+        await asyncio.gather(*map(test, list(self.ready)))
+        self._survey()
+        return self._answering
+
+    def _survey(self) -> None:
+        """Find out which processes answer, for routing, the gauge and the probe alike."""
+        now = time.monotonic()
+        self.ready = [each for each in self.connections if not each.is_silent(now)]
+        self._answering = sum(not each.failed_probe for each in self.ready)
+        self.metrics.workers_ready.set(self._answering)
+
+    async def _survey_regularly(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(SURVEY_S)
+            # After a pause of this process, what was sent meanwhile has yet to be read.
+            if time.monotonic() - before < 3 * SURVEY_S:
+                self._survey()
+
+    def connected(self, connection: Connection) -> None:
+        """Take a new connection into use."""
+        self.connections.append(connection)
+        self._survey()
+
+    def disconnected(self, connection: Connection) -> None:
+        """Take a connection out of use; its requests have failed."""
+        self.connections.remove(connection)
+        self.admission.report(connection, None)
+        self._survey()
 
     def admit(self, tokens: int) -> None:
         """Raise Unavailable 503 if no process is ready, 429 unless `tokens` more may enter.
@@ -178,20 +154,32 @@ class WorkerPool:
         Raises ClientGone, Unavailable 429, 503 or 504, and RuntimeError if the pass failed.
         """
         self.admit(tokens)
-        connection = min(self.ready, key=lambda each: each.tokens)
-        reply = await self._ask(connection, encodings, tokens, timeout_s=timeout_s, gone=gone)
-        self.admission.measure(tokens)
-        return reply
+        self.admission.enter(tokens)
+        try:
+            connection = self.least_busy()
+            return await self.ask(connection, encodings, tokens, timeout_s=timeout_s, gone=gone)
+        finally:
+            self.admission.leave(tokens)
 
-    async def _ask(
+    def least_busy(self) -> Connection:
+        """The model process with the fewest tokens in flight; Unavailable 503 if none is ready."""
+        if not self.ready:
+            raise Unavailable(503, "not_ready", "no model process is ready", 1)
+        return min(self.ready, key=lambda each: each.tokens)
+
+    async def ask(
         self,
-        connection: _Connection,
+        connection: Connection,
         encodings: list[Encoding],
         tokens: int,
         *,
         timeout_s: float,
         gone: Callable[[], Awaitable[None]],
     ) -> WorkReply:
+        """Send texts to one model process, past admission, and return its reply.
+
+        Arguments and errors as for `submit`.
+        """
         loop = asyncio.get_running_loop()
         id_ = next(self._ids) & 0xFFFFFFFF
         future: asyncio.Future[WorkReply] = loop.create_future()
@@ -202,7 +190,7 @@ class WorkerPool:
 
         def time_out() -> None:
             if not future.done():
-                future.set_exception(_timed_out(timeout_s))
+                future.set_exception(timed_out(self.admission.timeout_s))
 
         watcher: list[asyncio.Task[None]] = []
 
@@ -215,7 +203,6 @@ class WorkerPool:
         watch = loop.call_later(WATCH_S, lambda: watcher.append(loop.create_task(leave())))
         connection.waiting[id_] = future
         connection.tokens += tokens
-        self.admission.enter(tokens)
         connection.send(pack_request(request, self.columns))
         replied = False
         try:
@@ -228,12 +215,11 @@ class WorkerPool:
                 task.cancel()
             del connection.waiting[id_]
             connection.tokens -= tokens
-            self.admission.leave(tokens)
             if not replied and not connection.lost.is_set():
                 cancellation = WorkRequest(id=id_, submitted_s=now, deadline_s=now, encodings=[])
                 connection.send(pack_request(cancellation, self.columns))
         if reply.status is Status.EXPIRED:
-            raise _timed_out(timeout_s)
+            raise timed_out(self.admission.timeout_s)
         if reply.status is Status.FAILED:
             raise RuntimeError("the model failed on this request; see the server's log")
         return reply
@@ -244,16 +230,17 @@ class WorkerPool:
         while True:
             with contextlib.suppress(OSError):
                 _, connection = await loop.create_unix_connection(
-                    lambda: _Connection(self), str(path)
+                    lambda: Connection(self), str(path)
                 )
                 await connection.lost.wait()
             await asyncio.sleep(RETRY_S)
 
 
-def _timed_out(timeout_s: float) -> Unavailable:
+def timed_out(timeout_s: float) -> Unavailable:
+    """The error of a request without a response in time."""
     return Unavailable(504, "timeout", f"no response within timeout_s = {timeout_s:g} s")
 
 
-async def _never() -> None:
+async def never() -> None:
     """Wait for a client that does not disconnect."""
     await asyncio.get_running_loop().create_future()

@@ -83,6 +83,8 @@ class RequestMiddleware:
             # Start-up, in the process that will serve: a tracer has a thread of its own.
             if scope["type"] == "lifespan" and self.service.config.tracing:
                 self.tracer = Tracer(self.service.config.model_name)
+            if scope["type"] == "lifespan" and self.keys:
+                self.keys.watch(self.service.metrics)
             await self.app(scope, receive, self._flush_spans_before(send))
             return
         started_s = time.perf_counter()

@@ -52,7 +52,7 @@ def explain(error: Exception, request_id: str) -> tuple[str, Response]:
     if isinstance(error, RequestError):
         return "invalid", error_response(error.status, str(error), error.kind, field=error.field)
     if isinstance(error, Unavailable):
-        kind = "Overloaded" if error.status == 429 else "Unhealthy"
+        kind = {413: "Validation", 429: "Overloaded"}.get(error.status, "Unhealthy")
         response = error_response(error.status, str(error), kind)
         if error.retry_after_s is not None:
             response.headers["retry-after"] = str(error.retry_after_s)

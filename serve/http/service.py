@@ -5,18 +5,22 @@ Shape suffixes: N texts, C labels.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 
+from serve.engine.admission import Unavailable
 from serve.engine.metrics import HttpMetrics
+from serve.engine.transport import WorkReply
 from serve.http.arm import Arm
 from serve.http.context import context_of
+from serve.http.large import WAITING_BODIES, Computation, Tokenizing, characters_of, within
 from serve.inference.decision import Decision
 from serve.inference.scores import Activation, Array, activate
 from serve.inference.text import Encoding, Text, count_tokens
@@ -47,6 +51,7 @@ class Service:
         self.arm = arm
         self.config = config
         self.metrics = metrics
+        self.tokenizing = Tokenizing(max_characters=WAITING_BODIES * config.max_body_bytes)
 
     async def classify(
         self,
@@ -69,24 +74,27 @@ class Service:
         context = context_of(request)
         arm = context.arm
         arm.pool.admit(0)  # a full queue is reported before any work
-        characters = sum(
-            len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts
-        )
+        characters = characters_of(texts)
         started_s = time.perf_counter()
-
-        def encode() -> list[Encoding]:
-            return arm.encoder.encode(texts, truncation=truncation, side=side)
-
+        options: dict[str, Any] = {
+            "truncation": truncation,
+            "side": side,
+            "max_characters": self.config.max_text_characters,
+        }
+        timeout_s, gone = self.config.timeout_s, partial(_gone, request)
         if characters > THREAD_CHARACTERS:
-            encodings = await asyncio.get_running_loop().run_in_executor(None, encode)
+            encoding = self.tokenizing.encode(arm.encoder, texts, characters, **options)
+            encodings = await within(encoding, timeout_s=timeout_s, gone=gone)
         else:
-            encodings = encode()
+            encodings = arm.encoder.encode(texts, **options)
         tokenize_s = time.perf_counter() - started_s
         self.metrics.tokenize_seconds.observe(tokenize_s)
         tokens = count_tokens(encodings)
-        reply = await arm.pool.submit(
-            encodings, tokens, timeout_s=self.config.timeout_s, gone=lambda: _gone(request)
-        )
+        timeout_s -= tokenize_s
+        if tokens > arm.pool.admission.slice_tokens and len(texts) > 1:
+            reply = await self._compute_large(arm, encodings, tokens, timeout_s, gone)
+        else:
+            reply = await arm.pool.submit(encodings, tokens, timeout_s=timeout_s, gone=gone)
         context.texts, context.tokens = len(texts), tokens
         context.queue_s, context.compute_s = reply.queue_s, reply.compute_s
         self._count_texts(arm, reply.logits_NC)
@@ -101,6 +109,30 @@ class Service:
             if decide
             else None,
         )
+
+    async def _compute_large(
+        self,
+        arm: Arm,
+        encodings: list[Encoding],
+        tokens: int,
+        timeout_s: float,
+        gone: Callable[[], Awaitable[None]],
+    ) -> WorkReply:
+        computation = Computation(arm.pool, encodings)
+        deadline_s = time.monotonic() + timeout_s
+        work = computation.run(tokens, deadline_s=deadline_s + 1)  # `within` is first
+        try:
+            return await within(work, timeout_s=timeout_s, gone=gone)
+        except Unavailable as error:
+            if error.status != 504:
+                raise
+            raise Unavailable(
+                504,
+                "timeout",
+                f"no response within timeout_s = {self.config.timeout_s:g} s: after "
+                f"{time.monotonic() - deadline_s + timeout_s:.0f} s {computation.answered} of "
+                f"{len(encodings)} texts were classified; send fewer texts per request",
+            ) from None
 
     def _count_texts(self, arm: Arm, logits_NC: Array) -> None:
         self.metrics.texts.inc(len(logits_NC))

@@ -110,7 +110,7 @@ async def classify(
     field: Callable[[int], str],
     **options: Any,
 ) -> Answer:
-    """Call `Service.classify`; a text that is too long is reported under its field's name.
+    """Call `Service.classify`; a text without an encoding is reported under its field's name.
 
     field: the name of the field of the text at an index.
     """
@@ -120,7 +120,7 @@ async def classify(
         name = field(error.index)
         raise RequestError(
             422,
-            f"field `{name}`: {error}; shorten the text or enable truncation",
+            f"field `{name}`: {error}",
             field=name,
             kind="Tokenizer",
         ) from error

@@ -8,11 +8,12 @@ Shape suffixes: N texts, L tokens.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
+import re
 import threading
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle.manifest import TokenizerRules
+from serve.inference.fast import FastTokenizer, Row
 
 Text = str | tuple[str, str]
 Encoding = dict[str, list[int] | NDArray[np.int32]]
 Batch = dict[str, NDArray[np.int64]]
+
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing: the fillers of Hangul, and Braille without a dot."""
+
+_WORD = re.compile(rf"[^\W{_BLANK}]")
 
 
 class TextError(ValueError):
@@ -39,14 +46,23 @@ def text_problem(text: object) -> str | None:
     """Return why a text cannot be classified, or None if it can."""
     if not isinstance(text, str):
         return f"expected a string, got {type(text).__name__}"
-    if not text.strip():
-        return "the text is empty"
+    if not _WORD.search(text) and not any(map(_is_visible, set(text))):
+        return "the text is empty" if not text.strip() else "the text has no visible character"
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             return f"not valid Unicode: lone surrogate at character {error.start}"
     return None
+
+
+NO_TOKENS = "no token is left of the text after normalization"
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a character alone shows anything: no space, control, format or combining mark."""
+    category = unicodedata.category(character)
+    return character not in _BLANK and (category[0] in "LNPS" or category in ("Co", "Cn", "Cs"))
 
 
 def count_tokens(encodings: Sequence[Encoding]) -> int:
@@ -75,26 +91,16 @@ class TextEncoder:
         raw: Any | None,
         tokenizer: Any | None = None,
     ) -> None:
-        """raw: a `tokenizers.Tokenizer`, or None to use the transformers `tokenizer`.
-
-        A transformers tokenizer switches truncation on and off in one shared Rust object at
-        each call, which is not thread-safe and costs more than the tokenization itself.
-        Copies of the Rust object that are never modified give the same ids.
-        """
+        """raw: a `tokenizers.Tokenizer`, or None to use the transformers `tokenizer`."""
         self.rules = rules
         self.columns = rules.columns
         self.max_length = max_length
         self.is_pair = is_pair
         self.tokenizer = tokenizer
         self._slow = threading.Lock()
-        self._raw: dict[str | None, Any] = {}
-        if raw is not None:
-            for side in (None, "left", "right"):
-                self._raw[side] = copy.deepcopy(raw)
-                self._raw[side].no_padding()
-                self._raw[side].no_truncation()
-                if side:
-                    self._raw[side].enable_truncation(max_length, direction=side)
+        self._fast = (
+            None if raw is None else FastTokenizer(raw, max_length=max_length, is_pair=is_pair)
+        )
 
     @classmethod
     def from_directory(cls, path: Path, *, max_length: int, is_pair: bool) -> TextEncoder:
@@ -138,62 +144,105 @@ class TextEncoder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that affects the token ids."""
-        raw = self._raw.get(None)
-        if raw is None:
+        if self._fast is None:
             assert self.tokenizer is not None
             vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
             words = f"{type(self.tokenizer).__name__} {self.tokenizer.init_kwargs} {vocabulary}"
         else:
-            words = raw.to_str()
+            words = self._fast.raw.to_str()
         what = f"{self.max_length} {self.is_pair} {self.rules.model_dump_json()} {words}"
         return hashlib.sha256(what.encode()).hexdigest()
 
     def encode(
-        self, texts: Sequence[Text], *, truncation: bool = True, side: str | None = None
+        self,
+        texts: Sequence[Text],
+        *,
+        truncation: bool = True,
+        side: str | None = None,
+        max_characters: int | None = None,
     ) -> list[Encoding]:
-        """Return the `input_ids` and other model inputs of each text, in order. Thread-safe.
+        """Return the encoding of each text, in order; arguments as for `encode_each`.
 
-        A text of more than `max_length` tokens is truncated on `side`, left or right, None for
-        the tokenizer's own (of a pair, the longer text first); with truncation False it raises
-        TextError instead. Raises TextError for a text that is empty or not valid Unicode.
+        Raises TextError for the first text that has none.
         """
-        for index, text in enumerate(texts):
-            for part in self._parts(index, text):
-                if problem := text_problem(part):
-                    raise TextError(index, problem)
-        if not texts:
-            return []
-        side = side or self.rules.truncation_side
-        if self.rules.fast:
-            raw = self._raw[side if truncation else None]
-            encodings: list[Encoding] = [
-                {
-                    name: encoded.ids if name == "input_ids" else encoded.type_ids
-                    for name in self.columns
-                }
-                for encoded in raw.encode_batch_fast(list(texts))
-            ]
-        else:
-            encodings = self._encode_slowly(texts, truncation=truncation, side=side)
-        for index, encoding in enumerate(encodings):
-            if (length := len(encoding["input_ids"])) > self.max_length:
-                raise TextError(
-                    index, f"{length} tokens, over the limit of {self.max_length} tokens"
-                )
+        encodings: list[Encoding] = []
+        for index, encoding in enumerate(
+            self.encode_each(texts, truncation=truncation, side=side, max_characters=max_characters)
+        ):
+            if isinstance(encoding, str):
+                raise TextError(index, encoding)
+            encodings.append(encoding)
         return encodings
 
-    def _encode_slowly(
-        self, texts: Sequence[Text], *, truncation: bool, side: str | None
-    ) -> list[Encoding]:
+    def encode_each(
+        self,
+        texts: Sequence[Text],
+        *,
+        truncation: bool = True,
+        side: str | None = None,
+        max_characters: int | None = None,
+    ) -> list[Encoding | str]:
+        """Return the `input_ids` and other model inputs of each text, or why it has none.
+
+        A text of more than `max_length` tokens is truncated on `side`, left or right, None for
+        the tokenizer's own (of a pair, the longer text first); with truncation False it has no
+        encoding, nor has a text that is empty, before or after normalization, or not valid
+        Unicode. max_characters: characters of a text that may be read. Only a text that cannot
+        be cut, or has few tokens at its end, needs more than a few per token. Thread-safe.
+        Raises TextError for a pair where the model takes single texts, or the reverse.
+        """
+        most = max_characters if self._fast is None else None
+        results: list[Any] = [self._problem(index, text, most) for index, text in enumerate(texts)]
+        usable = [index for index, problem in enumerate(results) if problem is None]
+        if not usable:
+            return results
+        chosen = [texts[index] for index in usable]
+        kept_side = (side or self.rules.truncation_side) if truncation else None
+        if self._fast is not None:
+            encodings = self._encode_fast(self._fast, chosen, kept_side, max_characters)
+        else:
+            encodings = self._encode_slowly(chosen, kept_side)
+        for index, encoding in zip(usable, encodings, strict=True):
+            results[index] = encoding
+            if isinstance(encoding, dict) and len(encoding["input_ids"]) > self.max_length:
+                results[index] = self._too_long(texts[index], len(encoding["input_ids"]))
+        return results
+
+    def _encode_fast(
+        self,
+        fast: FastTokenizer,
+        texts: Sequence[Text],
+        side: str | None,
+        max_characters: int | None,
+    ) -> list[Encoding | str]:
+        rows = fast.encode(texts, side=side, max_characters=max_characters)
+        return [self._result(row, max_characters) for row in rows]
+
+    def _result(self, row: Row | None, max_characters: int | None) -> Encoding | str:
+        if row is None:
+            return _unreadable(max_characters)
+        ids, type_ids = row
+        if not ids:
+            return NO_TOKENS
+        return {name: ids if name == "input_ids" else type_ids for name in self.columns}
+
+    def _encode_slowly(self, texts: Sequence[Text], side: str | None) -> list[Encoding | str]:
         """Encode with transformers, for tokenizers without a Rust implementation."""
         assert self.tokenizer is not None
         with self._slow:
-            own, self.tokenizer.truncation_side = self.tokenizer.truncation_side, side
+            own = self.tokenizer.truncation_side
+            self.tokenizer.truncation_side = side or own
             try:
-                columns = self._tokenize(texts, truncation=truncation)
+                columns = self._tokenize(texts, truncation=side is not None)
             finally:
                 self.tokenizer.truncation_side = own
-        return [{name: columns[name][row] for name in self.columns} for row in range(len(texts))]
+        num_special = self.tokenizer.num_special_tokens_to_add(self.is_pair)
+        return [
+            {name: columns[name][row] for name in self.columns}
+            if len(columns["input_ids"][row]) > num_special
+            else NO_TOKENS
+            for row in range(len(texts))
+        ]
 
     def _tokenize(self, texts: Sequence[Text], *, truncation: bool) -> Any:
         assert self.tokenizer is not None
@@ -221,8 +270,25 @@ class TextEncoder:
             batch_NL["attention_mask"][row, : len(encoding["input_ids"])] = 1
         return batch_NL
 
-    def _parts(self, index: int, text: Text) -> tuple[str, ...]:
+    def _problem(self, index: int, text: Text, max_characters: int | None) -> str | None:
         if self.is_pair != isinstance(text, tuple):
             expected = "a pair of texts" if self.is_pair else "one text"
             raise TextError(index, f"this model classifies {expected} at a time")
-        return text if isinstance(text, tuple) else (text,)
+        for part in text if isinstance(text, tuple) else (text,):
+            if problem := text_problem(part):
+                return problem
+            if max_characters is not None and len(part) > max_characters:
+                return _unreadable(max_characters)
+        return None
+
+    def _too_long(self, text: Text, length: int) -> str:
+        known = "at least " if self._fast and self._fast.may_cut(text) else ""
+        limit = f"over the limit of {self.max_length} tokens"
+        return f"{known}{length} tokens, {limit}; shorten the text or enable truncation"
+
+
+def _unreadable(max_characters: int | None) -> str:
+    return (
+        f"more than {max_characters} characters must be read to truncate this text, the limit "
+        "(max_text_characters); shorten the text"
+    )

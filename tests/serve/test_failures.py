@@ -215,6 +215,28 @@ def test_a_model_process_that_hangs_is_not_ready(bundles: Bundles) -> None:
         assert httpx.get(f"{server.url}/health/ready", timeout=20).status_code == 503
 
 
+def test_a_model_process_that_hangs_is_replaced(bundles: Bundles) -> None:
+    with running(bundles("single"), "hang_s=6") as server:
+        (before,) = workers_of(server.process.pid)
+
+        async def hang() -> None:
+            await until(lambda: metric(server, "textloop_model_processes_ready") == 0)
+            ready = await asyncio.to_thread(httpx.get, f"{server.url}/health/ready")
+            assert ready.status_code == 503
+            assert server.post({"inputs": "parcel"}).status_code == 503
+            assert httpx.get(f"{server.url}/health/live").status_code == 200
+
+        os.kill(before, signal.SIGSTOP)
+        answers = at_once(server, [{"inputs": text} for text in TEXTS[:20]], hang)
+
+        assert {answer.status_code for answer in answers} == {503}
+        wait_for(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200, seconds=60)
+        assert metric(server, "textloop_model_processes_ready") == 1
+        assert server.post({"inputs": "parcel"}).status_code == 200
+        assert workers_of(server.process.pid) != [before]
+        assert "no sign of life for hang_s = 6 s; killing it" in server.log.read_text()
+
+
 def test_sigterm_under_load_answers_what_was_accepted(bundles: Bundles) -> None:
     with running(bundles("single")) as server:
         group = server.process.pid

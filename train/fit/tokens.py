@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from serve.files import open_atomic
-from serve.inference.text import Encoding, TextEncoder
+from serve.inference.text import Encoding, Text, TextEncoder, TextError
 from serve.tables import blocks
 from train.data.splits import Split
 
@@ -48,7 +48,7 @@ def write_tokens(
 
     def encoded() -> Iterator[pa.RecordBatch]:
         for block in blocks(zip(split.texts, split.labels, strict=True), BLOCK_TEXTS):
-            encodings = encoder.encode([text for text, _ in block])
+            encodings = _encode(encoder, [text for text, _ in block])
             arrays = [pa.array([each[name] for each in encodings], ids) for name in encoder.columns]
             targets: list[object] = [
                 [float(label in given) for label in labels] if multi else index[given[0]]
@@ -86,6 +86,13 @@ def write_tokens(
         _write(ordered(), schema, path)
     finally:
         unsorted.unlink(missing_ok=True)
+
+
+def _encode(encoder: TextEncoder, texts: Sequence[Text]) -> list[Encoding]:
+    try:
+        return encoder.encode(texts)
+    except TextError as error:
+        raise ValueError(f"the text {texts[error.index]!r}: {error}; remove the row") from error
 
 
 def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:

@@ -190,7 +190,8 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
         "limits": {
             "max_body_bytes": config.max_body_bytes,
             "max_texts_per_request": config.max_texts_per_request,
-            "max_queue_tokens": config.max_queue_tokens,
+            "max_text_characters": config.max_text_characters,
+            "max_queue_tokens": arm.pool.admission.limit * config.api_processes,
             "timeout_s": config.timeout_s,
         },
         "textloop_version": version("textloop"),
@@ -205,7 +206,7 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
                 "label2id": {label: number for number, label in enumerate(labels)},
             }
         },
-        "max_concurrent_requests": config.max_queue_tokens,
+        "max_concurrent_requests": arm.pool.admission.limit * config.api_processes,
         "max_input_length": manifest.max_length,
         "max_batch_tokens": status.get("max_batch_tokens"),
         "max_batch_requests": None,

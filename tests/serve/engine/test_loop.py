@@ -21,12 +21,15 @@ from rows import make_rows
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
+    BEAT_S,
+    Beat,
     Frames,
     Status,
     WorkReply,
     WorkRequest,
     pack_reply,
     pack_request,
+    unpack,
     unpack_reply,
     unpack_request,
 )
@@ -60,8 +63,9 @@ class Client:
         replies: dict[int, WorkReply] = {}
         while len(replies) < count:
             for frame in self.frames.feed(self.socket.recv(1 << 16)):
-                reply = unpack_reply(frame)
-                replies[reply.id] = reply
+                reply = unpack(frame)
+                if isinstance(reply, WorkReply):
+                    replies[reply.id] = reply
         return replies
 
 
@@ -167,6 +171,33 @@ def test_cancelled_and_disconnected_requests_cost_no_pass(
     texts = next(s.value for m in passes.collect() for s in m.samples if s.name.endswith("_sum"))
     assert texts < 500  # of 801
     assert worker[0].batcher.tokens == 0
+
+
+def test_reports_tell_how_long_a_pass_has_been_running(
+    worker: Running, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = threading.Event()
+    forward = predictor.backend.forward
+
+    def hang(batch_NL: Any) -> Any:
+        hanging.wait(10)
+        return forward(batch_NL)
+
+    client = worker[1]()
+    monkeypatch.setattr(predictor.backend, "forward", hang)
+    client.send(1, predictor.encoder.encode(TEXTS[:1]))
+    try:
+        beats: list[Beat] = []
+        while len(beats) < 4:
+            frames = client.frames.feed(client.socket.recv(1 << 16))
+            beats += [each for each in map(unpack, frames) if isinstance(each, Beat)]
+    finally:
+        hanging.set()
+
+    assert beats[0].running_s == 0
+    assert beats[3].running_s > 2 * BEAT_S - 0.1
+    assert beats[0].max_batch_tokens == 256
+    assert client.receive(1)[1].status is Status.OK
 
 
 def test_frames_survive_any_chunking() -> None:

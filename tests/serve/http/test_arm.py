@@ -97,7 +97,9 @@ def arms(
             for bundle, sockets in sides:
                 config = ServeConfig()
                 metrics = HttpMetrics()
-                admission = Admission(max_tokens=10**6, gauge=metrics.inflight_tokens)
+                admission = Admission(
+                    max_tokens=10**6, processes=1, timeout_s=30, gauge=metrics.inflight_tokens
+                )
                 arm = build_arm(bundle, config, device="cpu", admission=admission, metrics=metrics)
                 arm.pool.paths = sockets
                 arm.pool.start()

@@ -1,4 +1,4 @@
-"""API keys: checked, rotated while the server runs, kept when their file breaks.
+"""API keys: checked, rotated while the server runs, gone when their file is.
 
 Real servers and real sockets. What is only in a log or in metrics is waited for: it is written
 when the last byte of the response is sent.
@@ -6,13 +6,16 @@ when the last byte of the response is sent.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from guarded import Bundles, Guarded, bearer, http, http_processes, put
 from processes import Server, free_port, run, wait_for
 
-from serve.http.keys import ApiKeys, new_key
+from serve.http.keys import GAP_S, ApiKeys, new_key
 
 
 def test_key_from_the_command_line_opens_the_server(guarded: Guarded) -> None:
@@ -74,31 +77,102 @@ def test_keys_are_rotated_while_the_server_runs(guarded: Guarded) -> None:
     assert "API keys from" in guarded.server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("sha256:cut-off", "line 1: expected `sha256:HEX NAME`"), ("", "has no key")],
-)
-def test_a_file_that_is_broken_leaves_the_keys_as_they_were_and_says_so(
-    guarded: Guarded, content: str, message: str
-) -> None:
-    def complains() -> bool:
-        assert guarded.predict("x").status_code == 200
-        lines = guarded.server.log.read_text().splitlines()
-        return any("could not reload API keys" in line and message in line for line in lines)
+def replace(file: Path, by: str | None) -> None:
+    """Put something else in the place of the file of keys; None for a FIFO, "" for nothing."""
+    if by is None:
+        new = file.with_suffix(".new")
+        os.mkfifo(new)
+        new.rename(file)
+    elif by:
+        put(file, by)
+    else:
+        file.unlink()
 
-    put(guarded.file, content)
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        (" \n", "has no key, so nobody gets in"),
+        ("# sha256:... alice\n# all of them\n", "has no key, so nobody gets in"),
+        ("nonsense\n", "ignored invalid lines (1); expected `sha256:HEX NAME`"),
+        ("", "(No such file or directory); nobody gets in until it is readable"),
+        (None, "not a regular file; nobody gets in until it is readable"),
+    ],
+    ids=["empty", "comments", "invalid", "missing", "fifo"],
+)
+def test_a_file_without_a_key_that_can_be_read_lets_nobody_in(
+    guarded: Guarded, by: str | None, message: str
+) -> None:
+    before = len(guarded.server.log.read_text())
+    replace(guarded.file, by)
     try:
-        wait_for(complains, seconds=5)
+        for key in (guarded.alice, guarded.bob):
+            wait_for(
+                lambda key=key: all(
+                    guarded.predict("x", **bearer(key)).status_code == 401 for _ in range(10)
+                ),
+                seconds=5,
+            )
+        assert http().get(f"{guarded.server.url}/health/live").status_code == 200
+        assert message in guarded.server.log.read_text()[before:]
     finally:
         put(guarded.file, guarded.lines)
+    wait_for(lambda: all(guarded.predict("x").is_success for _ in range(10)), seconds=5)
+
+
+def test_a_removed_key_ends_though_another_line_is_invalid(tmp_path: Path) -> None:
+    (alice, alices), (bob, bobs) = new_key("alice"), new_key("bob")
+    file = tmp_path / "keys.txt"
+    file.write_text(f"{alices}\n{bobs}\n")
+    keys = ApiKeys(file)
+    put(file, f"\ufeff{bobs}\nsha256:cut-off carol\n\xff\n")
+
+    assert keys.check()
+
+    assert (keys.name_of(alice), keys.name_of(bob)) == (None, "bob")
+    assert keys.invalid == [2, 3]
+    assert not keys.check()
+
+
+def test_a_file_that_is_gone_for_a_moment_keeps_its_keys(tmp_path: Path) -> None:
+    key, line = new_key("alice")
+    file = tmp_path / "keys.txt"
+    file.write_text(line)
+    keys = ApiKeys(file)
+    file.unlink()
+    again = threading.Timer(GAP_S / 2, file.write_text, [f"{line}\n"])
+
+    again.start()
+    keys.check()
+    again.join()
+
+    assert keys.name_of(key) == "alice"
+
+
+def test_a_lookup_takes_as_long_among_a_hundred_thousand_keys(tmp_path: Path) -> None:
+    key, line = new_key("last")
+    file = tmp_path / "keys.txt"
+    file.write_text("".join(f"sha256:{n:064x} key{n}\n" for n in range(100_000)) + line)
+    keys = ApiKeys(file)
+
+    started = time.process_time()
+    assert all(keys.name_of(key) == "last" for _ in range(1000))
+
+    assert time.process_time() - started < 0.2  # 20 s by comparing with each
+
+
+def test_a_server_starts_with_a_file_that_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text("# none yet\n")
+
+    assert ApiKeys(file).name_of("") is None
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no API keys at `{file}` (No such file or directory)"),
-        ("# none yet\n", "`{file}` has no key; make one with `python -m serve key"),
-        ("tl-secret alice\n", "`{file}`, line 1: expected `sha256:HEX NAME`"),
+        ("tl-secret alice\n", "`{file}`, line 1: expected `sha256:HEX NAME`; make one with"),
     ],
 )
 def test_server_does_not_start_without_keys_it_can_read(

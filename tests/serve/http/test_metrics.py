@@ -71,6 +71,10 @@ def test_gauges_tell_the_state_of_now(guarded: Guarded) -> None:
     assert values["textloop_model_processes_ready", frozenset()] == 2
     assert values["textloop_inflight_tokens", frozenset()] == 0
     assert values["textloop_model_info", frozenset(about.items())] == 1
+    keys = {"valid": 3, "invalid": 0, "unreadable": 0}
+    assert {
+        state: values["textloop_api_keys", frozenset({("state", state)})] for state in keys
+    } == keys
 
 
 def test_exposition_is_what_prometheus_reads(guarded: Guarded) -> None:
@@ -83,6 +87,4 @@ def test_exposition_is_what_prometheus_reads(guarded: Guarded) -> None:
     assert all(family.documentation for family in families)
     assert len({family.name for family in families}) == len(families)
     names = {name for family in families for sample in family.samples for name in sample.labels}
-    assert names == {"backend", "device", "label", "le", "model", "reason", "route", "status"} | {
-        "version"
-    }
+    assert names == set("backend device label le model reason route state status version".split())

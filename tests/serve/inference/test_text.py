@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from serve.inference.text import TextEncoder, TextError
@@ -47,6 +48,35 @@ def test_too_long_text_is_refused_without_truncation(single: TextEncoder) -> Non
         single.encode(["parcel", "my parcel is late again today still"], truncation=False)
 
     assert caught.value.index == 1
+
+
+INVISIBLE = [
+    *["\u200b\u200b", "\u0001", "\u0000 \u007f", "\u0301", "\u202e", "\ufe0f\u200d", "\ufeff"],
+    *["\u3164", "\u2800 \u2800", "\u00ad", "\U000e0041", "\u0e31"],
+]
+
+
+@pytest.mark.parametrize("text", INVISIBLE)
+def test_a_text_without_a_visible_character_is_empty(single: TextEncoder, text: str) -> None:
+    with pytest.raises(TextError, match=r"no visible character|is empty"):
+        single.encode(["fine", text])
+
+
+@pytest.mark.parametrize("text", ["!", "\u200bx", "é", "日", "😀", "_", "\ue000", "e\u0301"])
+def test_a_text_with_a_visible_character_is_none_of_them(single: TextEncoder, text: str) -> None:
+    assert len(single.encode([text])) == 1
+
+
+def test_a_text_of_which_normalization_leaves_nothing_is_refused(tiny_base: Path) -> None:
+    """BERT's normalizer removes the replacement character, which is visible."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    single = TextEncoder.of(tokenizer, max_length=8, is_pair=False)
+    pairs = TextEncoder.of(tokenizer, max_length=8, is_pair=True)
+
+    message = "no token is left of the text after normalization"
+    assert single.encode_each(["\ufffd", "parcel"])[0] == message
+    assert pairs.encode_each([("parcel", "\ufffd"), ("\ufffd", "late " * 20)]) == [message] * 2
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\ud800"])
