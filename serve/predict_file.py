@@ -76,7 +76,7 @@ def _check_files(
     source: Path, output: Path, *, text_columns: tuple[str, ...], added: list[str]
 ) -> tuple[int, list[str]]:
     """Return the number of rows and the columns of `source`; raise ValueError if unusable."""
-    check_format(source)
+    check_format(source, reading=True)
     check_format(output)
     if not source.is_file():
         raise ValueError(f"no input file at `{source}`")

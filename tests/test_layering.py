@@ -13,7 +13,7 @@ from processes import ROOT, run
 
 WINGS = {
     "serve": """
-        config settings files tables stats html bundle inference engine http predict_file
+        config settings files formats tables stats html bundle inference engine http predict_file
         supervisor litserver server __main__
         predictor pooling
     """.split(),

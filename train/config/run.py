@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.data import READING, DataConfig
 from train.config.lora import LoraSection
+from train.config.names import string_keys
 from train.config.search_space import TuneSection
 from train.config.sections import (
     NOT_TRAINING,
@@ -22,7 +24,6 @@ from train.config.sections import (
     GateSection,
     PublishSection,
 )
-from train.config.template_spec import Feature, fields_of
 
 _OWNED = {
     "output_dir": "set output_dir",
@@ -46,79 +47,6 @@ _OWNED = {
     "hub_token": "set HF_TOKEN or run `hf auth login`; configurations are published",
 }
 """Fields of TrainingArguments that Textloop sets, and what to set instead."""
-
-
-class DeriveSection(Config):
-    """A word derived from a column with a time."""
-
-    column: str
-    """Column with a time: ISO 8601, a database's own type, or seconds since 1970 (UTC)."""
-
-    feature: Feature
-    """hour (00 to 23), time_of_day (night, morning, afternoon, evening), weekday or month."""
-
-
-class DataConfig(Config):
-    """Sources of the labelled text, and how their rows are read."""
-
-    train: str
-    """File or URL of .csv, .tsv, .jsonl, .parquet; sql:URL#QUERY; or hub:OWNER/NAME#SPLIT."""
-
-    validation: str | None = None
-    """Same forms; null splits off a part of train by the hash of the text."""
-
-    test: str | None = None
-    """Same forms; null splits off a part of train by the hash of the text."""
-
-    text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
-    """Column with the text; two columns for text pairs."""
-
-    template: str | None = None
-    """Format of a text built from columns, "{title}: {body}"; clients must send the same format."""
-
-    derive: dict[str, DeriveSection] = Field(default_factory=dict)
-    """Additional names for the template, {hour: {column: created_at, feature: hour}}."""
-
-    label_column: str = "label"
-    """Column with the label; for multi-label a list, or a string to split at label_separator."""
-
-    label_separator: str = "|"
-    """Separator of the labels in a multi-label string, as in CSV files."""
-
-    label_map: dict[str, str] = Field(default_factory=dict)
-    """New names for labels; labels that are not listed keep their names."""
-
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of train to use as validation if no validation source is set."""
-
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of train to use as test if no test source is set."""
-
-    @field_validator("label_map", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _string_keys(value)
-
-    drop_invalid_rows: bool = False
-    """Skip rows without text or label and report their number, instead of refusing the data."""
-
-    fixes: str | None = None
-    """Reviewed fixes.jsonl of `prepare`, with rows to drop or relabel before the split."""
-
-    group_by_length: bool = True
-    """Group texts of similar length into batches to reduce padding; the batch size is unchanged."""
-
-    @model_validator(mode="after")
-    def _check_template(self) -> Self:
-        if self.template is None:
-            if self.derive:
-                raise ValueError("`derive` is set, but there is no `template` to use it; remove it")
-            return self
-        if len(self.text_columns) > 1:
-            raise ValueError("`template` makes one text; remove the second of `text_columns`")
-        if unused := sorted(set(self.derive) - set(fields_of(self.template))):
-            raise ValueError(f"`derive.{unused[0]}` is not in the `template`")
-        return self
 
 
 class ModelConfig(Config):
@@ -161,15 +89,10 @@ class LossSection(Config):
     @field_validator("class_weights", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        return _string_keys(value)
+        return string_keys(value)
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target that is spread evenly over all labels."""
-
-
-def _string_keys(value: Any) -> Any:
-    """Turn keys into strings: YAML reads the label 0 as a number."""
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class RunConfig(Config):
@@ -243,6 +166,8 @@ class RunConfig(Config):
             )
         if self.model.quantize:
             self._check_quantize()
+        if self.data.label_columns and self.task != "multi_label":
+            raise ValueError("`data.label_columns` needs task: multi_label")
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self
@@ -265,8 +190,7 @@ class RunConfig(Config):
 
         Data sources are left out: rows are compared by content, not by where they came from.
         """
-        sources = {"train", "validation", "test", "fixes"}
-        exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": sources}
+        exclude: Any = {**dict.fromkeys(NOT_TRAINING, True), "data": READING}
         return self.model_dump(mode="json", exclude=exclude)
 
     @property

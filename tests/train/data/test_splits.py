@@ -185,9 +185,9 @@ def test_pairs_need_both_texts(tmp_path: Path) -> None:
         ([{"text": "", "label": "a"}, {"text": "x", "label": "b"}], "row 1: the text is empty"),
         ([{"text": "x", "label": None}, {"text": "x", "label": "b"}], "the label is missing"),
         ([{"text": "x", "label": "a"}], "a classifier needs two"),
-        ([{"text": "x", "label": ["a"]}], "set task: multi_label"),
+        ([{"text": "x", "label": ["a", "b"]}], "set task: multi_label"),
         ([{"text": "x", "label": "a"}, {"body": "x", "label": "b"}], "row 2: expected a string"),
-        ([{"body": "x", "label": "a"}], "has no column `text`, only body, label"),
+        ([{"body": "x", "label": "a"}], "has no column `text`, only `body`, `label`"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> None:
@@ -240,6 +240,8 @@ def test_label_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
 )
 def test_source_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "x"}) + "\n{broken\n")
+
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
 
     with pytest.raises(ValueError, match=message):
         load(tmp_path, tmp_path / name)
