@@ -60,7 +60,7 @@ def open_csv(
     columns = _columns(header, options)
     return Opened(
         columns=[name for name in columns if name is not None],
-        rows=_rows(columns, found, options),
+        rows=_rows(columns, found, options, say),
     )
 
 
@@ -74,8 +74,9 @@ def _first_lines(text: str, end: str, *, whole: bool) -> tuple[int, list[str]]:
         lines.pop()
     skipped = next((n for n, line in enumerate(lines) if line.strip()), len(lines))
     lines = lines[skipped:]
-    while not whole and sum(line.count('"') for line in lines) % 2:
-        lines.pop()
+    is_open = not whole and sum(line.count('"') for line in lines) % 2 == 1
+    while is_open:
+        is_open = lines.pop().count('"') % 2 == 0
     return skipped, lines if any(map(str.strip, lines)) else []
 
 
@@ -94,9 +95,10 @@ def _columns(header: list[str], options: ReadOptions) -> list[str | None]:
 
 
 def _rows(
-    columns: list[str | None], found: Iterator[Record], options: ReadOptions
+    columns: list[str | None], found: Iterator[Record], options: ReadOptions, say: Say
 ) -> Iterator[Row]:
     width = len(columns)
+    trimmed = False
     for number, values in found:
         if len(values) != width:
             if len(values) < width or any(values[width:]):
@@ -105,6 +107,9 @@ def _rows(
                     f"line {number}: {len(values)} values for {width} columns"
                     f"{other_delimiters(names, options)}; quote values that contain the delimiter"
                 )
+            if not trimmed:
+                say(f"more values than columns, the last ones empty (line {number})")
+                trimmed = True
             del values[width:]
         row: dict[Any, Any] = dict(zip(columns, values, strict=True))
         row.pop(None, None)  # all columns that are left out

@@ -77,7 +77,7 @@ def strip_end(line: str, end: str) -> str:
 def records(
     lines: Iterable[str], syntax: Syntax, say: Say | None = None, *, first: int = 1
 ) -> Iterator[Record]:
-    """Yield each record; empty lines are skipped, and said if other lines follow.
+    """Yield each record; empty lines are skipped, which is said unless all rows come before.
 
     lines: with their line breaks, none within a line; first: number of the first one. Raises
     ValueError that names the line.
@@ -87,24 +87,35 @@ def records(
     numbered = enumerate(lines, start=first)
     notes = _Notes(say)
     columns = empty = 0
+    crlf = None
     for number, line in numbered:
-        if quoted and '"' in line:
-            record = gather(line, number, numbered, syntax)
-            values = _fields(record, number, syntax, notes)
+        has_quotes = quoted and '"' in line
+        if has_quotes:
+            line = gather(line, number, numbered, syntax)
+        if line.endswith("\r\n") is not crlf and line.endswith("\n"):
+            if crlf is not None:
+                notes.once("lines end in LF and in CRLF", number)
+            crlf = line.endswith("\r\n")
+        text = strip_end(line, end)
+        if has_quotes:
+            values = _fields(text, number, syntax, notes)
             columns = columns or len(values)
-            if looks_like_rows(record, syntax, columns):
+            if looks_like_rows(text, syntax, columns):
                 notes.once("a quoted field spans lines that look like rows of their own", number)
             yield number, values
             continue
-        text = strip_end(line, end)
         if other in text:
             name = "carriage return" if other == "\r" else "line feed"
             raise ValueError(f"line {number}: a {name} outside quotes; {syntax.remedy}")
         if not text:
             empty = empty or number
+            if columns == 1:  # it may be a row
+                notes.once("empty lines are skipped", empty)
             continue
         if empty and columns:
             notes.once("empty lines are skipped", empty)
+        if text.endswith("\\"):
+            notes.once("a backslash at the end of a line is read as text", number)
         columns = columns or text.count(delimiter) + 1
         empty = 0
         yield number, text.split(delimiter)
@@ -137,7 +148,7 @@ def looks_like_rows(record: str, syntax: Syntax, columns: int) -> bool:
 def gather(line: str, number: int, numbered: Iterator[tuple[int, str]], syntax: Syntax) -> str:
     """Return the record that begins with a line: with all lines up to an even number of quotes."""
     if line.count('"') % 2 == 0:
-        return strip_end(line, syntax.end)
+        return line
     parts, length = [line], len(line)
     for _, more in numbered:
         parts.append(more)
@@ -149,7 +160,7 @@ def gather(line: str, number: int, numbered: Iterator[tuple[int, str]], syntax: 
             )
         if more.count('"') % 2:
             break
-    return strip_end("".join(parts), syntax.end)
+    return "".join(parts)
 
 
 def is_strict(record: str, delimiter: str) -> bool:
@@ -182,7 +193,7 @@ def _wrong_quoting(closed: str, number: int, syntax: Syntax) -> str:
     while match := patterns.field.match(closed, position):
         position = match.end()
     line = number + closed.count(syntax.end, 0, position)
-    start = closed[position : position + 40].split(syntax.end)[0]
+    start = closed[position:-1][:40].split(syntax.end)[0]
     remedy = syntax.remedy
     if quoted := patterns.closed.match(closed, position):
         problem = "text after the closing quote mark of a field"

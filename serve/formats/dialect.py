@@ -96,7 +96,7 @@ def is_quoted(
     """
     numbered = enumerate(lines, start=first)
     header = next(numbered, (first, ""))
-    names = gather(header[1], header[0], numbered, syntax)
+    names = strip_end(gather(header[1], header[0], numbered, syntax), syntax.end)
     if not is_strict(names, syntax.delimiter):
         return _unquoted(first, say)
     fields = written_fields(names, syntax.delimiter)
@@ -110,7 +110,7 @@ def is_quoted(
             if always and strip_end(line, syntax.end):
                 always = set()
             continue
-        record = gather(line, number, numbered, syntax)
+        record = strip_end(gather(line, number, numbered, syntax), syntax.end)
         if not is_strict(record, syntax.delimiter):
             return _unquoted(number, say)
         fields = written_fields(record, syntax.delimiter)

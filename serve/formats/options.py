@@ -85,4 +85,4 @@ def list_columns(names: Iterable[str]) -> str:
     known = list(names)
     shown = [f"`{name if len(name) <= 40 else name[:39] + '…'}`" for name in known[:20]]
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    return ", ".join(shown) + more
+    return ", ".join(shown) + more or "none"

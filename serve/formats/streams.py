@@ -176,7 +176,8 @@ def _advice(error: UnicodeDecodeError, options: ReadOptions) -> str:
     if options.encoding:
         return f"; {options.key}encoding={options.encoding} does not fit"
     content = bytes(error.object)
-    around = content[max(0, error.start - 12) : error.start + 12]
-    seen = " ".join(around.decode("cp1252", "replace").split())
+    before = content[max(0, error.start - 12) : error.start].rpartition(b"\n")[2]
+    after = content[error.start : error.start + 12].partition(b"\n")[0]
+    seen = (before + after).decode("cp1252", "replace").strip()
     advice = options.remedy("encoding", "cp1252", "save it as UTF-8")
     return f"; if it is cp1252 (Western Windows), where it says `{seen}`, {advice}"
