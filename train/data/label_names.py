@@ -77,7 +77,7 @@ def notes_on_labels(counts: Mapping[str, int], *, multi: bool) -> list[str]:
             found = [label for label in counts if separator in label]
             if found:
                 notes.append(
-                    f"{len(found)} labels contain {separator!r}, such as {found[0][:60]!r}; if "
-                    "they are lists of labels, set data.label_separator"
+                    f"{len(found)} labels contain {separator!r}, such as {found[0][:60]!r}; set "
+                    "data.label_separator if they are lists"
                 )
     return notes
