@@ -43,7 +43,7 @@ class Stopped(Exception):
 
 def check_paths(source: Path, output: Path) -> None:
     """Raise ValueError for paths that cannot be used, before anything else is done."""
-    check_format(source)
+    check_format(source, reading=True)
     check_format(output)
     if not source.is_file():
         raise ValueError(f"no input file at `{source}`")

@@ -1,36 +1,45 @@
-"""Read and write the rows of JSONL, CSV, TSV and Parquet files, one block at a time.
+"""Read and write files of rows, one block at a time: for training and `python -m serve predict`.
 
-Defines the file formats of `python -m serve predict`. A row is a dict of column to value.
-CSV values are strings and are not converted ("NA" and "007" included).
+A row is a dict of column to value. Values are kept as they are written: in CSV and TSV files each
+is a string ("NA" and "007" included). What was detected or left out is said, never silent.
+
+For the formats see `serve.formats`; a source of training may also be a directory or a pattern.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
+
+from serve.formats.csv_rows import open_csv
+from serve.formats.json_rows import open_json, open_lines
+from serve.formats.options import WRITABLE, Opened, ReadOptions, Say, format_of, list_columns
+from serve.formats.options import Row as Row
+from serve.formats.parquet_rows import infer_schema, open_parquet, require_pyarrow, write_parquet
+from serve.formats.shards import shards
+from serve.formats.streams import explained
 
 Item = TypeVar("Item")
-Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+DEFAULTS = ReadOptions()
 
 
-def check_format(path: Path) -> None:
-    """Raise ValueError unless the file's suffix names a supported format."""
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"`{path}`: unknown format, expected one of {', '.join(SUFFIXES)}")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                f"`{path}`: Parquet needs pyarrow; pip install 'textloop[parquet]'"
-            ) from None
+def check_format(path: Path, *, reading: bool = False) -> None:
+    """Raise ValueError unless the file's suffix names a format that can be written (or read)."""
+    try:
+        suffix, compressed = format_of(path)
+        if not reading and (compressed or suffix not in WRITABLE):
+            raise ValueError(f"cannot be written, expected {', '.join(WRITABLE)}")
+        if suffix == ".parquet":
+            require_pyarrow()
+    except ValueError as error:
+        raise ValueError(f"`{path}`: {error}") from None
 
 
 def blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -40,53 +49,95 @@ def blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield block
 
 
-def survey(path: Path, *, output: Path) -> tuple[int, list[str]]:
+def _nobody(_: str) -> None:
+    """Receive notes that someone else gets."""
+
+
+def survey(
+    path: Path, *, output: Path, options: ReadOptions = DEFAULTS, say: Say = _nobody
+) -> tuple[int, list[str]]:
     """Return the number of rows, and the names of all columns in order of appearance.
 
-    Streams the file. Raises ValueError for rows that cannot be read, and for rows that
-    `output` cannot store: Parquet requires one type per column.
+    Streams the file; a header without rows gives its columns. Raises ValueError for rows that
+    cannot be read, and for rows that `output` cannot store: Parquet needs one type per column.
     """
     num_rows = 0
-    columns: dict[str, None] = {}
-    for block in blocks(read_rows(path), 8192):
-        num_rows += len(block)
-        for row in block:
-            columns.update(dict.fromkeys(row))
-    if output.suffix == ".parquet":
-        _parquet_schema(output, lambda: read_rows(path))
+    with open_rows(path, options, say) as table:
+        columns = dict.fromkeys(table.columns)
+        for row in table.rows:
+            num_rows += 1
+            if not row.keys() <= columns.keys():
+                columns.update(dict.fromkeys(row))
+    if format_of(output)[0] == ".parquet":
+        infer_schema(output, lambda: read_rows(path, options))
     return num_rows, list(columns)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of the file in order. Raises ValueError that names the file and the line."""
-    try:
-        yield from parse_rows(path)
-    except ValueError as error:
-        raise ValueError(f"`{path}`: {error}") from None
+def read_rows(path: Path, options: ReadOptions = DEFAULTS, say: Say = _nobody) -> Iterator[Row]:
+    """Rows of a file, directory or pattern in order.
+
+    Raises ValueError that names the file and the line.
+    """
+    with open_rows(path, options, say) as table:
+        yield from table.rows
 
 
-def parse_rows(path: Path) -> Iterator[Row]:
-    """Rows of the file in order. Raises ValueError that names the line but not the file."""
-    try:
-        yield from _parse_rows(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the file is not UTF-8 (byte {error.start})") from None
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
+@contextmanager
+def open_rows(
+    path: Path, options: ReadOptions = DEFAULTS, say: Say = _nobody, *, named: bool = True
+) -> Iterator[Opened]:
+    """Open a file, directory or pattern.
+
+    Raises ValueError, also while rows are read, that names the line, and the file if `named` or
+    if there are several.
+    """
+    with explained(path, options, named=named):
+        files = shards(path, say)
+    if len(files) > 1:
+        say(f"{len(files)} files, from `{files[0].name}` to `{files[-1].name}`")
+    named = named or len(files) > 1
+    with ExitStack() as stack:
+        with explained(files[0], options, named=named):
+            first = _open(files[0], options, say, stack)
+        rows = _explained_rows(first.rows, files[0], options, named)
+        yield replace(first, rows=chain(rows, _others(first, files, options, say)))
 
 
-def _parse_rows(path: Path) -> Iterator[Row]:
-    if path.suffix == ".jsonl":
-        yield from _read_jsonl(path)
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+def _others(first: Opened, files: list[Path], options: ReadOptions, say: Say) -> Iterator[Row]:
+    """Yield the rows of all files but the first; they must have the columns of the first."""
+    for file in files[1:]:
 
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _read_csv(file, delimiter=_delimiter(path))
+        def say_file(note: str, name: str = file.name) -> None:
+            say(f"`{name}`: {note}")
+
+        with ExitStack() as stack:
+            with explained(file, options, named=True):
+                table = _open(file, options, say_file, stack)
+                if table.columns and first.columns and {*table.columns} != {*first.columns}:
+                    raise ValueError(
+                        f"the columns are {list_columns(table.columns)}, but those of "
+                        f"`{files[0].name}` are {list_columns(first.columns)}"
+                    )
+            yield from _explained_rows(table.rows, file, options, True)
+
+
+def _explained_rows(
+    rows: Iterator[Row], path: Path, options: ReadOptions, named: bool
+) -> Iterator[Row]:
+    # Only around next: an error of the caller is not one of the file.
+    with explained(path, options, named=named):
+        yield from rows
+
+
+def _open(path: Path, options: ReadOptions, say: Say, stack: ExitStack) -> Opened:
+    suffix, _ = format_of(path)
+    if suffix == ".parquet":
+        return open_parquet(path, options, stack)
+    if suffix == ".json":
+        return open_json(path, options, say, stack)
+    if suffix in (".jsonl", ".ndjson"):
+        return open_lines(path, options, say, stack)
+    return open_csv(path, "\t" if suffix == ".tsv" else ",", options, say, stack)
 
 
 def write_rows(
@@ -101,108 +152,25 @@ def write_rows(
     For Parquet `rows` is called twice: to infer the column types, then to write the values. A
     column in `types` has the type of the value there, whatever the rows hold.
     """
-    if path.suffix == ".jsonl":
+    suffix, _ = format_of(path)
+    if suffix == ".parquet":
+        write_parquet(path, rows, columns, types)
+    elif suffix in (".jsonl", ".ndjson"):
         # A lone surrogate cannot be encoded as UTF-8; JSON can store it as an escape.
         with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows():
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    elif path.suffix == ".parquet":
-        _write_parquet(path, rows, types)
     else:
+        delimiter = "\t" if suffix == ".tsv" else ","
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file, delimiter=_delimiter(path))
+            writer = csv.writer(file, delimiter=delimiter)
             writer.writerow(columns)
             writer.writerows([_cell(row.get(column)) for column in columns] for row in rows())
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number}: expected a JSON object")
-            yield row
-
-
-def _read_csv(file: TextIO, *, delimiter: str) -> Iterator[Row]:
-    """Rows of an open CSV file, every value the string in the file.
-
-    file: opened with newline="". Raises ValueError for a line with more or fewer values than
-    the header, and for a header with a duplicate column.
-    """
-    csv.field_size_limit(sys.maxsize)  # the default rejects texts over 131,072 characters
-    reader = csv.reader(file, delimiter=delimiter)
-    header = next(reader, None)
-    if not header:
-        raise ValueError("the file is empty, expected a header line")
-    if len(set(header)) < len(header):
-        twice = next(column for column in header if header.count(column) > 1)
-        raise ValueError(f"the header has two columns `{twice}`; rename one")
-    for values in reader:
-        if not values:
-            continue
-        if len(values) != len(header):
-            raise ValueError(
-                f"line {reader.line_num}: {len(values)} values for "
-                f"{len(header)} columns; quote values that contain the delimiter"
-            )
-        yield dict(zip(header, values, strict=True))
-
-
-def _write_parquet(path: Path, rows: Callable[[], Iterable[Row]], types: Mapping[str, Any]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    schema = _parquet_schema(path, rows)
-    for name, value in types.items():
-        field, index = pa.field(name, pa.array([value]).type), schema.get_field_index(name)
-        schema = schema.append(field) if index < 0 else schema.set(index, field)
-    with parquet.ParquetWriter(path, schema) as writer:
-        for block in blocks(rows(), 8192):
-            writer.write_table(pa.Table.from_pylist([_encodable(r) for r in block], schema=schema))
-
-
-def _parquet_schema(path: Path, rows: Callable[[], Iterable[Row]]) -> Any:
-    """Infer one type per column that fits all rows. Raises ValueError if there is none."""
-    import pyarrow as pa
-
-    schema = pa.schema([])
-    try:
-        for block in blocks(rows(), 8192):
-            # Not Table.from_pylist: it uses the columns of the first row only.
-            names = dict.fromkeys(name for row in block for name in row)
-            clean = [_encodable(row) for row in block]
-            table = pa.table({name: [row.get(name) for row in clean] for name in names})
-            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"`{path}` cannot store these rows ({error}); write .jsonl instead"
-        ) from None
-    return schema
-
-
-def _encodable(row: Row) -> Row:
-    """Replace lone surrogates, which cannot be encoded as UTF-8, by escapes."""
-    return {
-        name: value.encode("utf-8", "backslashreplace").decode()
-        if isinstance(value, str) and not value.isascii()
-        else value
-        for name, value in row.items()
-    }
-
-
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.data import READING, DataConfig
 from train.config.lora import LoraSection
+from train.config.names import string_keys
 from train.config.search_space import TuneSection
 from train.config.sections import (
     NOT_TRAINING,
@@ -26,87 +28,7 @@ from train.config.sections import (
     PublishSection,
     without,
 )
-from train.config.template_spec import Feature, fields_of
 from train.config.trainer_keys import check_names_and_types, check_values
-
-
-class DeriveSection(Config):
-    """A word derived from a column with a time."""
-
-    column: str
-    """Column with a time: ISO 8601, a database's own type, or seconds since 1970 (UTC)."""
-
-    feature: Feature
-    """hour (00 to 23), time_of_day (night, morning, afternoon, evening), weekday or month."""
-
-
-class DataConfig(Config):
-    """Sources of the labelled text, and how their rows are read."""
-
-    train: str
-    """File or URL of .csv, .tsv, .jsonl, .parquet; sql:URL#QUERY; or hub:OWNER/NAME#SPLIT."""
-
-    validation: str | None = None
-    """Same forms; null splits off a part of train by the hash of the text."""
-
-    test: str | None = None
-    """Same forms; null splits off a part of train by the hash of the text."""
-
-    text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
-    """Column with the text; two columns for text pairs."""
-
-    template: str | None = None
-    """Format of a text built from columns, "{title}: {body}"; clients must send the same format."""
-
-    derive: dict[str, DeriveSection] = Field(default_factory=dict)
-    """Additional names for the template, {hour: {column: created_at, feature: hour}}."""
-
-    label_column: str = "label"
-    """Column with the label; for multi-label a list, or a string to split at label_separator."""
-
-    label_separator: str = "|"
-    """Separator of the labels in a multi-label string, as in CSV files."""
-
-    label_map: dict[str, str] = Field(default_factory=dict)
-    """New names for labels; labels that are not listed keep their names."""
-
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of train to use as validation if no validation source is set."""
-
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of train to use as test if no test source is set."""
-
-    @field_validator("label_map", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _string_keys(value)
-
-    drop_invalid_rows: bool = False
-    """Skip rows without text or label and report their number, instead of refusing the data."""
-
-    fixes: str | None = None
-    """Reviewed fixes.jsonl of `prepare`, with rows to drop or relabel before the split."""
-
-    fixes_max_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Largest fraction of all rows that `fixes` may change; a file that changes more is refused."""
-
-    fixes_change_test: bool = False
-    """Whether `fixes` may change rows of the test split."""
-
-    group_by_length: bool = True
-    """Group texts of similar length into batches to reduce padding; the batch size is unchanged."""
-
-    @model_validator(mode="after")
-    def _check_template(self) -> Self:
-        if self.template is None:
-            if self.derive:
-                raise ValueError("`derive` is set, but there is no `template` to use it; remove it")
-            return self
-        if len(self.text_columns) > 1:
-            raise ValueError("`template` makes one text; remove the second of `text_columns`")
-        if unused := sorted(set(self.derive) - set(fields_of(self.template))):
-            raise ValueError(f"`derive.{unused[0]}` is not in the `template`")
-        return self
 
 
 class ModelConfig(Config):
@@ -160,15 +82,10 @@ class LossSection(Config):
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not (is_number and math.isfinite(weight) and weight > 0):
                 raise ValueError(f"the weight of {label!r} must be a finite number over 0")
-        return _string_keys(value)
+        return string_keys(value)
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target that is spread evenly over all labels."""
-
-
-def _string_keys(value: Any) -> Any:
-    """Turn keys into strings: YAML reads the label 0 as a number."""
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _changed(section: Config) -> list[str]:
@@ -230,6 +147,8 @@ class RunConfig(Config):
             check_values(self.trainer)
         if self.model.quantize and self.method != "probe":
             self._check_quantize()
+        if self.data.label_columns and self.task != "multi_label":
+            raise ValueError("`data.label_columns` needs task: multi_label")
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self
@@ -281,8 +200,7 @@ class RunConfig(Config):
         by_logging = self.trainer.get("eval_strategy") == "steps" and not self.trainer.get(
             "eval_steps"
         )
-        data = ("train", "validation", "test", "fixes", "fixes_max_fraction", "fixes_change_test")
-        left_out = {*NOT_TRAINING, *(f"data.{key}" for key in data), *UNUSED[self.method]}
+        left_out = {*NOT_TRAINING, *(f"data.{key}" for key in READING), *UNUSED[self.method]}
         if by_logging:  # transformers then evaluates every so many steps
             left_out -= {"trainer.logging_steps"}
         return without(settings, left_out)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.names import Names
 
 NOT_TRAINING = frozenset(
     {
@@ -151,7 +152,7 @@ class CalibrationSection(Config):
 class EvaluationSection(Config):
     """What `evaluate` reports in addition to the overall metrics."""
 
-    slice_columns: tuple[str, ...] = ()
+    slice_columns: Names = ()
     """Columns of the test data, such as language or channel, to evaluate separately by value."""
 
 
@@ -210,7 +211,7 @@ class PublishSection(Config):
     license: str | None = None
     """License identifier for the card, such as apache-2.0; null omits it."""
 
-    language: tuple[str, ...] = ()
+    language: Names = ()
     """Language codes of the texts for the card, such as [en]."""
 
     base_model: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None

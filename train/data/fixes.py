@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve.files import write_atomic
 from serve.inference.text import Text
-from train.config.run import DataConfig
+from train.config.data import DataConfig
 from train.data.rows import Labels, SplitName
 from train.data.store import content_line
 

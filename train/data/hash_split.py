@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from serve.inference.text import Text
-from train.config.run import DataConfig, RunConfig
+from train.config.data import DataConfig
+from train.config.run import RunConfig
 from train.data.rows import SplitName
 from train.data.store import RowWriter, labels_of, row_numbers_of, slices_of, texts_of
 

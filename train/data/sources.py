@@ -1,7 +1,7 @@
 """Read rows from files, URLs, SQL databases and the Hub, one block at a time.
 
-Defines the forms of `data.train`, `data.validation` and `data.test`; for what makes a row usable,
-see `train.data.rows`. Values are kept as written: "NA" stays a string, and so does "007".
+Defines the forms of `data.train`, `data.validation` and `data.test`; for how files are read, see
+`serve.tables`, for what makes a row usable `train.data.rows`.
 
 A remote file is downloaded completely before its first row is used, so a connection that breaks
 half-way raises an error and never yields part of a data set.
@@ -13,19 +13,21 @@ way, because the configuration is stored in the bundle. Messages show the name, 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from serve.tables import Row, blocks, parse_rows
+from serve.formats.options import ReadOptions, Say, format_of
+from serve.tables import DEFAULTS, Row, blocks, open_rows
 
 BLOCK_ROWS = 1024
-FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 _HUB = re.compile(
     r"hub:(?P<name>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?#(?P<split>.+)"
@@ -50,24 +52,35 @@ class Table:
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By column, the names of integer labels, if the data set has them."""
 
+    notes: list[str] = field(default_factory=list)
+    """What was detected or left out; grows while rows are read."""
+
 
 @contextlib.contextmanager
-def open_source(source: str, *, cache_dir: Path) -> Iterator[Table]:
+def open_source(
+    source: str, *, cache_dir: Path, options: ReadOptions = DEFAULTS
+) -> Iterator[Table]:
     """Open a source; see `DataConfig.train` for its forms.
 
-    cache_dir: directory of temporary copies of remote files and of Hub data sets.
-    Raises SourceError, which is a ValueError, if the source cannot be read.
+    cache_dir: directory of temporary copies of remote files and of Hub data sets. options: how
+    files are read. Raises SourceError, which is a ValueError, if the source cannot be read.
     """
     address, secrets = expand(source)
+    notes: list[str] = []
+
+    def say(note: str) -> None:
+        notes.append(f"`{source}`: {_hidden(note, secrets)}")
+
     with contextlib.ExitStack() as stack:
         with _explained(source, secrets):
             if source.startswith("hub:"):
-                table = _open_hub(source, cache_dir)
+                table = _open_hub(source, cache_dir, stack)
             elif source.startswith("sql:"):
                 table = _open_sql(address, stack)
             else:
-                table = _open_file(address, cache_dir, stack)
-        yield Table(rows=_explained_rows(table, source, secrets), class_names=table.class_names)
+                table = _open_file(address, cache_dir, options, say, stack)
+        rows = _explained_rows(table, source, secrets)
+        yield Table(rows=rows, class_names=table.class_names, notes=notes)
 
 
 def expand(source: str) -> tuple[str, dict[str, str]]:
@@ -109,12 +122,18 @@ def _explained(source: str, secrets: Mapping[str, str]) -> Iterator[None]:
         known = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
         if not known or not reason:
             reason = f"{type(cause).__name__}: {reason}"
-        for secret in sorted(secrets, key=len, reverse=True):
-            reason = reason.replace(secret, secrets[secret])
+        reason = _hidden(reason, secrets)
     else:
         return
     # The error itself may contain a password, so it is not chained.
     raise SourceError(f"cannot read `{source}`: {reason}") from None
+
+
+def _hidden(message: str, secrets: Mapping[str, str]) -> str:
+    """Replace secrets by the variables that they came from."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        message = message.replace(secret, secrets[secret])
+    return message
 
 
 def _explained_rows(table: Table, source: str, secrets: Mapping[str, str]) -> Iterator[list[Row]]:
@@ -126,37 +145,21 @@ def _explained_rows(table: Table, source: str, secrets: Mapping[str, str]) -> It
         yield block
 
 
-def _open_file(address: str, cache_dir: Path, stack: contextlib.ExitStack) -> Table:
-    suffix = Path(address.partition("?")[0]).suffix
-    if suffix not in FORMATS:
-        raise ValueError(f"unknown format, expected {', '.join(FORMATS)}")
+def _open_file(
+    address: str, cache_dir: Path, options: ReadOptions, say: Say, stack: contextlib.ExitStack
+) -> Table:
+    path = Path(address)
     if "://" in address:
-        path = _fetch(address, suffix, cache_dir, stack)
-    else:
-        path = Path(address)
-        if not path.is_file():
-            raise ValueError("there is no data file")
-    if suffix == ".json":
-        import datasets
-
-        files = {"data_files": str(path), "split": "train", "cache_dir": str(cache_dir)}
-        return _table_of(datasets.load_dataset("json", **files))
-    if suffix == ".parquet":
-        return _open_parquet(path, stack)
-    return Table(rows=blocks(parse_rows(path), BLOCK_ROWS))
-
-
-def _open_parquet(path: Path, stack: contextlib.ExitStack) -> Table:
-    import pyarrow.parquet as parquet
-
-    file = stack.enter_context(parquet.ParquetFile(path))
+        suffix, compressed = format_of(address.partition("?")[0])
+        path = _fetch(address, suffix + ".gz" * compressed, cache_dir, stack)
+    opened = stack.enter_context(open_rows(path, options, say, named=False))
     names: dict[str, list[str]] = {}
-    if b"huggingface" in (file.schema_arrow.metadata or {}):
+    if described := opened.metadata.get(b"huggingface"):
         import datasets
 
-        names = _class_names(datasets.Features.from_arrow_schema(file.schema_arrow))
-    rows = (batch.to_pylist() for batch in file.iter_batches(batch_size=BLOCK_ROWS))
-    return Table(rows=rows, class_names=names)
+        features = json.loads(described).get("info", {}).get("features") or {}
+        names = _class_names(datasets.Features.from_dict(features))
+    return Table(rows=blocks(opened.rows, BLOCK_ROWS), class_names=names)
 
 
 def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) -> Path:
@@ -193,12 +196,16 @@ def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) 
     return copy
 
 
-def _open_hub(source: str, cache_dir: Path) -> Table:
+def _open_hub(source: str, cache_dir: Path, stack: contextlib.ExitStack) -> Table:
     import datasets
 
     match = _HUB.fullmatch(source)
     if match is None:
         raise ValueError("expected hub:OWNER/NAME#SPLIT, or hub:OWNER/NAME:CONFIG@REVISION#SPLIT")
+    if Path(match["name"]).exists():
+        # `datasets` knows local files by path and time, so it would give the rows of before.
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        cache_dir = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir)))
     return _table_of(
         datasets.load_dataset(
             match["name"],

@@ -1,7 +1,7 @@
 """Load validated rows from the sources into three splits.
 
 Decides which rows are used, which split each belongs to and what a split's fingerprint is.
-For sources see `train.data.sources`, for single rows `train.data.rows`, for tokens
+For sources see `train.data.sources`, for the rows of one `train.data.reading`, for tokens
 `serve.inference.text`.
 
 Rows are copied in blocks to Arrow files in `output_dir/cache/rows` and read from there through a
@@ -11,29 +11,32 @@ memory map, so the data may be larger than memory.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from serve.inference.text import Text
-from serve.tables import Row
 from train.config.run import RunConfig
 from train.data.fixes import Fixes, read_fixes
 from train.data.hash_split import split_by_hash, split_of
-from train.data.rows import SPLITS, Labels, RowError, RowRules, SplitName
-from train.data.sources import open_source
+from train.data.label_names import notes_on_labels
+from train.data.labels import every_row
+from train.data.reading import InvalidRow as InvalidRow
+from train.data.reading import read_source, unusable
+from train.data.rows import SPLITS, Labels, SplitName
+from train.data.split_checks import (
+    check_label_map,
+    check_splits,
+    check_train_labels,
+    count_labels,
+)
 from train.data.store import RowWriter, content_line, labels_of, row_numbers_of, slices_of, texts_of
-
-INVALID_KEPT = 1000
-"""Maximum number of unusable rows per source to describe; the others are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +69,6 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvalidRow:
-    """A row that cannot be used."""
-
-    source: SplitName
-    row: int
-    """Its number in the source, from 1."""
-
-    problem: str
-    content: str
-    """The row's content, truncated."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LabelledData:
     """The three splits and the labels, in the order of the model's outputs."""
 
@@ -91,6 +81,9 @@ class LabelledData:
 
     fixes: dict[str, Any] | None = None
     """Changes by `data.fixes`: rows dropped and relabelled, and SHA-256 of the file."""
+
+    source_notes: tuple[str, ...] = ()
+    """What was detected in the sources, and what is worth a look in the labels of train."""
 
     @property
     def splits(self) -> dict[SplitName, Split]:
@@ -105,8 +98,8 @@ class LabelledData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user on rows that were skipped or changed."""
-        notes = []
+        """Notes for the user: how sources were read, and rows that were skipped or changed."""
+        notes = list(self.source_notes)
         if self.num_dropped:
             notes.append(f"{self.num_dropped} unusable rows skipped")
         if self.fixes is not None:
@@ -124,7 +117,7 @@ def load_data(
     given, unusable rows are skipped. skip_test: do not open a test source; the test split is
     the validation split once more. Raises ValueError for a source that cannot be read, for
     unusable rows (unless they are to be skipped), for a label that the training split does not
-    have, and for fixes that do not match the rows.
+    have, and for fixes and keys of `data.label_map` that match no row.
     """
     fixes = read_fixes(Path(config.data.fixes), config.task) if config.data.fixes else None
     named = {name: source for name in SPLITS if (source := getattr(config.data, name))}
@@ -132,18 +125,32 @@ def load_data(
     if skip_test and named.pop("test", None) and fixes is not None:
         fixes.entries = {key: fix for key, fix in fixes.entries.items() if key[0] != "test"}
     directory = config.output_dir / "cache" / "rows"
-    num_dropped = 0
+    num_dropped = num_rows = 0
+    written, notes, counts = set[str](), list[str](), Counter[str]()
     tables: dict[SplitName, pa.Table] = {}
     for name, source in named.items():
         with ExitStack() as stack:
             writer = RowWriter(directory)
             stack.callback(writer.discard)
-            num_dropped += _read(source, name, config, writer, fixes, invalid)
-            if name == "train" and missing:
-                table = writer.close_unnamed()
-                tables |= split_by_hash(table, directory, config, missing)
-            else:
-                tables[name] = writer.close(name)
+            read = read_source(source, name, config, writer, fixes)
+            if invalid is not None:
+                invalid += read.invalid
+            elif read.num_invalid and not config.data.drop_invalid_rows:
+                raise ValueError(unusable(source, name, read))
+            num_dropped += read.num_invalid
+            written |= read.written
+            notes += read.notes
+            table = writer.close_unnamed() if name == "train" and missing else writer.close(name)
+        if name == "train":
+            counts, num_rows = count_labels(labels_of(table)), len(table)
+            check_train_labels(counts, num_rows)
+            notes += _label_notes(table, config, counts)
+        if name == "train" and missing:
+            tables |= split_by_hash(table, directory, config, missing)
+        else:
+            tables[name] = table
+    if not skip_test:
+        check_label_map(config.data.label_map, written)
     if fixes is not None:
         fixes.check_all_applied()
         fixes.check_extent(_num_fixed_in_test(fixes, tables, config, missing), config.data)
@@ -162,9 +169,12 @@ def load_data(
         splits["test"] = splits["validation"]
     return LabelledData(
         **splits,
-        labels=_check_labels(splits),
+        labels=check_splits(
+            {n: each.labels for n, each in splits.items()}, config, counts, num_rows
+        ),
         num_dropped=num_dropped,
         fixes=fixes.record() if fixes else None,
+        source_notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -183,93 +193,18 @@ def _num_fixed_in_test(
     )
 
 
+def _label_notes(table: pa.Table, config: RunConfig, counts: Mapping[str, int]) -> list[str]:
+    multi = config.task == "multi_label"
+    notes = notes_on_labels(counts, multi=multi)
+    if multi:
+        notes += [
+            f"every row of data.train has the label {label!r}, so nothing can be learned about it"
+            for label in every_row(labels_of(table))
+        ]
+    return notes
+
+
 def _slices(table: pa.Table, config: RunConfig) -> dict[str, Sequence[str]]:
     columns = config.evaluation.slice_columns
     rows = list(slices_of(table)) if columns else []
     return {column: [row[number] for row in rows] for number, column in enumerate(columns)}
-
-
-def _check_labels(splits: dict[SplitName, Split]) -> tuple[str, ...]:
-    """Return the labels of train, sorted; ValueError if a split is empty or has other labels."""
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"data.{name} has no rows; add data or use larger fractions")
-    labels = tuple(sorted({label for row in splits["train"].labels for label in row}))
-    if len(labels) < 2:
-        raise ValueError(
-            f"data.train has the labels {list(labels)}; a classifier needs two or more"
-        )
-    known = set(labels)
-    for name, split in splits.items():
-        strange = Counter(label for row in split.labels for label in row if label not in known)
-        if strange:
-            label, count = strange.most_common(1)[0]
-            raise ValueError(
-                f"data.{name} has {count} rows with the label {label!r}, which no row of "
-                "data.train has; add examples, or map or remove the label (data.label_map)"
-            )
-    return labels
-
-
-def _read(
-    source: str,
-    name: SplitName,
-    config: RunConfig,
-    writer: RowWriter,
-    fixes: Fixes | None,
-    invalid: list[InvalidRow] | None,
-) -> int:
-    """Write the usable rows of a source, and return the number of unusable ones."""
-    found: list[InvalidRow] = []
-    number = num_invalid = 0
-    with open_source(source, cache_dir=config.output_dir / "cache") as table:
-        rules = RowRules(config=config, class_names=table.class_names)
-        holds_test = name == "test" or (name == "train" and config.data.test is None)
-        columns = config.evaluation.slice_columns if holds_test else ()
-        unseen, seen = {*rules.columns, *columns}, dict[str, None]()
-        for number, row in enumerate((row for block in table.rows for row in block), start=1):
-            if unseen:
-                unseen -= row.keys()
-                seen.update(dict.fromkeys(islice(row, 50)))
-            try:
-                text, labels = rules.parse(row)
-            except RowError as error:
-                num_invalid += 1
-                if len(found) < INVALID_KEPT:
-                    found.append(_invalid(name, number, error, row, rules.columns))
-                continue
-            fixed = labels if fixes is None else fixes.apply(name, number, text, labels)
-            if fixed is not None:
-                values = tuple(slice_value(row.get(column)) for column in columns)
-                writer.add(text, fixed, number, values)
-    if not number:
-        raise ValueError(f"`{source}` has no rows")
-    if unseen:
-        raise ValueError(
-            f"`{source}` has no column "
-            f"`{next(c for c in (*rules.columns, *columns) if c in unseen)}`, only "
-            f"{', '.join(seen)}; set data.text_columns and data.label_column, or data.template, "
-            "or evaluation.slice_columns"
-        )
-    if invalid is not None:
-        invalid += found
-    elif num_invalid and not config.data.drop_invalid_rows:
-        shown = "; ".join(f"row {each.row}: {each.problem}" for each in found[:5])
-        raise ValueError(
-            f"data.{name} `{source}` has {num_invalid} unusable rows "
-            f"({shown}{'; ...' if num_invalid > 5 else ''}); "
-            "fix them or set data.drop_invalid_rows=true"
-        )
-    return num_invalid
-
-
-def _invalid(
-    name: SplitName, number: int, error: RowError, row: Row, columns: Iterable[str]
-) -> InvalidRow:
-    content = json.dumps({column: row.get(column) for column in columns}, default=repr)
-    return InvalidRow(source=name, row=number, problem=str(error), content=content[:500])
-
-
-def slice_value(value: Any) -> str:
-    """Return a value of a slice column as text."""
-    return ("" if value is None else str(value).strip()) or "(missing)"

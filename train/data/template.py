@@ -6,6 +6,7 @@ clients must send texts in the same format: the server does not fill in template
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
@@ -46,12 +47,14 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def cell(value: object) -> str:
     """Return a column's value as text, empty if it is missing.
 
-    Raises ValueError for a compound value, such as a list.
+    Raises ValueError for a compound value, such as a list, and for NaN.
     """
     if value is None:
         return ""
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"expected text or a number, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected text or a number, got {value}; if it is missing, leave it out")
     return str(value)
 
 

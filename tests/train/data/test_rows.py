@@ -11,7 +11,8 @@ from rows import make_rows, write_jsonl
 
 from train.config.run import RunConfig
 from train.config.template_spec import fields_of
-from train.data.rows import RowError, RowRules
+from train.data.labels import RowError
+from train.data.rows import RowRules
 from train.data.splits import load_data
 from train.data.template import derive, fill
 
@@ -126,5 +127,5 @@ def test_data_of_a_template_are_loaded_and_a_missing_column_is_named(tmp_path: P
     values["data"]["template"] = "{b}) {c}"
 
     assert data.train.texts[7] == f"7) {rows[7]['a']}"
-    with pytest.raises(ValueError, match="has no column `c`, only a, b, label"):
+    with pytest.raises(ValueError, match="has no column `c`, only `a`, `b`, `label`"):
         load_data(RunConfig.model_validate(values))

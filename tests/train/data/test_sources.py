@@ -237,7 +237,9 @@ def test_failure_in_the_middle_of_a_file_is_named_by_line(tmp_path: Path) -> Non
 def test_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes("text,label\ncafé,1\n".encode("latin-1"))
 
-    with pytest.raises(ValueError, match=r"rows.csv`: the file is not UTF-8 \(byte 14\)"):
+    with pytest.raises(
+        ValueError, match=r"rows.csv`: line 2: the file is not UTF-8 \(byte 14 is 0xe9\)"
+    ):
         rows_of(str(tmp_path / "rows.csv"), tmp_path)
 
 

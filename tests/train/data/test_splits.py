@@ -185,9 +185,9 @@ def test_pairs_need_both_texts(tmp_path: Path) -> None:
         ([{"text": "", "label": "a"}, {"text": "x", "label": "b"}], "row 1: the text is empty"),
         ([{"text": "x", "label": None}, {"text": "x", "label": "b"}], "the label is missing"),
         ([{"text": "x", "label": "a"}], "a classifier needs two"),
-        ([{"text": "x", "label": ["a"]}], "set task: multi_label"),
+        ([{"text": "x", "label": ["a", "b"]}], "set task: multi_label"),
         ([{"text": "x", "label": "a"}, {"body": "x", "label": "b"}], "row 2: expected a string"),
-        ([{"body": "x", "label": "a"}], "has no column `text`, only body, label"),
+        ([{"body": "x", "label": "a"}], "has no column `text`, only `body`, `label`"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> None:
@@ -241,5 +241,71 @@ def test_label_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
 def test_source_that_cannot_be_read_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "x"}) + "\n{broken\n")
 
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+
     with pytest.raises(ValueError, match=message):
         load(tmp_path, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "data", "message"),
+    [
+        (["a"] * 30, {}, r"the labels \['a'\]; a classifier needs two"),
+        ([f"{n / 7:.3f}" for n in range(60)], {}, "numbers to predict are no classes"),
+        ([f"tag {n}" for n in range(30)], {}, "30 of its 30 labels, such as 'tag 0', have one row"),
+        (["a", "b"] * 3, {}, r"data.train has only 6, .* 1e-09 \(data.validation_fraction\)"),
+        (["a", "b"] * 9, {"validation_fraction": 0.6, "test_fraction": 0.4}, "add up to 1, which"),
+    ],
+)
+def test_data_that_cannot_be_split_say_why(
+    tmp_path: Path, labels: list[str], data: dict[str, Any], message: str
+) -> None:
+    rows = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, source, validation=None, test=None, **data)
+
+
+def test_label_of_test_that_is_written_differently_is_named(tmp_path: Path) -> None:
+    """As pandas does to a column of numbers with a gap."""
+    train = write_jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": n} for n in (0, 1)])
+    test = write_jsonl(tmp_path / "b.jsonl", [{"text": "x", "label": n} for n in (0.0, 1.0)])
+
+    with pytest.raises(ValueError, match=r"no row of data.train has \(it has '0'\)"):
+        load(tmp_path, train, test=str(test))
+
+
+def test_texts_of_a_file_without_header_are_shortened_in_the_message(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("3,Markets," + "word " * 1000 + "\n4,Sport,more\n")
+
+    with pytest.raises(ValueError, match="first line is taken for the header") as failure:
+        load(tmp_path, tmp_path / "a.csv")
+
+    assert len(str(failure.value)) < 600
+
+
+def test_slice_value_that_is_not_unicode_is_named_by_row(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": "a", "channel": "\ud83d"}, {"text": "y", "label": "b"}]
+    source = write_jsonl(tmp_path / "a.jsonl", rows)
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"train": str(source), "validation": str(source), "test": str(source)},
+        "evaluation": {"slice_columns": "channel"},
+        "model": {"base": "x"},
+    }
+
+    with pytest.raises(ValueError, match="row 1: column `channel`: not valid Unicode"):
+        load_data(RunConfig.model_validate(values))
+
+
+def test_shards_of_a_directory_are_one_source(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name in ("b", "a"):
+        write_jsonl(shards / f"{name}.jsonl", [{"text": f"{name}{n}", "label": n} for n in (0, 1)])
+
+    data = load(tmp_path, shards)
+
+    assert data.train.texts == ["a0", "a1", "b0", "b1"]
+    assert data.notes == (f"`{shards}`: 2 files, from `a.jsonl` to `b.jsonl`",)

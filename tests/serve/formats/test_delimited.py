@@ -1,0 +1,202 @@
+"""CSV and TSV: wrong quoting is refused where it begins, dialects are detected without doubt."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.formats.options import ReadOptions
+from serve.tables import DEFAULTS, read_rows, survey
+
+TRAINING = ReadOptions(key="data.")
+
+
+def read(
+    path: Path, content: str | bytes, options: ReadOptions = DEFAULTS
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write and read a file; return its rows and the notes."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    notes: list[str] = []
+    return list(read_rows(path, options, notes.append)), notes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('text,id\n"not closed,1\nb,2\nc,3\n', "line 2: a quote mark that is not closed"),
+        ('text,id\na,1\n5" pipe,2\nc,3\n', "line 3: a quote mark in a field that is not in quotes"),
+        ('text,id\n"one" more,1\n', "line 2: text after the closing quote mark"),
+        ('text,id\n"say \\"hi\\" now",1\n', "line 2: a quote mark that is escaped by a backslash"),
+        ('text,id\n"a\nb",1\n"c\nd"x,2\ne,3\n', "line 4: text after the closing quote mark"),
+        ('text,id\na,"open\nb,1\nc"d,2\n', "line 2: text after the closing quote mark"),
+        ('text\nfirst\n"stray\nthird\nfourth\n', "line 3: a quote mark that is not closed"),
+        ("text,id\na,1\n\nb, c,2\n", "line 4: 3 values for 2 columns"),
+        ("text,id\na\rb,1\n", "line 2: a carriage return outside quotes"),
+    ],
+)
+def test_wrong_csv_is_refused_at_the_line_where_it_begins(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"rows.csv`: {message}"):
+        read(tmp_path / "rows.csv", content)
+
+
+def test_remedy_names_the_key_if_there_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set data.quoting=none if the file is not quoted"):
+        read(tmp_path / "a.csv", 'text,id\n5" pipe,1\n', TRAINING)
+    with pytest.raises(ValueError, match=r"write the rows as .jsonl if the file is not quoted"):
+        read(tmp_path / "a.csv", 'text,id\n5" pipe,1\n')
+
+
+def test_tsv_with_stray_quotes_is_read_without_quoting(tmp_path: Path) -> None:
+    """A quoted field would reach from one stray mark to the next and swallow rows."""
+    lines = [f'" it was number {n} , they said\t{n}' for n in range(14)]
+
+    rows, notes = read(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *lines]) + "\n")
+
+    assert [row["text"] for row in rows] == [line.partition("\t")[0] for line in lines]
+    assert notes == ["quote marks are read as text, because line 2 is not quoted as in CSV"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('text\tlabel\nfine\t1\n"starts here\t1\nlost\t0\nends here"\t0\n', 3),
+        ('text\tlabel\n"Quotation"\t1\nplain\t0\n', 2),
+    ],
+)
+def test_tsv_that_can_be_read_in_two_ways_is_refused_and_both_can_be_chosen(
+    tmp_path: Path, content: str, line: int
+) -> None:
+    path = tmp_path / "rows.tsv"
+
+    with pytest.raises(ValueError, match=rf"line {line}: .*set data.quoting=csv or data.quoting="):
+        read(path, content, TRAINING)
+    plain, _ = read(path, content, ReadOptions(quoting="none"))
+    quoted, _ = read(path, content, ReadOptions(quoting="csv"))
+
+    assert '"' in plain[line - 2]["text"]
+    assert not any('"' in row["text"] for row in quoted)
+
+
+def test_quoted_tsv_is_read_as_csv_and_said(tmp_path: Path) -> None:
+    """Excel quotes a field with a comma; a field with a tab and a line break needs quotes."""
+    content = 'text\tlabel\n"hello, you"\ta\n"two\ttabs\tand\nbreak"\tb\nplain\tc\n'
+
+    rows, notes = read(tmp_path / "rows.tsv", content, TRAINING)
+
+    assert [row["text"] for row in rows] == ["hello, you", "two\ttabs\tand\nbreak", "plain"]
+    assert notes == ["quoted as in CSV (line 2); set data.quoting=none keeps the quote marks"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("a.csv", "text;label\nhello, world;a\nbye;b\n", "separated by `;`"),
+        ("a.csv", "text\tlabel\nhello, world\ta\nbye\tb\n", "separated by tab"),
+        ("a.csv", "text|label\nhello, world|a\nbye|b\n", "separated by `|`"),
+        ("a.tsv", 'text,label\n"hello, world",a\nbye,b\n', "separated by `,`"),
+        ("a.csv", "sep=;\ntext;label\nhello, world;a\nbye;b\n", None),
+        ("a.csv", '\n  \ntext,label\n"hello, world",a\nbye,b\n', None),
+        ("A.CSV", 'text, label\n"hello, world", a\nbye, b\n', None),
+        ("a.csv", 'text,label,,\n"hello, world",a,,\nbye,b,,\n', None),
+        ("a.csv", 'text,label\n"hello, world",a,\nbye,b,\n', "more values than columns"),
+        ("a.csv", 'text, label\r\n"hello, world" , "a"\r\nbye, b\r\n', "blanks around quoted"),
+        ("a.csv", 'text,label\n"hello, world",a\n\nbye,b\n\n', "empty lines are skipped (line 3)"),
+    ],
+)
+def test_common_forms_are_read_and_what_was_detected_is_said(
+    tmp_path: Path, name: str, content: str, note: str | None
+) -> None:
+    rows, notes = read(tmp_path / name, content)
+
+    assert [row["text"] for row in rows] == ["hello, world", "bye"]
+    assert [row["label"].strip() for row in rows] == ["a", "b"]
+    assert (note or "nothing") in (notes[0] if notes else "nothing")
+
+
+def test_header_with_another_delimiter_is_named_if_rows_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"contains `;`, set data.delimiter=';' if that is the"):
+        read(tmp_path / "a.csv", "text;label\nhello, world;a;b\nbye;b\n", TRAINING)
+
+
+def test_unused_columns_may_appear_twice(tmp_path: Path) -> None:
+    content = "id,text,id\n1,a,2\n"
+
+    rows, _ = read(tmp_path / "a.csv", content, ReadOptions(used=frozenset({"text"})))
+
+    assert rows == [{"text": "a"}]
+    with pytest.raises(ValueError, match="two columns `id`"):
+        read(tmp_path / "a.csv", content)
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_mark_tells_the_encoding(tmp_path: Path, codec: str) -> None:
+    rows, notes = read(tmp_path / "a.csv", "text,label\r\nécole,a\r\n".encode(codec))
+
+    assert rows == [{"text": "école", "label": "a"}]
+    assert bool(notes) is (codec != "utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text\n" * 20_000 + b"caf\xe9\n", r"line 20001: .*byte 100003 is 0xe9.*`café`"),
+        ("text,label\nhello,a\n".encode("utf-16-le"), "set data.encoding=utf-16-le"),
+        (gzip.compress(b"text\na\n"), "looks like gzip; give it a name that ends in .gz"),
+        (b"PK\x03\x04\x14\x00", "Excel workbook"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "HTML"),
+    ],
+)
+def test_file_that_is_no_utf8_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.csv", content, TRAINING)
+
+
+def test_encoding_can_be_named(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path / "a.csv", b"text\ncaf\xe9\n", ReadOptions(encoding="cp1252"))
+
+    assert rows == [{"text": "café"}]
+
+
+def test_damaged_gzip_is_an_error_and_no_shorter_file(tmp_path: Path) -> None:
+    whole = gzip.compress(b"text\n" + b"".join(b"row %d\n" % n for n in range(50_000)))
+
+    with pytest.raises(ValueError, match="gzip file is incomplete or damaged"):
+        read(tmp_path / "a.csv.gz", whole[:-100])
+
+
+def test_line_that_never_ends_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    """As a compressed file of few bytes can hold."""
+    options = ReadOptions(max_row_bytes=1_000_000, key="data.")
+
+    with pytest.raises(ValueError, match=r"a line is longer than 1 MB; set data.max_row_mb=2"):
+        read(tmp_path / "a.csv.gz", gzip.compress(b"text\n" + b"a" * 3_000_000), options)
+    with pytest.raises(ValueError, match=r"line 2: a row is longer .* is a quote mark not closed"):
+        read(tmp_path / "b.csv", b'text\n"' + b"a\n" * 600_000, options)
+
+
+def test_header_alone_gives_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,id\n")
+
+    assert survey(tmp_path / "a.csv", output=tmp_path / "b.csv") == (0, ["text", "id"])
+
+
+def test_directory_and_pattern_are_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for number in (2, 10, 1):
+        (tmp_path / f"part-{number:02}.csv").write_text(f"text,label\n{number},a\n")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "notes.txt").touch()
+
+    rows, notes = [*read_rows(tmp_path)], list[str]()
+    assert [row["text"] for row in rows] == ["1", "2", "10"]
+    assert list(read_rows(tmp_path / "part-*.csv", say=notes.append)) == rows
+    assert notes == ["3 files, from `part-01.csv` to `part-10.csv`"]
+
+    (tmp_path / "part-11.csv").write_text("text,topic\n11,a\n")
+    with pytest.raises(ValueError, match=r"part-11.csv`: the columns are `text`, `topic`, but"):
+        list(read_rows(tmp_path))

@@ -1,0 +1,35 @@
+"""Types of keys that name columns or classes; a single name need not be in a list."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+
+def _one_name(value: Any) -> Any:
+    """Turn a number into the name that YAML read it from."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_one_name(item) for item in value)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return (_one_name(value),)
+    return value
+
+
+def string_keys(value: Any) -> Any:
+    """Turn keys into the labels that they mean: YAML reads 0 as a number, true as a boolean."""
+    if not isinstance(value, dict):
+        return value
+    return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in value.items()}
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+"""Names; a bare name is a list of one."""
+
+Name = Annotated[str, BeforeValidator(_one_name)]
+"""One name."""

@@ -1,0 +1,83 @@
+"""Find labels that are probably one label, no label, or several. Pure.
+
+What is found is said by every stage that reads the data; only a list of labels in one string is
+refused, because each combination would become a class.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+_MISSING = frozenset({"nan", "null", "<na>", "n/a", "#n/a", "na", "nat", "undefined", "missing"})
+_PYTHON_MISSING = "None"
+_SEPARATORS = (",", ";", "|", "/")
+_NUMBER = re.compile(r"[-+]?\d{1,15}\.0+")
+_SHOWN = 5
+
+
+def plain_form(label: str) -> str:
+    """Return a label without what readers do not see as a difference.
+
+    Unicode form (NFKC), case, white space, invisible characters, and the decimals of 1.0.
+    """
+    visible = "".join(c for c in unicodedata.normalize("NFKC", label) if not _is_invisible(c))
+    plain = " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
+    return plain.partition(".")[0] if _NUMBER.fullmatch(plain) else plain
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf"
+
+
+def look_alikes(labels: Iterable[str]) -> list[list[str]]:
+    """Return the groups of labels that have the same plain form, each sorted."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        groups.setdefault(plain_form(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def list_separator(labels: Iterable[str]) -> tuple[str, str] | None:
+    """Return the separator of labels that are lists of other labels, and one of them.
+
+    A label counts as a list if each of its parts is a label itself or is part of another list.
+    Only a comma or a semicolon counts: names such as `and/or` are common.
+    """
+    known = set(labels)
+    for separator in _SEPARATORS[:2]:
+        lists = {label: _parts(label, separator) for label in sorted(known) if separator in label}
+        times = Counter(part for parts in lists.values() for part in parts)
+        for label, parts in lists.items():
+            if len(parts) > 1 and all(part in known or times[part] > 1 for part in parts):
+                return separator, label
+    return None
+
+
+def _parts(label: str, separator: str) -> set[str]:
+    return {part.strip() for part in label.split(separator) if part.strip()}
+
+
+def notes_on_labels(counts: Mapping[str, int], *, multi: bool) -> list[str]:
+    """Return what is worth a look in the labels of train. counts: rows by label."""
+    notes = []
+    groups = look_alikes(counts)
+    for group in groups[:_SHOWN]:
+        shown = ", ".join(f"{label!a} ({counts[label]} rows)" for label in group)
+        notes.append(f"labels that may be one label, written in different ways: {shown}")
+    if len(groups) > _SHOWN:
+        notes.append(f"{len(groups) - _SHOWN} more groups of labels that may be one label")
+    for label, count in counts.items():
+        if label == _PYTHON_MISSING or label.casefold() in _MISSING:
+            notes.append(f"the label {label!r} ({count} rows) may be a missing value as text")
+    if multi:
+        for separator in _SEPARATORS[:3]:
+            found = [label for label in counts if separator in label]
+            if found:
+                notes.append(
+                    f"{len(found)} labels contain {separator!r}, such as {found[0][:60]!r}; set "
+                    "data.label_separator if they are lists"
+                )
+    return notes
