@@ -41,7 +41,7 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
     lines.stdout.write(f"loading {bundle.path} (version {bundle.manifest.version})")
     try:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")
-        from serve.litserver import ClassifierServer  # reads the variable
+        from serve.processes.litserver import ClassifierServer  # reads the variable
 
         server = ClassifierServer(bundle, config, runtime)
         server.run(

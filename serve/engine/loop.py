@@ -1,10 +1,9 @@
 """The loop of a model process: token ids from its socket, batches, logits back.
 
-It stands in for LitServe's stock loop; `serve.litserver` says why. One thread reads frames into
-the pool of `serve.engine.batcher` and reports that it is alive, and one thread per concurrent
-forward pass takes batches out of the pool; these sleep while there is nothing to do. Requests
-arrive validated and tokenized. If a pass fails nevertheless, its texts are run one at a time, so
-only the request at fault fails.
+It stands in for LitServe's stock loop (see `serve.processes.model`). One thread reads frames into
+the pool of `serve.engine.batcher` and reports that it is alive; one thread per concurrent pass
+takes batches out of it. Requests arrive validated and tokenized; if a pass fails nevertheless, its
+texts are run one at a time, so only the request at fault fails.
 
 Shape suffixes: N texts, C labels.
 """
@@ -111,9 +110,8 @@ class Worker:
         """Listen on the Unix socket `path` until the file descriptor `until` is readable."""
         path.unlink(missing_ok=True)
         for number in range(self.predictor.backend.concurrency):
-            threading.Thread(
-                target=self._forward_loop, name=f"forward-{number}", daemon=True
-            ).start()
+            name = f"forward-{number}"
+            threading.Thread(target=self._forward_loop, name=name, daemon=True).start()
         with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
             listener.bind(str(path))
             listener.listen()
@@ -208,9 +206,7 @@ class Worker:
                 logger.critical("the device failed; ending this model process", exc_info=True)
                 os._exit(1)
             except Exception:  # our own bug: the thread must survive, or its capacity is lost
-                logger.exception(
-                    "internal error while processing a batch of %d texts", len(selection.rows)
-                )
+                logger.exception("internal error in a batch of %d texts", len(selection.rows))
                 self._finish({request for request, _ in selection.rows}, Status.FAILED)
 
     def _run(self, rows: list[tuple[_Request, int]]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import FILLER, TOPICS
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -20,6 +22,7 @@ from transformers import (
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
@@ -62,8 +65,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "modernbert": lambda: ModernBertConfig(
         **SIZES, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
     ),
-    "qwen2": lambda: Qwen2Config(**DECODER),
-    "qwen3": lambda: Qwen3Config(**DECODER, head_dim=16),
+    "qwen2": lambda: Qwen2Config(**DECODER | {"vocab_size": 300}),
+    "qwen3": lambda: Qwen3Config(**DECODER | {"vocab_size": 300}, head_dim=16),
     "llama": lambda: LlamaConfig(**DECODER),
     "gpt2": lambda: GPT2Config(vocab_size=80, n_embd=32, n_layer=2, n_head=2, n_positions=72),
     "bloom": lambda: BloomConfig(vocab_size=80, hidden_size=32, n_layer=2, n_head=2),
@@ -76,12 +79,24 @@ NO_PAD_TOKEN = {"gpt2": "[SEP]"}
 def base_of(name: str, tokenizer: Path, path: Path) -> Path:
     """Save a tiny random base of an architecture with the tests' tokenizer."""
     base_from(CONFIGS[name](), tokenizer, path)
+    if name.startswith("qwen"):  # transformers reads any vocabulary of theirs as one of bytes
+        return _with_byte_tokenizer(path)
     words = AutoTokenizer.from_pretrained(tokenizer)
     if name in NO_PAD_TOKEN:
         words.pad_token = None
     if name not in ("bert", "electra", "deberta", "deberta-v2", "deberta-v3"):
         words.model_input_names = ["input_ids", "attention_mask"]
     words.save_pretrained(path)
+    return path
+
+
+def _with_byte_tokenizer(path: Path) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["[PAD]"], show_progress=False)
+    words = " ".join((*FILLER, *TOPICS.values())).split()
+    tokenizer.train_from_iterator([*words, " ".join(words)], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(path)
     return path
 
 

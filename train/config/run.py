@@ -81,7 +81,9 @@ class LossSection(Config):
         for label, weight in value.items():
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not (is_number and math.isfinite(weight) and weight > 0):
-                raise ValueError(f"the weight of {label!r} must be a finite number over 0")
+                raise ValueError(
+                    f"`loss.class_weights`: the weight of {label!r} must be a finite number over 0"
+                )
         return string_keys(value)
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

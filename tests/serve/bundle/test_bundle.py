@@ -117,6 +117,8 @@ def test_server_and_file_classifier_refuse_an_altered_bundle(copy: Path, tmp_pat
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(data)
 
+    (tmp_path / "a.csv").write_text("text\nhello\n")
+
     served = run("-m", "serve", "run", "--bundle", copy)
     predicted = run(
         *("-m", "serve", "predict", "--bundle", copy),

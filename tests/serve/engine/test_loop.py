@@ -36,7 +36,7 @@ from serve.engine.transport import (
 from serve.inference.placement import DeviceFailed
 from serve.inference.predictor import Predictor, Throughput
 from serve.inference.text import Encoding
-from serve.litserver import ClassifierAPI
+from serve.processes.model import ClassifierAPI
 from serve.settings import ServeConfig
 
 TEXTS = [row["text"] for row in make_rows(40, seed=8)]

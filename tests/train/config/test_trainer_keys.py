@@ -136,7 +136,7 @@ def test_one_target_needs_no_list(value: str, names: tuple[str, ...]) -> None:
     assert of(f"lora.target_modules={value}").lora.target_modules == names
 
 
-@pytest.mark.parametrize("value", ["[]", "3", "[1]", "{a: b}"])
+@pytest.mark.parametrize("value", ["[]", "[a, '']"])
 def test_targets_that_are_no_names_are_refused_in_plain_words(value: str) -> None:
     with pytest.raises(ValueError, match=r"expected (all-linear, or )?names of layers"):
         of(f"lora.target_modules={value}")

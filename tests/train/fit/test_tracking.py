@@ -37,7 +37,7 @@ def tracked(
     """A run whose every stage was tracked by TensorBoard and MLflow."""
     root = tmp_path_factory.mktemp("tracked")
     trainer = {"num_train_epochs": 1, "report_to": ["tensorboard", "mlflow"]}
-    values = make_config(root / "run", trainer=trainer, data={"label_map": {"a, b": "login"}})
+    values = make_config(root / "run", trainer=trainer, data={"label_map": {"login": "sign, in"}})
     (root / "run.yaml").write_text(yaml.safe_dump(values))
     store = f"file://{root / 'mlruns'}"
     arguments = (root / "run.yaml", root / "run", png().hex())
@@ -82,7 +82,7 @@ def test_mlflow_has_one_run_with_all_of_it(
     assert found.info.run_id == record["run_id"]
     assert found.info.status == "FINISHED"
     assert found.data.params["textloop.config.lora.r"] == "4"
-    assert found.data.params["textloop.config.data.label_map.a_ b"] == "login"
+    assert found.data.params["textloop.config.data.label_map.login"] == "sign, in"
     sha256 = load_data(tracked).fingerprints["train"]["sha256"]
     assert found.data.params["textloop.data.train.sha256"] == sha256
     assert {"eval_accuracy", "test/accuracy"} <= found.data.metrics.keys()

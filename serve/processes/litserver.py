@@ -1,10 +1,8 @@
-"""Everything that touches LitServe: its server, its API and its loop, with our parts in place.
+"""The server that LitServe runs, with our routes, transport and process management in place.
 
 LitServe 0.2.19 orphans its children on SIGTERM, lets requests hang whose worker died, and
-keeps its queues in a manager process. Its stock batched loop runs decode, predict and encode
-of a whole batch in one `try`, so that one bad request fails its neighbours, counts batches in
-requests, and spins while idle when its batch timeout is 0. The methods overridden here are
-those parts, some of them private: read this file when the pinned version changes.
+keeps its queues in a manager process. The methods overridden here are those parts, some of them
+private: read this file and `serve.processes.model` when the pinned version changes.
 
 Imported by the main process and by model processes; these do not need `serve.http`, so it is
 imported where an HTTP process is built.
@@ -29,91 +27,24 @@ from typing import Any
 import litserve
 import uvicorn
 from litserve.loops import inference_worker
-from litserve.loops.base import LitLoop
 from litserve.utils import configure_logging
 
 from serve import lines
 from serve.bundle.seal import Bundle
 from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
-from serve.engine.loop import Worker
-from serve.engine.metrics import HttpMetrics, WorkerMetrics
+from serve.engine.metrics import HttpMetrics
 from serve.engine.pulse import Pulse
-from serve.engine.status import write_status
 from serve.inference.placement import pick_device
-from serve.inference.predictor import Predictor, Throughput
+from serve.processes.model import ClassifierAPI, count_devices
+from serve.processes.supervisor import Supervisor, end_processes
 from serve.settings import ServeConfig
-from serve.supervisor import Supervisor, end_processes
 
 TEARDOWN_S = 3.0
 """Seconds of the grace period that are kept, at most, for ending processes."""
 
 LAST_S = 1.5
 """Seconds of those, at most, for model processes and logs, when the HTTP processes have ended."""
-
-
-class ClassifierAPI(litserve.LitAPI):
-    """What a model process loads."""
-
-    predictor: Predictor
-    throughput: Throughput
-
-    def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
-        super().__init__(loop=ClassifierLoop())
-        self.bundle_path = bundle_path
-        self.config = config
-
-    def setup(self, device: str) -> None:
-        """Load the model in this process and time it. The parent verified the bundle."""
-        # Signals reach the whole process group; the parent ends its model processes in order.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        config = self.config
-        self.predictor = Predictor.load(
-            self.bundle_path, device=device, backend=config.backend, verify=False
-        )
-        self.throughput = self.predictor.warm_up(config.max_batch_tokens)
-
-
-class ClassifierLoop(LitLoop):
-    """What a model process runs: `serve.engine.loop.Worker`."""
-
-    def run(
-        self,
-        lit_api: ClassifierAPI,
-        device: str,
-        worker_id: int,
-        request_queue: Path,
-        transport: Any,
-        workers_setup_status: Any,
-        callback_runner: Any,
-    ) -> None:
-        """Serve until the parent is gone. `request_queue` is the socket's path."""
-        lines.log_to_stderr(lit_api.config.log_level)
-        lines.stderr.start()
-        packed = not lit_api.predictor.backend.padded_because
-        metrics = WorkerMetrics(device=device, packed=packed)
-        write_status(request_queue, lit_api.predictor, lit_api.throughput)
-        worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
-        tune_gc()
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        worker.serve(request_queue, until=parent.sentinel)
-        lines.stderr.close()
-        # Forward threads are daemons inside native code: exit without waiting for them.
-        os._exit(0)
-
-
-def count_devices(device: str) -> int:
-    """Count the devices that PyTorch sees.
-
-    LitServe counts the lines of `nvidia-smi -L`: none where the tool is missing, or where
-    CUDA_VISIBLE_DEVICES names GPUs or their slices by UUID; it then starts no model process.
-    """
-    if device == "cpu":
-        return 1
-    import torch
-
-    return torch.cuda.device_count()
 
 
 class ClassifierServer(litserve.LitServer):
