@@ -97,3 +97,22 @@ def test_request_ids_are_unique(guarded: Guarded) -> None:
         ids = {client.get("/health/live").headers["x-request-id"] for _ in range(50)}
 
     assert len(ids) == 50
+
+
+@pytest.mark.parametrize("path", ["/info/", "/predict/", "/docs/", "/docs/oauth2-redirect"])
+def test_nothing_is_redirected_to_a_host_of_the_clients_choosing(
+    guarded: Guarded, path: str
+) -> None:
+    response = guarded.ask("GET", path, headers={"host": "evil.example"})
+
+    assert response.status_code == 404
+    assert "location" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/v1/models/textloop", "/v2/models/textloop/ready", "/v2/health/ready"]
+)
+def test_every_probe_answers_head_without_a_key(guarded: Guarded, path: str) -> None:
+    response = http().head(f"{guarded.server.url}{path}")
+
+    assert (response.status_code, response.content) == (200, b"")

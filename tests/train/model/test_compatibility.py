@@ -142,7 +142,7 @@ def test_encoder_decoder_is_refused_before_its_weights_are_read(
     if not is_stated:
         settings.pop("is_encoder_decoder", None)
     (path / "config.json").write_text(json.dumps(settings))
-    (path / "model.safetensors").write_bytes(b"")
+    (path / "model.safetensors").write_bytes(b"never read" * 10_000)
     values = make_config(tmp_path / "run", model={"base": str(path)})
 
     with pytest.raises(ValueError, match=rf"is an encoder-decoder \({kind}\)"):
