@@ -24,7 +24,8 @@ from itertools import count
 from typing import Generic, TypeVar
 
 SHARE = 0.5
-"""Fraction of the device that a due time assumes; the rest is for requests that arrive later."""
+"""Fraction of the device that a due time assumes, unless told otherwise; the rest is for requests
+that arrive later."""
 
 PART_S = 0.1
 """Size of the parts of a large request, in seconds of the whole device: the longest time that
@@ -61,15 +62,23 @@ class Batcher(Generic[Request]):
     max_tokens: limit on rows times longest row of one batch; a longer text runs alone.
     overhead_tokens: fixed cost of a forward pass, expressed in tokens.
     tokens_per_s: the device's measured rate; may be updated at any time.
+    share: fraction of the device that due times assume.
     window: number of texts, in order of due time, that a batch is chosen from.
     """
 
     def __init__(
-        self, *, max_tokens: int, overhead_tokens: float, tokens_per_s: float, window: int = 512
+        self,
+        *,
+        max_tokens: int,
+        overhead_tokens: float,
+        tokens_per_s: float,
+        share: float = SHARE,
+        window: int = 512,
     ) -> None:
         self.max_tokens = max_tokens
         self.overhead_tokens = overhead_tokens
         self.tokens_per_s = tokens_per_s
+        self.share = share
         self.window = window
         self.tokens = 0
         self._left: dict[Request, tuple[float, dict[int, int]]] = {}
@@ -98,7 +107,7 @@ class Batcher(Generic[Request]):
         for number, tokens in enumerate(lengths):
             before += tokens
             end = min(total, math.ceil(before / part) * part)
-            due = now + end / (SHARE * self.tokens_per_s)
+            due = now + end / (self.share * self.tokens_per_s)
             arrival = next(self._arrivals)
             self._texts[arrival] = _Text(due, tokens, request, number)
             heapq.heappush(self._later, (due, arrival))

@@ -71,9 +71,17 @@ class _Connection:
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, frames: bytes) -> None:
-        """Send replies; if sending fails, nobody is waiting for them any more."""
-        with self.sending, contextlib.suppress(OSError):
-            self.socket.sendall(frames)
+        """Send replies; if sending fails, nobody is waiting for them any more.
+
+        The connection then ends: a part of a frame may have been sent, and the next reply would
+        wait as long.
+        """
+        with self.sending:
+            try:
+                self.socket.sendall(frames)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RDWR)
 
     def send_beat(self, frame: bytes) -> None:
         """Send a report, unless that would wait: it would stop the reader of all connections."""
@@ -121,6 +129,7 @@ class Worker:
             beat_s = time.monotonic()
             while True:
                 if (wait_s := beat_s - time.monotonic()) <= 0:
+                    self._rest()
                     self._send_beats(connections)
                     beat_s, wait_s = time.monotonic() + BEAT_S, BEAT_S
                 for key, _ in selector.select(wait_s):
@@ -139,6 +148,11 @@ class Worker:
                         selector.unregister(key.fileobj)
                         key.data.socket.close()
                         connections.remove(key.data)
+
+    def _rest(self) -> None:
+        with self.work:
+            if not self.running and not self.batcher.tokens:
+                self.batcher.rest(BEAT_S)
 
     def _send_beats(self, connections: Iterable[_Connection]) -> None:
         now = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve.engine.lanes import BUSY_REQUESTS, BUSY_S, Lanes
+from serve.engine.lanes import BUSY_PASS_S, BUSY_REQUESTS, BUSY_S, PASS_S, REST_S, Lanes
 
 LARGE = [100] * 20  # 2 s of the device
 
@@ -79,3 +79,51 @@ def test_a_slow_device_gets_batches_that_do_not_keep_others_waiting() -> None:
     assert len(lanes.next(now=0.0).rows) == 2
     lanes.measure(10, 1e-3)
     assert lanes.max_tokens == 200
+
+
+def test_passes_of_large_requests_are_short_while_small_ones_arrive() -> None:
+    def tokens_of_next(*, now: float) -> int:
+        lanes = Lanes[str](
+            concurrency=1, max_tokens=10_000, overhead_tokens=5.0, tokens_per_s=10_000.0
+        )
+        lanes.add("large", [10] * 2000, now=0.0, deadline=100.0)
+        for number in range(BUSY_REQUESTS):
+            lanes.add(f"small {number}", [10], now=0.0, deadline=100.0)
+        while lanes.small.tokens:
+            lanes.finish(lanes.next(now=0.0))
+        return 10 * len(lanes.next(now=now).rows)
+
+    assert tokens_of_next(now=0.1) == BUSY_PASS_S * 10_000
+    assert tokens_of_next(now=BUSY_S + 0.1) == PASS_S * 10_000
+
+
+def test_small_requests_overtake_large_ones_that_came_before() -> None:
+    lanes = make(concurrency=1)
+    lanes.add("large", LARGE, now=0.0, deadline=100.0)
+    lanes.add("small", [10], now=0.4, deadline=100.0)
+
+    assert lanes.next(now=0.5).rows == [("small", 0)]
+    assert {request for request, _ in lanes.next(now=0.5).rows} == {"large"}
+
+
+def test_a_pause_of_the_machine_says_little_about_the_speed() -> None:
+    lanes = make(concurrency=1)
+
+    lanes.measure(200, 30.0)
+
+    assert lanes.speed > 600
+
+
+def test_an_idle_device_is_taken_for_as_fast_as_at_the_start() -> None:
+    lanes = make(concurrency=1)
+    for _ in range(30):
+        lanes.measure(50, 0.5)
+    assert lanes.speed < 150
+
+    for _ in range(50):
+        lanes.rest(REST_S / 10)
+
+    assert lanes.speed == pytest.approx(1000, rel=0.02)
+    lanes.measure(200, 1e-3)
+    lanes.rest(REST_S)
+    assert lanes.speed > 1000

@@ -18,7 +18,7 @@ import pytest
 from litserve.transport.factory import TransportConfig
 from rows import make_rows
 
-from serve.engine.loop import Worker
+from serve.engine.loop import Worker, _Connection
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     BEAT_S,
@@ -171,6 +171,21 @@ def test_cancelled_and_disconnected_requests_cost_no_pass(
     texts = next(s.value for m in passes.collect() for s in m.samples if s.name.endswith("_sum"))
     assert texts < 500  # of 801
     assert worker[0].batcher.tokens == 0
+
+
+def test_a_process_that_reads_no_replies_is_disconnected() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0.1)
+        connection = _Connection(ours)
+
+        connection.send(b"x" * 10_000_000)
+        ours.settimeout(60)
+        connection.send(b"y")
+
+        received = b"".join(iter(lambda: theirs.recv(1 << 20), b""))
+    assert 0 < len(received) < 10_000_000
+    assert b"y" not in received
 
 
 def test_reports_tell_how_long_a_pass_has_been_running(
