@@ -78,7 +78,8 @@ def f1_check(change: MetricChange, *, margin: float) -> Check:
         passed=low > -margin,
         value=low,
         limit=-margin,
-        detail=f"{_figures(change)}; the lower end must be above {-margin:+.4f}",
+        detail=f"{_figures(change)} (approximate); the lower end must be above {-margin:+.4f}; "
+        "more test rows narrow it (gate.f1_margin)",
     )
 
 

@@ -1,6 +1,9 @@
 """Paired bootstrap intervals for differences of macro-F1 and calibration error.
 
-That of macro-F1 is the percentile interval. The calibration error is biased upwards, and about
+That of macro-F1 is the percentile interval over the rows and two more, one that only the champion
+gets right and one that only the candidate does (`serve.stats.paired_difference` does the same):
+bundles that differ in few rows or none would otherwise seem equal for certain, although a rare
+label could have lost much. It is approximate. The calibration error is biased upwards, and about
 twice as much in a resample, so its difference has the basic interval, the quantiles mirrored
 about the value (A. C. Davison and D. V. Hinkley 1997, Bootstrap Methods and their Application,
 eq. 5.6). `scripts/check_gate` simulates how often it refuses a calibrated candidate.
@@ -74,7 +77,36 @@ def f1_difference(
         return f1_macro(hit, predicted, support)
 
     sides = [[columns(each) for each in side] for side in (champion, candidate)]
-    return _difference(sides, value, alpha=alpha, resamples=resamples, seed=seed)
+    lost_2K = _disagreement(candidate[0].reference_NC)
+    return _difference(
+        sides,
+        value,
+        alpha=alpha,
+        resamples=resamples,
+        seed=seed,
+        pseudo=(lost_2K, lost_2K[::-1]),
+    )
+
+
+def _disagreement(reference_NC: Choice) -> Floats:
+    """Return the columns of `f1_difference` for an average row, (2, K): wrong, and right.
+
+    Wrong is one decision of the row: another label in place of the true one or, where a row may
+    have any number of labels, one too few or too many.
+    """
+    support_C = reference_NC.mean(axis=0)
+    labels = len(support_C)
+    if (reference_NC.sum(axis=1) == 1).all():
+        hit_C, predicted_C = 0 * support_C, (1 - support_C) / (labels - 1)
+    else:
+        hit_C = support_C * (1 - 1 / labels)
+        predicted_C = hit_C + (1 - support_C) / labels
+    return np.array(
+        [
+            np.concatenate([hit_C, predicted_C, support_C]),
+            np.concatenate([support_C, support_C, support_C]),
+        ]
+    )
 
 
 def ece_difference(
@@ -124,10 +156,12 @@ def _difference(
     alpha: float,
     resamples: int,
     seed: int,
+    pseudo: tuple[Floats, Floats] | None = None,
 ) -> MetricChange:
     """Bootstrap over rows, and over the seeds of each side where it has several.
 
     sides: champion and candidate, for each seed the columns, (N, K), whose sums `value` takes.
+    pseudo: for champion and candidate the columns of rows that are resampled with the others.
     Source for resampling two ways at once: A. B. Owen and D. Eckles (2012), Bootstrapping
     data arrays of arbitrary order, Annals of Applied Statistics 6, 895-927.
     """
@@ -144,6 +178,11 @@ def _difference(
     champion, candidate = (
         float(np.mean([value(columns_NK.sum(axis=0)) for columns_NK in side])) for side in sides
     )
+    if pseudo is not None:
+        sides = [
+            [np.vstack([columns_NK, rows]) for columns_NK in side]
+            for side, rows in zip(sides, pseudo, strict=True)
+        ]
     interval_21 = weighted_bootstrap(
         resampled, len(sides[0][0]), seed=seed, resamples=resamples, alpha=2 * alpha
     )
