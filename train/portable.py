@@ -56,7 +56,7 @@ def portable(values: Any) -> Any:
 
 def _credentials(text: str, *, is_json: bool) -> str | None:
     """Find an address with credentials in a file's text; return it with the credentials hidden."""
-    found = (match[0] for match in _URL.finditer(text))
+    found: Iterator[str] = (match[0] for match in _URL.finditer(text))
     if is_json:
         with contextlib.suppress(json.JSONDecodeError, RecursionError):
             found = _strings(json.loads(text))

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from urllib.parse import quote, unquote, unquote_plus
 
 from train.data.credentials import VARIABLE, hide, is_secret_name
@@ -101,12 +102,13 @@ def explained(address: Address) -> Iterator[None]:
     raise SourceError(f"cannot read `{address.source}`: {reason}") from None
 
 
-def presentable(text: str, address: Address | None = None) -> str:
-    """Return a text without the address's variables and this environment's credentials.
+def presentable(text: str, secrets: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a text without secrets, this environment's credentials, or others written out.
 
-    A text that holds one in another spelling is left out as a whole.
+    secrets: what to show, by value. A text that holds a value in another spelling is left out as a
+    whole.
     """
-    values = dict(address.values if address else {}) | _credentials_of_environment()
+    values = dict(secrets) | _credentials_of_environment()
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, values[value])
     if shown := [values[value] for value in values if _shows(text, value)]:
@@ -119,7 +121,7 @@ def _reason(error: Exception, address: Address) -> str:
     text = (str(cause).strip().splitlines() or [""])[0]
     kind = type(cause).__name__
     if isinstance(error, Unreadable):
-        return presentable(text, address)
+        return presentable(text, address.values)
     if address.values:
         return _without_text(cause, text, address)
     known = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
@@ -135,7 +137,7 @@ def _without_text(error: BaseException, text: str, address: Address) -> str:
         return f"{kind}: {os.strerror(error.errno or 0).lower()}"
     words = set(re.findall(r"\w+", VARIABLE.sub(" ", address.source)))
     if all(word in words or word.lower() in _VOCABULARY for word in re.findall(r"\w+", text)):
-        return presentable(f"{kind}: {text}", address)
+        return presentable(f"{kind}: {text}", address.values)
     return kind
 
 

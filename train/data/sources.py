@@ -61,7 +61,7 @@ def open_source(
     notes: list[str] = []
 
     def say(note: str) -> None:
-        notes.append(f"`{source}`: {presentable(note, address)}")
+        notes.append(f"`{source}`: {presentable(note, address.values)}")
 
     with contextlib.ExitStack() as stack:
         with explained(address):

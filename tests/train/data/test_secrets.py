@@ -17,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from processes import run
 
-from train.data.addresses import Address, expand, presentable
+from train.data.addresses import expand, presentable
 from train.data.credentials import hide
 from train.data.sources import open_source
 from train.portable import check_portable, portable
@@ -193,15 +193,28 @@ def test_failed_download_leaves_nothing_in_the_streams_either(web: str, tmp_path
 
 def test_credentials_of_the_environment_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
-    address = Address("hub:a/b#train", "hub:a/b#train", {})
-
-    assert presentable("Illegal header value b'Bearer hf_abcdefghijklmnop'", address) == (
+    assert presentable("Illegal header value b'Bearer hf_abcdefghijklmnop'") == (
         "Illegal header value b'Bearer ${HF_TOKEN}'"
     )
-    assert "abcdefghij" not in presentable("header HF%5FabcDEFGHijklmnop", address)
+    assert "abcdefghij" not in presentable("header HF%5FabcDEFGHijklmnop")
     assert presentable("proxy http://me:hunter2@proxy:80 failed") == (
         "proxy http://me:***@proxy:80 failed"
     )
+
+
+def test_errors_of_the_hub_do_not_show_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set by `hf auth login`, in a file; httpx names a header that it cannot send."""
+    import httpx2
+
+    from train.publish import hub
+
+    monkeypatch.setattr(hub, "get_token", lambda: "hf_abcdefghijklmnop\x01")
+    error = httpx2.LocalProtocolError("Illegal header value b'Bearer hf_abcdefghijklmnop\\x01'")
+
+    message = hub.explain(error, "hub:me/model")
+
+    assert message.startswith("the connection to hub:me/model failed: LocalProtocolError")
+    assert_hidden(message, "abcdefghijklmnop")
 
 
 PLAIN_SIGHT = [
