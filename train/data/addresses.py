@@ -25,6 +25,9 @@ _USER = re.compile(r"^(?:sql:)?[\w+.-]+://(?P<user>[^/\s]*)@", re.IGNORECASE)
 _WINDOW = 6
 """Letters and digits in a row that two texts share only if one shows the other."""
 
+_WORD = re.compile(r"[a-z]{1,11}")
+"""A value of the environment that a message may hold by accident."""
+
 _VOCABULARY = frozenset(
     """
     a access already ambiguous an and argument at authentication cannot closed column connect
@@ -95,7 +98,7 @@ def explained(address: Address) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error, address)
+        reason = reason_of(error, address)
     else:
         return
     # The error itself may contain a password, so it is not chained.
@@ -106,9 +109,14 @@ def presentable(text: str, secrets: Mapping[str, str] = MappingProxyType({})) ->
     """Return a text without secrets, this environment's credentials, or others written out.
 
     secrets: what to show, by value. A text that holds a value in another spelling is left out as a
-    whole.
+    whole. A value that is short, or a word of such messages, stays: replacing it would spoil the
+    text, and show by that what it is.
     """
-    values = dict(secrets) | _credentials_of_environment()
+    values = {
+        value: shown
+        for value, shown in (dict(secrets) | _credentials_of_environment()).items()
+        if len(value.strip()) >= _WINDOW and value.casefold() not in _VOCABULARY
+    }
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, values[value])
     if shown := [values[value] for value in values if _shows(text, value)]:
@@ -116,7 +124,8 @@ def presentable(text: str, secrets: Mapping[str, str] = MappingProxyType({})) ->
     return hide(text)
 
 
-def _reason(error: Exception, address: Address) -> str:
+def reason_of(error: Exception, address: Address) -> str:
+    """Describe a failure in one line, without the values of the address's variables."""
     cause = error.__cause__ or error
     text = (str(cause).strip().splitlines() or [""])[0]
     kind = type(cause).__name__
@@ -160,14 +169,13 @@ def _credentials_of_environment() -> dict[str, str]:
     return {
         value: f"${{{name}}}"
         for name, value in os.environ.items()
-        if len(value) >= _WINDOW and is_secret_name(name) and not value.startswith("/")  # as PWD
+        # A path is that of PWD or of a file with the credential.
+        if value and is_secret_name(name) and value[0] != "/" and not _WORD.fullmatch(value)
     }
 
 
 def _shows(text: str, value: str) -> bool:
     """Whether a text holds a value, or a part of it, in any spelling."""
-    if len(_plain(value)) < _WINDOW:
-        return bool(_plain(value)) and _plain(value) in _plain(text)
     shown = _windows(_plain(text))
     return any(window in shown for window in _windows(_plain(value)))
 

@@ -45,6 +45,8 @@ def check_target(target: str) -> None:
             f"publish.to `{hidden}` contains a password, token or key; remove it and set HF_TOKEN "
             "for the Hub, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3"
         )
+    if not target.isprintable():
+        raise ValueError(f"publish.to {target!r} contains a control character; remove it")
     form = _HUB if target.startswith("hub:") else _S3 if target.startswith("s3:") else None
     if form is None and not re.match(r"\w+://", target) and target not in ("", "dir:"):
         return

@@ -249,6 +249,16 @@ PLAIN_SIGHT = [
     "az://c/x.csv?AccountKey=hunter2",
     "az://c/x.csv?comp=x;SharedAccessSignature=hunter2",
     "zip://x.csv::https://me:hunter2@host/a.zip",
+    "redis://:hunter2@host:6379/0",
+    "mongodb+srv://me:hunter2@cluster/db",
+    "ftp://me%3Ahunter2@host/x.csv",
+    "https:/me:hunter2@host/x.csv",
+    "https://proxy/get?url=https%3A%2F%2Fme%3Ahunter2%40host%2Fx.csv",
+    "https://me:${P}hunter2@host/x.csv",
+    "https://host/x.csv?token=${A}hunter2",
+    "sql:mssql+pyodbc:///?odbc_connect=Server=h;PassWord = hunter2;#t",
+    "sql:host=h password = 'hunter2 or so' user=me#t",
+    "sql:bigquery://project?credentials_base64=hunter2#t",
 ]
 
 
@@ -297,6 +307,37 @@ def test_file_with_credentials_is_not_published(source: str, tmp_path: Path) -> 
 )
 def test_address_without_credentials_is_taken(source: str) -> None:
     assert hide(source) == source
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "hf_" + "abcdefghij" * 3,
+        "ghp_" + "abcdefghij" * 4,
+        "AKIA" + "ABCDEFGH" * 2,
+        "xoxb-123456789012-abcdef",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+    ],
+)
+def test_token_of_a_service_is_recognized_anywhere(token: str) -> None:
+    assert hide(f"received Bearer {token}, expected another") == (
+        "received Bearer ***, expected another"
+    )
+    with pytest.raises(ValueError, match="contains a password, token or key"):
+        expand(f"https://host/{token}/x.csv")
+
+
+def test_message_is_not_spoilt_by_a_password_that_is_a_common_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.csv").write_text("text,label\na,b,c\n")
+    for value in ("column", "1", "line", "x"):
+        monkeypatch.setenv("TOKEN", value)
+        message = failure(f"file://{tmp_path}/x.csv?${{TOKEN}}", tmp_path)
+        monkeypatch.setenv("DB_PASSWORD", value)
+
+        assert "because it contains" not in message
+        assert presentable("line 1: column x is missing") == "line 1: column x is missing"
 
 
 def test_variable_counts_anywhere_in_a_hub_source(

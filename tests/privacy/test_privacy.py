@@ -123,7 +123,7 @@ def test_training_connects_to_nobody(
         tmp_path / "run",
         export_int8=True,
         trainer={"num_train_epochs": 1, "report_to": ["mlflow", "tensorboard"]},
-        tune={"trials": 1},
+        tune={"trials": 1, "space": {"trainer.learning_rate": {"choices": [1e-3]}}},
     )
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(values))

@@ -56,7 +56,7 @@ def build(directory: Path) -> Guard:
     if compiler is None:
         pytest.skip("no C compiler for the guard against connections")
     library = directory / "loopback.so"
-    source = ROOT / "tests" / "support" / "loopback.c"
+    source = Path(__file__).with_suffix(".c")
     command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
     subprocess.run(command, check=True)
     home = directory / "home"
