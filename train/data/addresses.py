@@ -13,9 +13,12 @@ import contextlib
 import http
 import os
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
 from train.data.credentials import VARIABLE, hide, is_secret_name
@@ -122,6 +125,16 @@ def presentable(text: str, secrets: Mapping[str, str] = MappingProxyType({})) ->
     if shown := [values[value] for value in values if _shows(text, value)]:
         return f"the reason is not shown, because it contains {shown[0]}"
     return hide(text)
+
+
+def hide_in_tracebacks() -> None:
+    """Print the traceback of this process without credentials, such as those of a tracker's URL."""
+
+    def print_hidden(*error: Any) -> None:
+        lines = "".join(traceback.format_exception(*error)).splitlines()
+        print("\n".join(presentable(line) for line in lines), file=sys.stderr)
+
+    sys.excepthook = print_hidden
 
 
 def reason_of(error: Exception, address: Address) -> str:

@@ -217,6 +217,21 @@ def test_errors_of_the_hub_do_not_show_the_token(monkeypatch: pytest.MonkeyPatch
     assert_hidden(message, "abcdefghijklmnop")
 
 
+def test_traceback_shows_no_credentials() -> None:
+    """As MLflow, whose errors repeat its address."""
+    code = (
+        "from train.data.addresses import hide_in_tracebacks; hide_in_tracebacks()\n"
+        "try:\n    raise OSError('API request to http://me:hunter2@host/api failed')\n"
+        "except OSError as error:\n    raise RuntimeError('key s3cr3t%2Fvalue') from error"
+    )
+    done = run("-c", code, AWS_SECRET_ACCESS_KEY="s3cr3t/value")
+
+    assert done.returncode == 1
+    assert "http://me:***@host/api" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert_hidden(done.stderr, "s3cr3t/value")
+
+
 PLAIN_SIGHT = [
     "sql:postgresql://host/db?user=me&password=hunter2#SELECT 1",
     "sql:mssql+pyodbc:///?odbc_connect=DRIVER%3D%7BODBC%7D%3BUID%3Dme%3BPWD%3Dhunter2#t",
