@@ -25,7 +25,7 @@ _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
 
 _USER = re.compile(r"(\w://)[^/@\s]+@")
 _QUERY = re.compile(r"(https?://[^?#\s]+)\?[^#\s]*", re.IGNORECASE)
-_URL = re.compile(r"(?:sql:)?[\w+.-]+://[^\s<>`\"]+", re.IGNORECASE)
+_URL = re.compile(r"(?<![\w+.-])(?:sql:)?[\w+.-]+://[^\s<>`\"]+", re.IGNORECASE)
 
 
 def portable_config(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Temporary directories have names that nobody can foresee, and are readable by their owner only."""
+"""Temporary directories have names nobody can foresee, and are readable by their owner only."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ HIDDEN = "***"
 _ADDRESS = re.compile(
     r"://|https?:[/\\]|^\s*sql:|;\s*\w+\s*=|\b(?:password|pwd)\s*=", re.IGNORECASE
 )
-_SCHEME = re.compile(r"([\w+.-]*)://|(?<!\w)https?:[/\\]+", re.IGNORECASE)
+_SCHEME = re.compile(r"(?<![\w+.-])([\w+.-]*)://|(?<!\w)https?:[/\\]+", re.IGNORECASE)
 _PORT = re.compile(r"(\d{1,5}|\$\{\w+\})(?=[/?#]|$)")
 _CHAIN = re.compile(r":[\w+.-]+://")  # zip://member::https://host/archive.zip
 _USER = re.compile(r"(?P<user>(?:(?!%3a)[^:/?#\s\[])*)(?P<mark>:|/|%3a|)", re.IGNORECASE)
@@ -56,11 +56,8 @@ def hide(text: str) -> str:
     text = _TOKEN.sub(HIDDEN, text)
     if not _ADDRESS.search(text):
         return text
-    for match in _SCHEME.finditer(text):
-        span = _password(text, match.end(), (match[1] or "https").lower())
-        if span:
-            text = text[: span[0]] + HIDDEN + text[span[1] :]
-            break  # no @ follows, so no other user-info
+    if span := _user_info(text):
+        text = text[: span[0]] + HIDDEN + text[span[1] :]  # no @ follows, so no other user-info
     start = next(_parameters(text), None)
     return text if start is None else text[:start] + HIDDEN
 
@@ -69,6 +66,14 @@ def is_secret_name(name: str) -> bool:
     """Whether a parameter or an environment variable of this name holds a credential."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return plain in _NAMES or plain.endswith(_ENDINGS)
+
+
+def _user_info(text: str) -> tuple[int, int] | None:
+    """Find the first credential in the user-info of a URL."""
+    for match in _SCHEME.finditer(text):
+        if span := _password(text, match.end(), (match[1] or "https").lower()):
+            return span
+    return None
 
 
 def _password(text: str, start: int, scheme: str) -> tuple[int, int] | None:
@@ -123,7 +128,7 @@ def _has_credential(segment: str) -> bool:
         decoded = unquote_plus(segment)
         if decoded == segment:
             return False
-        if hide(decoded) != decoded:  # an address in a parameter of another
+        if _user_info(decoded):  # an address in a parameter of another
             return True
         segment = decoded
     return False

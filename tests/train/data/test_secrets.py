@@ -8,6 +8,7 @@ import re
 import sqlite3
 import string
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -340,6 +341,14 @@ def test_token_of_a_service_is_recognized_anywhere(token: str) -> None:
     )
     with pytest.raises(ValueError, match="contains a password, token or key"):
         expand(f"https://host/{token}/x.csv")
+
+
+def test_long_text_is_searched_in_no_time() -> None:
+    started = time.perf_counter()
+    for text in ("https://h/" + "a" * 100_000, "https://h/?a=%" + "25" * 1000, "a://b:" * 3000):
+        assert hide(text) == text
+
+    assert time.perf_counter() - started < 2
 
 
 def test_message_is_not_spoilt_by_a_password_that_is_a_common_word(
