@@ -13,12 +13,14 @@ from pathlib import Path
 
 from serve.bundle.seal import open_bundle
 from serve.config import load_config
+from serve.privacy import silence
 from serve.settings import ServeConfig
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return 0 when done, 2 for a user error."""
     arguments = _parser().parse_args(argv)
+    silence()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that progress reaches a pipe or a log

@@ -13,8 +13,8 @@ from processes import ROOT, run
 
 WINGS = {
     "serve": """
-        language config settings files lines formats tables stats html journal bundle inference
-        engine http predict_file processes server __main__
+        privacy language config settings files lines formats tables stats html journal bundle
+        inference engine http predict_file processes server __main__
         predictor pooling
     """.split(),
     "train": """

@@ -19,14 +19,19 @@ import sys
 from pathlib import Path
 
 from serve.config import load_config
+from serve.privacy import refuse_hub_kernels, silence
 from train.config.refusal import Refused
 from train.config.run import RunConfig
+from train.data.addresses import hide_in_tracebacks
 from train.preflight import check_inputs, read_fitted
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 when refused, 2 for a mistake of the caller."""
     arguments = _parser().parse_args(argv)
+    silence()
+    refuse_hub_kernels()
+    hide_in_tracebacks()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -6,12 +6,15 @@ reads no tensors: a pickle is recognized by its suffix.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from train.config.run import RunConfig
+from train.data.credentials import hide
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"}
 """Suffixes of files that may run code when they are loaded."""
@@ -21,7 +24,8 @@ _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
 """Text files whose tokens may look like a path."""
 
 _USER = re.compile(r"(\w://)[^/@\s]+@")
-_QUERY = re.compile(r"(https?://[^?#\s]+)\?[^#\s]*")
+_QUERY = re.compile(r"(https?://[^?#\s]+)\?[^#\s]*", re.IGNORECASE)
+_URL = re.compile(r"(?<![\w+.-])(?:sql:)?[\w+.-]+://[^\s<>`\"]+", re.IGNORECASE)
 
 
 def portable_config(config: RunConfig) -> dict[str, Any]:
@@ -34,8 +38,8 @@ def portable(values: Any) -> Any:
     """Return the values without this machine's paths and without credentials in URLs.
 
     An absolute path that exists, or whose parent does, becomes relative to the working
-    directory, or its last component if it is outside. URLs lose `USER:PASSWORD@`, and http(s)
-    URLs their query, which may hold a signature.
+    directory, or its last component if it is outside. URLs lose `USER:PASSWORD@`, http(s) URLs
+    their query, and other addresses their credentials.
     """
     if isinstance(values, dict):
         return {key: portable(value) for key, value in values.items()}
@@ -47,7 +51,30 @@ def portable(values: Any) -> Any:
     if path.is_absolute() and len(path.parts) > 2 and (path.exists() or path.parent.exists()):
         here = Path.cwd()
         return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
-    return _QUERY.sub(r"\1", _USER.sub(r"\1", values))
+    return hide(_QUERY.sub(r"\1", _USER.sub(r"\1", hide(values))))
+
+
+def _credentials(text: str, *, is_json: bool) -> str | None:
+    """Find an address with credentials in a file's text; return it with the credentials hidden."""
+    found: Iterator[str] = (match[0] for match in _URL.finditer(text))
+    if is_json:
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
+            found = _strings(json.loads(text))
+    for each in found:
+        if (shown := hide(each)) != each:
+            return shown
+    return None
+
+
+def _strings(values: Any) -> Iterator[str]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from (key, *_strings(value))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _strings(value)
+    elif isinstance(values, str):
+        yield values
 
 
 def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) -> None:
@@ -71,6 +98,12 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
         if suffix not in _TEXTS or PurePosixPath(name).name in _VOCABULARIES:
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
+        if shown := _credentials(text, is_json=suffix == ".json"):
+            raise ValueError(
+                f"`{name}` is not published: `{shown}` contains a password, token or key; put it "
+                "into an environment variable, write ${NAME} in the configuration, and rerun "
+                "`python -m train merge`"
+            )
         for directory, what in names.items():
             # Not inside a longer word, as in a URL.
             if re.search(rf"(?<![\w.~-]){re.escape(str(directory))}(?![\w.-])", text):

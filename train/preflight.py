@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config.run import RunConfig
+from train.data.credentials import hide
 from train.model.source import check_source
 
 _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
@@ -18,7 +19,8 @@ _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Raise ValueError for data files that are not there, and a base that cannot be trained."""
+    """Raise ValueError for credentials that are written out, missing data files and unfit bases."""
+    _check_credentials(config.model_dump(mode="json"))
     for key in ("train", "validation", "test", "fixes"):
         source = getattr(config.data, key)
         if source is None or any(mark in source for mark in _NOT_A_PATH):
@@ -26,6 +28,21 @@ def check_inputs(config: RunConfig) -> None:
         if not Path(source).exists():
             raise ValueError(f"data.{key}: cannot read `{source}`: there is no data file")
     check_source(config.model)
+
+
+def _check_credentials(values: Any, path: str = "") -> None:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _check_credentials(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(values, list):
+        for value in values:
+            _check_credentials(value, path)
+    elif isinstance(values, str) and (hidden := hide(values)) != values:
+        raise ValueError(
+            f"{path}: `{hidden}` contains a password, token or key, and the configuration is "
+            "stored in the bundle; put it into an environment variable"
+            + (" and write ${NAME} instead" if path.startswith(("data.", "tune.storage")) else "")
+        )
 
 
 def read_fitted(adapter: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from serve.inference.placement import (
 )
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import Batch, Encoding, Text, TextEncoder, shortest_first
+from serve.privacy import silence
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Predictor:
         number of texts per forward pass of `logits`; see also `BATCH_TOKENS`.
         Raises BundleError if the bundle is incomplete or altered.
         """
+        silence()
         bundle = open_bundle(path, verify=verify)
         device = pick_device(device)
         name, _ = pick_backend(bundle, device=device, requested=backend)

@@ -94,7 +94,8 @@ class TuneSection(Config):
     """Minutes after which a worker starts no further trial; null: no limit."""
 
     storage: str | None = None
-    """URL of a database shared by several workers; null: a file under output_dir/tune."""
+    """URL of a database shared by several workers, in which ${NAME} stands for an environment
+    variable; null: a file under output_dir/tune."""
 
     study: str | None = None
     """Name of the study in the storage; null uses output_dir."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,24 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
 from serve.formats.options import ReadOptions, Say, format_of
 from serve.tables import DEFAULTS, Row, blocks, open_rows
+from train.data.addresses import Address, Unreadable, expand, explained, presentable
 
 BLOCK_ROWS = 1024
 
 _HUB = re.compile(
     r"hub:(?P<name>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?#(?P<split>.+)"
 )
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-_USER = re.compile(r"^(?:sql:)?[\w+.-]+://(?P<user>[^/\s]*)@")
-_PASSWORD = re.compile(r"^[^:]*:(?P<password>.+)$")
 _TABLE = re.compile(r"(?:(?P<schema>\w+)\.)?(?P<name>\w+)")
-
-
-class SourceError(ValueError):
-    """A source that cannot be read; the message names it and contains no secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,80 +57,27 @@ def open_source(
     cache_dir: directory of temporary copies of remote files and of Hub data sets. options: how
     files are read. Raises SourceError, which is a ValueError, if the source cannot be read.
     """
-    address, secrets = expand(source)
+    address = expand(source)
     notes: list[str] = []
 
     def say(note: str) -> None:
-        notes.append(f"`{source}`: {_hidden(note, secrets)}")
+        notes.append(f"`{source}`: {presentable(note, address.values)}")
 
     with contextlib.ExitStack() as stack:
-        with _explained(source, secrets):
+        with explained(address):
             if source.startswith("hub:"):
-                table = _open_hub(source, cache_dir, stack)
+                table = _open_hub(address.text, cache_dir, stack)
             elif source.startswith("sql:"):
-                table = _open_sql(address, stack)
+                table = _open_sql(address.text, stack)
             else:
-                table = _open_file(address, cache_dir, options, say, stack)
-        rows = _explained_rows(table, source, secrets)
+                table = _open_file(address.text, cache_dir, options, say, stack)
+        rows = _explained_rows(table, address)
         yield Table(rows=rows, class_names=table.class_names, notes=notes)
 
 
-def expand(source: str) -> tuple[str, dict[str, str]]:
-    """Replace the variables of a source; also return its secrets, as value to name.
-
-    A value between `://` and `@` is percent-encoded, so a password may contain any character.
-    Raises SourceError for a variable that is not set, and for a literal password.
-    """
-    user = _USER.match(source)
-    start, end = user.span("user") if user else (0, 0)
-    password = _PASSWORD.match(source[start:end])
-    if password and not _VARIABLE.search(password["password"]):
-        hidden = source[: start + password.start("password")] + "***" + source[end:]
-        raise SourceError(
-            f"`{hidden}` contains a password, and the configuration is stored in the bundle; "
-            "put it into an environment variable and write ${NAME} instead"
-        )
-    secrets: dict[str, str] = {}
-
-    def value_of(match: re.Match[str]) -> str:
-        value = os.environ.get(match[1])
-        if not value:
-            raise SourceError(f"`{source}`: the environment variable {match[1]} is not set")
-        encoded = quote(value, safe="")
-        secrets[value] = secrets[encoded] = match[0]
-        return encoded if start <= match.start() < end else value
-
-    return _VARIABLE.sub(value_of, source), secrets
-
-
-@contextlib.contextmanager
-def _explained(source: str, secrets: Mapping[str, str]) -> Iterator[None]:
-    """Turn any failure into a SourceError that names the source and hides the secrets."""
-    try:
-        yield
-    except Exception as error:
-        cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [""])[0]
-        known = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
-        if not known or not reason:
-            reason = f"{type(cause).__name__}: {reason}"
-        reason = _hidden(reason, secrets)
-    else:
-        return
-    # The error itself may contain a password, so it is not chained.
-    raise SourceError(f"cannot read `{source}`: {reason}") from None
-
-
-def _hidden(message: str, secrets: Mapping[str, str]) -> str:
-    """Replace secrets by the variables that they came from."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        message = message.replace(secret, secrets[secret])
-    return message
-
-
-def _explained_rows(table: Table, source: str, secrets: Mapping[str, str]) -> Iterator[list[Row]]:
+def _explained_rows(table: Table, address: Address) -> Iterator[list[Row]]:
     while True:
-        with _explained(source, secrets):
+        with explained(address):
             block = next(table.rows, None)
         if block is None:
             return
@@ -152,14 +91,31 @@ def _open_file(
     if "://" in address:
         suffix, compressed = format_of(address.partition("?")[0])
         path = _fetch(address, suffix + ".gz" * compressed, cache_dir, stack)
-    opened = stack.enter_context(open_rows(path, options, say, named=False))
+    with _in_own_words():
+        opened = stack.enter_context(open_rows(path, options, say, named=False))
     names: dict[str, list[str]] = {}
     if described := opened.metadata.get(b"huggingface"):
         import datasets
 
         features = json.loads(described).get("info", {}).get("features") or {}
         names = _class_names(datasets.Features.from_dict(features))
-    return Table(rows=blocks(opened.rows, BLOCK_ROWS), class_names=names)
+    return Table(rows=_blocks(opened.rows), class_names=names)
+
+
+def _blocks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    with _in_own_words():
+        yield from blocks(rows, BLOCK_ROWS)
+
+
+@contextlib.contextmanager
+def _in_own_words() -> Iterator[None]:
+    """Mark what `serve.tables` says about the rows of a file: it names no address."""
+    try:
+        yield
+    except UnicodeError:
+        raise
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
 
 
 def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) -> Path:
@@ -177,10 +133,10 @@ def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) 
         files, path = url_to_fs(url, **options)
     except ImportError as error:
         extra = "pip install 'textloop[s3]'" if url.startswith("s3://") else "pip install it"
-        raise ValueError(f"{error}; {extra}") from None
+        raise Unreadable(f"{error}; {extra}") from None
     if url.startswith(("file://", "local://")):
         if not Path(path).is_file():
-            raise ValueError("there is no data file")
+            raise Unreadable("there is no data file")
         return Path(path)
     cache_dir.mkdir(parents=True, exist_ok=True)
     copy = cache_dir / f".{uuid.uuid4().hex}{suffix}"
@@ -188,11 +144,11 @@ def _fetch(url: str, suffix: str, cache_dir: Path, stack: contextlib.ExitStack) 
     try:
         files.get_file(path, str(copy))
     except FileNotFoundError:
-        raise ValueError("there is no file at this URL") from None
+        raise Unreadable("there is no file at this URL") from None
     if not url.startswith(("http://", "https://")):  # the HTTP client checks the size itself
         size = files.info(path).get("size")
         if size is not None and size != copy.stat().st_size:
-            raise ValueError(f"incomplete download: received {copy.stat().st_size} of {size} bytes")
+            raise Unreadable(f"incomplete download: received {copy.stat().st_size} of {size} bytes")
     return copy
 
 
@@ -201,7 +157,7 @@ def _open_hub(source: str, cache_dir: Path, stack: contextlib.ExitStack) -> Tabl
 
     match = _HUB.fullmatch(source)
     if match is None:
-        raise ValueError("expected hub:OWNER/NAME#SPLIT, or hub:OWNER/NAME:CONFIG@REVISION#SPLIT")
+        raise Unreadable("expected hub:OWNER/NAME#SPLIT, or hub:OWNER/NAME:CONFIG@REVISION#SPLIT")
     if Path(match["name"]).exists():
         # `datasets` knows local files by path and time, so it would give the rows of before.
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -239,15 +195,15 @@ def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
 def _open_sql(address: str, stack: contextlib.ExitStack) -> Table:
     url, _, query = address.removeprefix("sql:").partition("#")
     if not url or not query.strip():
-        raise ValueError("expected sql:URL#QUERY or sql:URL#TABLE, with an SQLAlchemy URL")
+        raise Unreadable("expected sql:URL#QUERY or sql:URL#TABLE, with an SQLAlchemy URL")
     try:
         import sqlalchemy
     except ImportError:
-        raise ValueError("SQL sources need SQLAlchemy; pip install 'textloop[sql]'") from None
+        raise Unreadable("SQL sources need SQLAlchemy; pip install 'textloop[sql]'") from None
     target = sqlalchemy.make_url(url)
     file = target.database or ""
     if target.get_backend_name() == "sqlite" and not Path(file.partition("?")[0]).is_file():
-        raise ValueError(f"there is no database file at `{file}`")  # SQLite would create one
+        raise Unreadable("there is no database file at this path")  # SQLite would create one
     engine = sqlalchemy.create_engine(target, poolclass=sqlalchemy.NullPool, hide_parameters=True)
     stack.callback(engine.dispose)
     # The server runs the query once and sends rows as they are read.
@@ -265,10 +221,10 @@ def _open_sql(address: str, stack: contextlib.ExitStack) -> Table:
         # text() would take `:30` in a time for a parameter name.
         result = connection.execute(sqlalchemy.text(query.replace(":", "\\:")))
     if not result.returns_rows:
-        raise ValueError("the query returns no rows; expected a SELECT")
+        raise Unreadable("the query returns no rows; expected a SELECT")
     columns = list(result.keys())
     if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise ValueError(f"the query returns two columns `{twice}`; rename one with AS")
+        raise Unreadable(f"the query returns two columns `{twice}`; rename one with AS")
     rows = (
         [dict(zip(columns, values, strict=True)) for values in part]
         for part in result.partitions(BLOCK_ROWS)

@@ -9,6 +9,7 @@ and plots to the same run, which `output_dir/tracking.json` names.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from transformers.integrations import (
 )
 
 from serve.files import write_atomic
+from serve.privacy import silence
 from train.config.run import RunConfig
+from train.data.credentials import HIDDEN, hide
 from train.portable import portable_config
 
 RECORD = "tracking.json"
@@ -40,6 +43,7 @@ _MAX_VALUE = 500
 
 def check_trackers(report_to: list[str]) -> None:
     """Raise ValueError for a tracker that is not installed, before anything is trained."""
+    silence()  # before the Trainer imports one
     available = get_available_reporting_integrations() if report_to else []
     for name in sorted(_CHECKED & set(report_to) - set(available)):
         package = f"'textloop[{name}]'" if name in ("mlflow", "tensorboard") else name
@@ -86,7 +90,7 @@ class RunRecord(TrainerCallback):
                 mlflow.log_params(dict(params[start : start + _BATCH]))
             for name, value in self.facts.items():
                 mlflow.log_dict(value, f"textloop/{name}.json")
-            record["mlflow"] = {"uri": mlflow.get_tracking_uri(), "run_id": self.run_id}
+            record["mlflow"] = {"uri": hide(mlflow.get_tracking_uri()), "run_id": self.run_id}
         if record:
             data = json.dumps(record, indent=2).encode()
             write_atomic(self.config.output_dir / RECORD, data)
@@ -164,11 +168,24 @@ def _to_mlflow(run: dict[str, str], metrics: dict[str, float], files: list[Path]
     check_trackers(["mlflow"])
     import mlflow
 
-    mlflow.set_tracking_uri(run["uri"])
+    mlflow.set_tracking_uri(_tracking_uri(run["uri"]))
     with mlflow.start_run(run_id=run["run_id"]):
         mlflow.log_metrics(metrics)
         for file in files:
             mlflow.log_artifact(str(file), artifact_path="evaluation")
+
+
+def _tracking_uri(recorded: str) -> str:
+    """Return the address recorded in `tracking.json` with its credentials, which are not there."""
+    if HIDDEN not in recorded:
+        return recorded
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if hide(uri) != recorded:
+        raise ValueError(
+            f"`{RECORD}` names the MLflow server `{recorded}` without its credentials; set "
+            "MLFLOW_TRACKING_URI to the address with which `fit` ran"
+        )
+    return uri
 
 
 def _block(value: Any) -> str:

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,10 +21,10 @@ class ClassificationMetrics(evaluate.Metric):
     """`scores` as an `evaluate` metric: compute(references=..., predictions=...)."""
 
     def __init__(self) -> None:
-        # evaluate creates its cache directory even with keep_in_memory; the home directory may
-        # be read-only.
-        cache = Path(tempfile.gettempdir(), f"textloop-{os.getuid()}")
-        super().__init__(keep_in_memory=True, cache_dir=str(cache))
+        # evaluate creates its cache directory even with keep_in_memory, though it puts nothing
+        # there; the home directory may be read-only.
+        with tempfile.TemporaryDirectory(prefix="textloop-") as cache:
+            super().__init__(keep_in_memory=True, cache_dir=cache)
 
     def _info(self) -> evaluate.MetricInfo:
         row = datasets.Sequence(datasets.Value("bool"))

@@ -35,6 +35,7 @@ from onnx import helper, numpy_helper
 
 from serve.inference.pooling import load_classifier
 from serve.inference.text import Batch
+from serve.privacy import silent_onnxruntime
 from train.model.compatibility import first_line, usable_positions
 
 WEIGHT_MAX = 63
@@ -113,8 +114,7 @@ def _to_onnx(model_directory: Path, example_NL: Batch) -> Any:
 
 def channel_ranges(model: Any, batches: Sequence[Batch]) -> dict[str, Any]:
     """Measure the largest absolute value of each channel (last axis) of every product's input."""
-    import onnxruntime
-
+    onnxruntime = silent_onnxruntime()
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     names = list(dict.fromkeys(node.input[0] for node, _ in _products(model.graph)))

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from serve.inference.pooling import MeanPooling, is_pooled
 from serve.inference.text import TextEncoder
 from train.config.run import ModelConfig, RunConfig
+from train.data.addresses import presentable
 from train.model.compatibility import (
     check_positions,
     first_line,
@@ -100,7 +101,7 @@ def _explained(model: ModelConfig) -> Iterator[None]:
         yield
     except Exception as error:  # damaged files raise errors of safetensors, pickle, json, ...
         raise ValueError(
-            f"model.base `{model.base}` cannot be loaded: {first_line(error)}"
+            f"model.base `{model.base}` cannot be loaded: {presentable(first_line(error))}"
         ) from error
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from serve.bundle.manifest import Manifest
 from train.config.sections import PublishSection
 from train.publish.card_usage import adapter_usage, location, usage
+from train.publish.markdown import code, json_block, plain
 
 _HUB_DATA = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)")
 _METRIC_TYPES = ("accuracy", "f1", "precision", "recall", "roc_auc", "brier", "ece")
@@ -42,11 +43,11 @@ def model_card(
     name = target.rstrip("/").rpartition("/")[2].removeprefix("dir:") or tag
     count = {"single_label": "one", "multi_label": "any number"}[manifest.task]
     what = "pairs of texts" if manifest.is_pair else "texts"
-    labels = [f"`{label}`" for label in manifest.labels]
+    labels = [code(label) for label in manifest.labels]
     more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
     parts = [
         _front_matter(manifest, section, name),
-        f"# {name}",
+        f"# {plain(name)}",
         section.description or "",
         f"Classifies {what}: {count} of {len(manifest.labels)} labels each. Model version "
         f"`{manifest.version}`, sealed {manifest.created}.",
@@ -98,11 +99,11 @@ def adapter_card(
             f"---\n{facts.to_yaml()}\n---",
             "# LoRA adapter",
             f"The adapter and head from which model version `{manifest.version}` was merged; "
-            f"that model and its metrics are at {location(target)}. Base: `{base}`"
-            + (f", weights SHA-256 `{digest}`." if (digest := _base_digest(manifest)) else "."),
+            f"that model and its metrics are at {plain(location(target))}. Base: {code(base)}"
+            + (f", weights SHA-256 {code(digest)}." if (digest := _base_digest(manifest)) else "."),
             adapter_usage(manifest, place, tag, pooled=pooled),
             "`BASE` is the base named above. The logits are in the order of the labels: "
-            + ", ".join(f"`{label}`" for label in manifest.labels[:_SHOWN_LABELS])
+            + ", ".join(code(label) for label in manifest.labels[:_SHOWN_LABELS])
             + ".\n",
         ]
     )
@@ -149,11 +150,12 @@ def _data(manifest: Manifest) -> str:
     lines = ["| split | source | rows | SHA-256 of the rows |", "| --- | --- | ---: | --- |"]
     for split, facts in manifest.data.items():
         source = sources.get(split)
-        shown = f"`{_cell(source)}`" if source else "split from train by the hash of the text"
-        lines.append(
-            f"| {split} | {shown} | {facts.get('rows', '')} | `{facts.get('sha256', '')}` |"
-        )
-    columns = ", ".join(f"`{column}`" for column in manifest.text_columns)
+        if source is not None and not isinstance(source, str):
+            source = json.dumps(source, ensure_ascii=False)
+        shown = code(source) if source else "split from train by the hash of the text"
+        rows, digest = plain(facts.get("rows", "")), code(facts.get("sha256", ""))
+        lines.append(f"| {plain(split)} | {shown} | {rows} | {digest} |")
+    columns = ", ".join(code(column) for column in manifest.text_columns)
     return "\n".join(lines) + f"\n\nInput columns: {columns}."
 
 
@@ -161,17 +163,20 @@ def _training(manifest: Manifest, section: PublishSection) -> str:
     base = manifest.base_model
     config = manifest.config
     facts = [
-        ("base", f"`{base.get('base')}`"),
-        ("base on the Hub, as stated by the publisher", f"`{section.base_model}`"),
-        ("revision", f"`{base.get('revision')}`"),
-        ("SHA-256 of the base's weights", f"`{base.get('weights_sha256')}`"),
-        ("method", f"`{config.get('method')}`"),
-        ("seed", f"`{config.get('seed')}`"),
-        ("maximum length", f"{manifest.max_length} tokens, including special tokens"),
-        ("code revision", f"`{manifest.code_revision}`"),
-        ("versions", ", ".join(f"{name} {text}" for name, text in manifest.versions.items())),
+        ("base", base.get("base")),
+        ("base on the Hub, as stated by the publisher", section.base_model),
+        ("revision", base.get("revision")),
+        ("SHA-256 of the base's weights", base.get("weights_sha256")),
+        ("method", config.get("method")),
+        ("seed", config.get("seed")),
+        ("code revision", manifest.code_revision),
     ]
-    shown = [f"- {name}: {text}" for name, text in facts if text != "`None`"]
+    versions = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())
+    shown = [
+        *(f"- {name}: {code(value)}" for name, value in facts if value is not None),
+        f"- maximum length: {manifest.max_length} tokens, including special tokens",
+        f"- versions: {plain(versions)}",
+    ]
     if difference := manifest.parity.get("adapter_reloaded"):
         shown.append(
             f"- largest logit difference between the trained model and this one, on "
@@ -180,7 +185,7 @@ def _training(manifest: Manifest, section: PublishSection) -> str:
     return (
         "\n".join(shown)
         + "\n\nThe resolved configuration; all other settings have their library's default:"
-        + f"\n\n```json\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```"
+        + f"\n\n{json_block(config)}"
     )
 
 
@@ -195,7 +200,7 @@ def _metrics(manifest: Manifest) -> str:
         head = "| metric | full precision |" + (" int8 export, for CPUs |" if int8 else "")
         lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
         for name, measured in full.items():
-            line = f"| {name} | {measured} |"
+            line = f"| {plain(name)} | {measured} |"
             lines.append(line + (f" {int8[name]} |" if name in int8 else ""))
         note = ", on which the checkpoint was chosen" if split == "validation" else ""
         parts.append(
@@ -204,7 +209,7 @@ def _metrics(manifest: Manifest) -> str:
         )
     if manifest.int8:
         included = "is included" if manifest.int8.shipped else "is not included"
-        parts.append(f"The int8 export {included}: {manifest.int8.reason}.")
+        parts.append(f"The int8 export {included}: {plain(manifest.int8.reason)}.")
     return "\n\n".join(parts) or "No metrics were recorded."
 
 
@@ -224,7 +229,7 @@ def _limits(manifest: Manifest, report: Mapping[str, Any] | None) -> str:
         lines.append("It assigns one of its labels to any text, even if none of them fits.")
     lines.append(f"Texts are truncated to {manifest.max_length} tokens.")
     if weak := weak_labels(report or {}):
-        shown = ", ".join(f"`{label}` {value:.4f}" for label, value in weak)
+        shown = ", ".join(f"{code(label)} {value:.4f}" for label, value in weak)
         lines.append(f"Labels with the lowest F1 on the test rows: {shown}.")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -253,11 +258,6 @@ def _base_id(manifest: Manifest, section: PublishSection) -> str | None:
 def _base_digest(manifest: Manifest) -> str | None:
     digest: str | None = manifest.base_model.get("weights_sha256")
     return digest
-
-
-def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _title(plot: str) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from serve.files import sha256_of
+from train.data.addresses import presentable
 from train.publish.delivery import Delivery, Package, PublishRefused, refuse_other_content
 
 Result = TypeVar("Result")
@@ -78,13 +79,16 @@ def with_retries(attempt: Callable[[], Result], place: str) -> Result:
 def explain(error: Exception, place: str) -> str:
     """Describe an error of the Hub's client, with the remedy, in one line."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{place} returned something other than the Hub's JSON: {error}"
+        return f"{place} returned something other than the Hub's JSON: {without_token(str(error))}"
     if not isinstance(error, HfHubHTTPError):
-        return f"the connection to {place} failed: {type(error).__name__}: {error}"
+        # Its text may hold a header, with the token, or the address of a proxy.
+        return (
+            f"the connection to {place} failed: {type(error).__name__}: {without_token(str(error))}"
+        )
     status = error.response.status_code
     text = f"{place} returned HTTP {status}"
     if message := (error.server_message or "").strip():
-        text += f" ({message:.200})"
+        text += f" ({without_token(message):.200})"
     remedies = {
         401: "no valid token: set HF_TOKEN to one with write access, or run `hf auth login`",
         402: "the account's plan does not cover this",
@@ -93,6 +97,12 @@ def explain(error: Exception, place: str) -> str:
         413: "the commit exceeds the Hub's size limit",
     }
     return f"{text}: {remedies[status]}" if status in remedies else text
+
+
+def without_token(text: str) -> str:
+    """Return a text of the Hub or its client without the token, which may come from a file."""
+    token = get_token()
+    return presentable(text, {token: "the token"} if token else {})
 
 
 def _cause(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve.files import sha256_of
+from train.data.addresses import presentable
 from train.publish.delivery import LATEST, Delivery, Package, PublishRefused, refuse_other_content
 
 DIGEST = "sha256"
@@ -36,15 +37,15 @@ def upload(url: str, package: Package) -> Delivery:
         return _converge(store, url, package)
     except (NoCredentialsError, PermissionError) as error:
         raise ValueError(
-            f"`{url}`: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
-            "of an account with write access"
+            f"`{url}`: {presentable(str(error))}; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of an account with write access"
         ) from error
     except FileNotFoundError as error:
-        raise ValueError(f"`{url}`: {error}; create the bucket first") from error
+        raise ValueError(f"`{url}`: {presentable(str(error))}; create the bucket first") from error
     except (OSError, BotoCoreError) as error:
         raise PublishRefused(
-            f"upload to `{url}` failed ({type(error).__name__}: {error}); rerun the command to "
-            "resume"
+            f"upload to `{url}` failed ({type(error).__name__}: {presentable(str(error))}); rerun "
+            "the command to resume"
         ) from error
 
 

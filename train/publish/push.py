@@ -23,7 +23,7 @@ from transformers.trainer_utils import HubStrategy
 
 from train.portable import portable
 from train.publish.delivery import PublishRefused
-from train.publish.hub import with_retries
+from train.publish.hub import with_retries, without_token
 
 _KEPT = {".json", ".safetensors", ".txt", ".model"}
 """Suffixes that are pushed; none of them is a pickle's."""
@@ -112,7 +112,8 @@ class PushCallback(TrainerCallback):
         for job in [job for job in self._jobs if wait or job.done()]:
             self._jobs.remove(job)
             if error := job.exception():
-                print(f"note: a push to {self._place} failed: {type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {without_token(str(error))}"
+                print(f"note: a push to {self._place} failed: {reason}")
 
     @property
     def _place(self) -> str:

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from serve.files import replace_directory, sha256_of, write_atomic
+from train.data.credentials import hide
 from train.publish.delivery import LATEST, Delivery, Package, refuse_other_content
 
 _HUB = re.compile(r"hub:[\w.-]+/[\w.-]+")
@@ -38,7 +39,14 @@ def deliver(target: str, package: Package, *, private: bool) -> Delivery:
 
 
 def check_target(target: str) -> None:
-    """Raise ValueError unless the target has a known form."""
+    """Raise ValueError unless the target has a known form, without credentials."""
+    if (hidden := hide(target)) != target:
+        raise ValueError(
+            f"publish.to `{hidden}` contains a password, token or key; remove it and set HF_TOKEN "
+            "for the Hub, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3"
+        )
+    if not target.isprintable():
+        raise ValueError(f"publish.to {target!r} contains a control character; remove it")
     form = _HUB if target.startswith("hub:") else _S3 if target.startswith("s3:") else None
     if form is None and not re.match(r"\w+://", target) and target not in ("", "dir:"):
         return

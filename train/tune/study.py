@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from train.data.addresses import Address, expand, reason_of
 from train.fit.resume import differences
 
 BEAT_S = 10
@@ -76,14 +77,15 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directory.mkdir(parents=True, exist_ok=True)
-    is_file = storage is None or storage.startswith("sqlite")
-    url = storage or f"sqlite:///{(directory / 'study.db').resolve()}"
+    file = f"sqlite:///{(directory / 'study.db').resolve()}"
+    address = expand(storage) if storage else Address(file, file, {})
+    is_file = address.text.startswith("sqlite")
     try:
         # Two workers that start at once would both create the tables.
         with locked(directory), experimental_allowed():
             study = optuna.create_study(
                 storage=RDBStorage(
-                    url,
+                    address.text,
                     engine_kwargs={"connect_args": {"timeout": 60}} if is_file else None,
                     heartbeat_interval=BEAT_S,
                     grace_period=GRACE_S,
@@ -100,8 +102,8 @@ def open_study(
                 study.set_user_attr("identity", identity)
                 created = identity
     except Exception as error:  # each database driver has its own
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"tune.storage: cannot open the study `{name}`: {reason}") from error
+        reason = reason_of(error, address)
+        raise ValueError(f"tune.storage: cannot open the study `{name}`: {reason}") from None
     if different := sorted(differences(created, identity)):
         raise ValueError(
             f"study `{name}` was created with different settings ({'; '.join(different)}), so its "

@@ -11,6 +11,7 @@ import numpy as np
 from serve.inference.placement import usable_cores
 from serve.inference.scores import Array
 from serve.inference.text import Batch
+from serve.privacy import silent_onnxruntime
 
 FILE = "onnx/model_int8.onnx"
 """Path of the int8 export in a bundle, if the export passed its parity gate."""
@@ -34,8 +35,7 @@ class OnnxBackend:
 
     def __init__(self, model: str | bytes) -> None:
         """Load a model from a file, or from its bytes."""
-        import onnxruntime
-
+        onnxruntime = silent_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

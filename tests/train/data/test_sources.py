@@ -18,7 +18,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from processes import run
 
-from train.data.sources import expand, open_source
+from train.data.addresses import expand
+from train.data.sources import open_source
 
 ROWS = [{"text": "None, again: 12:30", "label": "007"}, {"text": "hello ✓", "label": "1"}]
 CSV = 'text,label\n"None, again: 12:30",007\nhello ✓,1\n'
@@ -129,7 +130,7 @@ def test_password_comes_from_the_environment_and_is_never_shown(
     """Port 1 refuses the connection; the driver names its URL in some messages."""
     monkeypatch.setenv("DB_PASSWORD", "s3cr3t/@:")
     monkeypatch.setenv("DB_PATH", "s3cr3t-place.db")
-    address, _ = expand("sql:postgresql://me:${DB_PASSWORD}@127.0.0.1:1/db#t")
+    address = expand("sql:postgresql://me:${DB_PASSWORD}@127.0.0.1:1/db#t").text
 
     with pytest.raises(ValueError, match="cannot read") as failure:
         rows_of("sql:sqlite:///${DB_PATH}#t", tmp_path)

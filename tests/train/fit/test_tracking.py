@@ -13,8 +13,10 @@ from processes import run
 from publishing import png
 
 from train.config.run import RunConfig
+from train.data.credentials import hide
 from train.data.splits import load_data
 from train.fit.fit import fit
+from train.fit.tracking import _tracking_uri
 
 BOTH = """
 import sys
@@ -87,6 +89,24 @@ def test_mlflow_has_one_run_with_all_of_it(
     assert found.data.params["textloop.data.train.sha256"] == sha256
     assert {"eval_accuracy", "test/accuracy"} <= found.data.metrics.keys()
     assert names >= {"evaluation/metrics.json", "evaluation/reliability.png"}
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://me:hunter2@127.0.0.1:1", "postgresql://me:hun/ter2@127.0.0.1:1/runs"]
+)
+def test_record_of_the_run_holds_no_password_and_evaluation_asks_for_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = hide(uri)
+    assert "ter2" not in recorded
+
+    with pytest.raises(ValueError, match=r"set MLFLOW_TRACKING_URI") as failure:
+        _tracking_uri(recorded)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    assert "ter2" not in str(failure.value)
+    assert _tracking_uri(recorded) == uri
+    assert _tracking_uri("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
 
 
 def test_tracker_that_is_not_installed_is_named_before_training(

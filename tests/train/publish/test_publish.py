@@ -217,6 +217,8 @@ def test_adapter_of_another_training_is_refused(made: Run, tmp_path: Path) -> No
         ([], "set publish.to, or give --to"),
         (["--to", "gs://bucket/models"], "expected hub:OWNER/NAME, s3://BUCKET/PREFIX"),
         (["--to", "hub:nameonly"], "expected hub:OWNER/NAME"),
+        (["--to", "s3://AKIA:hunter2@b/x"], "`s3://AKIA:***@b/x` contains a password"),
+        (["publish.to=https://b/x?sig=hunter2"], "`https://b/x?sig=***` contains a password"),
         (["--bundle", "nowhere", "--to", "models"], "no bundle at `nowhere`"),
         (["publish.tag=a/b", "--to", "models"], "publish.tag"),
         (["trainer={hub_token: hf_secret}", "--to", "models"], "set HF_TOKEN"),

@@ -208,6 +208,7 @@ def test_search_whose_trials_all_fail_says_why_and_exits_with_1(
         ),
         ({"space": {"model.base": {"choices": ["./nowhere"]}}}, "`./nowhere` is no directory"),
         ({"storage": "nosuchdb://x"}, "tune.storage: cannot open the study"),
+        ({"storage": "postgresql://me:hunter2@h/db"}, r"`postgresql://me:\*\*\*@h/db` contains"),
     ],
 )
 def test_mistakes_are_named_before_the_first_trial(
