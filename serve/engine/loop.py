@@ -10,31 +10,27 @@ Shape suffixes: N texts, C labels.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import select
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serve.engine.batcher import Selection
+from serve.engine.callers import Caller, Request
 from serve.engine.lanes import BUSY_S, Lanes
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     BEAT_S,
     Beat,
-    Frames,
     Status,
     WorkReply,
-    WorkRequest,
     pack_beat,
     pack_reply,
     unpack_request,
@@ -49,52 +45,6 @@ SEND_TIMEOUT_S = 10.0
 """Seconds after which an HTTP process that accepts no reply counts as dead."""
 
 
-@dataclass(eq=False)
-class _Request:
-    """A request, and the rows of logits computed so far."""
-
-    connection: _Connection
-    work: WorkRequest
-    rows: list[Array | None]
-    missing: int
-    started_s: float | None = None
-    compute_s: float = 0.0
-
-
-@dataclass(eq=False)
-class _Connection:
-    """The connection to one HTTP process."""
-
-    socket: socket.socket
-    frames: Frames = field(default_factory=Frames)
-    requests: dict[int, _Request] = field(default_factory=dict)
-    sending: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, frames: bytes) -> None:
-        """Send replies; if sending fails, nobody is waiting for them any more.
-
-        The connection then ends: a part of a frame may have been sent, and the next reply would
-        wait as long.
-        """
-        with self.sending:
-            try:
-                self.socket.sendall(frames)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self.socket.shutdown(socket.SHUT_RDWR)
-
-    def send_beat(self, frame: bytes) -> None:
-        """Send a report, unless that would wait: it would stop the reader of all connections."""
-        if not self.sending.acquire(blocking=False):
-            return
-        writable = select.poll()
-        writable.register(self.socket, select.POLLOUT)
-        with contextlib.suppress(OSError):
-            if writable.poll(0):
-                self.socket.sendall(frame)
-        self.sending.release()
-
-
 class Worker:
     """The pool of pending texts, its reader and its forward threads."""
 
@@ -103,7 +53,7 @@ class Worker:
     ) -> None:
         self.predictor = predictor
         self.metrics = metrics
-        self.batcher: Lanes[_Request] = Lanes(
+        self.batcher: Lanes[Request] = Lanes(
             concurrency=predictor.backend.concurrency,
             max_tokens=throughput.max_batch_tokens,
             overhead_tokens=throughput.overhead_tokens,
@@ -125,7 +75,7 @@ class Worker:
             listener.listen()
             selector.register(listener, selectors.EVENT_READ)
             selector.register(until, selectors.EVENT_READ)
-            connections: set[_Connection] = set()
+            connections: set[Caller] = set()
             beat_s = time.monotonic()
             while True:
                 if (wait_s := beat_s - time.monotonic()) <= 0:
@@ -136,7 +86,7 @@ class Worker:
                     if key.fileobj is listener:
                         accepted, _ = listener.accept()
                         accepted.settimeout(SEND_TIMEOUT_S)
-                        connection = _Connection(accepted)
+                        connection = Caller(accepted)
                         connections.add(connection)
                         self._send_beats([connection])
                         selector.register(accepted, selectors.EVENT_READ, connection)
@@ -154,7 +104,7 @@ class Worker:
             if not self.running and not self.batcher.tokens:
                 self.batcher.rest(BEAT_S)
 
-    def _send_beats(self, connections: Iterable[_Connection]) -> None:
+    def _send_beats(self, connections: Iterable[Caller]) -> None:
         now = time.monotonic()
         beat = Beat(
             running_s=max((now - each for each in list(self.running.values())), default=0.0),
@@ -165,7 +115,7 @@ class Worker:
         for connection in connections:
             connection.send_beat(pack_beat(beat))
 
-    def _receive(self, connection: _Connection) -> bool:
+    def _receive(self, connection: Caller) -> bool:
         """Read what has arrived on a connection; return False if the connection has ended."""
         try:
             data = connection.socket.recv(1 << 20)
@@ -182,7 +132,7 @@ class Worker:
                 if not work.encodings:
                     self._cancel(connection, work.id)
                     continue
-                request = _Request(
+                request = Request(
                     connection, work, rows=[None] * len(work.encodings), missing=len(work.encodings)
                 )
                 connection.requests[work.id] = request
@@ -195,14 +145,14 @@ class Worker:
             self.work.notify_all()
         return True
 
-    def _cancel(self, connection: _Connection, id_: int) -> None:
+    def _cancel(self, connection: Caller, id_: int) -> None:
         request = connection.requests.pop(id_, None)
         if request is not None:
             self.batcher.drop(request)
             self.metrics.cancelled.inc()
 
     def _forward_loop(self) -> None:
-        selection: Selection[_Request] = Selection(rows=[], expired=[])
+        selection: Selection[Request] = Selection(rows=[], expired=[])
         while True:
             with self.work:
                 self.batcher.finish(selection)
@@ -223,7 +173,7 @@ class Worker:
                 logger.exception("internal error in a batch of %d texts", len(selection.rows))
                 self._finish({request for request, _ in selection.rows}, Status.FAILED)
 
-    def _run(self, rows: list[tuple[_Request, int]]) -> None:
+    def _run(self, rows: list[tuple[Request, int]]) -> None:
         encodings = [request.work.encodings[number] for request, number in rows]
         started_s = time.monotonic()
         logits_NC: list[Array | None]
@@ -236,8 +186,8 @@ class Worker:
             logits_NC = [self._alone(encoding) for encoding in encodings]
         ended_s = time.monotonic()
         self._measure(rows, encodings, started_s, ended_s)
-        done: set[_Request] = set()
-        failed: set[_Request] = set()
+        done: set[Request] = set()
+        failed: set[Request] = set()
         with self.work:
             for (request, number), logits_C in zip(rows, logits_NC, strict=True):
                 if request.started_s is None:
@@ -274,14 +224,14 @@ class Worker:
             self.metrics.failed.inc()
             return None
 
-    def _finish(self, requests: Iterable[_Request], status: Status) -> None:
+    def _finish(self, requests: Iterable[Request], status: Status) -> None:
         """Reply to requests, at most once each, even if more of their texts complete later."""
         now = time.monotonic()
-        frames: dict[_Connection, list[bytes]] = {}
+        frames: dict[Caller, list[bytes]] = {}
         for request in requests:
             with self.work:
                 self.batcher.drop(request)
-                if request.connection.requests.pop(request.work.id, None) is None:
+                if request.caller.requests.pop(request.work.id, None) is None:
                     continue  # already replied to, cancelled, or disconnected
             started_s = now if request.started_s is None else request.started_s
             rows = [row for row in request.rows if row is not None] if status is Status.OK else []
@@ -292,13 +242,13 @@ class Worker:
                 compute_s=request.compute_s,
                 logits_NC=np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32),
             )
-            frames.setdefault(request.connection, []).append(pack_reply(reply))
+            frames.setdefault(request.caller, []).append(pack_reply(reply))
         for connection, replies in frames.items():
             connection.send(b"".join(replies))
 
     def _measure(
         self,
-        rows: list[tuple[_Request, int]],
+        rows: list[tuple[Request, int]],
         encodings: list[Any],
         started_s: float,
         ended_s: float,

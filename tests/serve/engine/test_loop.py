@@ -18,7 +18,8 @@ import pytest
 from litserve.transport.factory import TransportConfig
 from rows import make_rows
 
-from serve.engine.loop import Worker, _Connection
+from serve.engine.callers import Caller
+from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
     BEAT_S,
@@ -177,7 +178,7 @@ def test_a_process_that_reads_no_replies_is_disconnected() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(0.1)
-        connection = _Connection(ours)
+        connection = Caller(ours)
 
         connection.send(b"x" * 10_000_000)
         ours.settimeout(60)
