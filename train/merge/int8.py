@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from serve.bundle.contents import ONNX_FILE
 from serve.bundle.manifest import Calibration, Int8Export, Measured
-from serve.inference.backends.onnx import FILE as ONNX_FILE
 from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.decision import Rules
 from serve.inference.predictor import batched_logits

@@ -1,0 +1,282 @@
+"""Whether the parts of a bundle describe the same model: manifest, configuration, weights, export.
+
+An altered bundle may be sealed again with the right hashes. What contradicts itself is refused
+here, before anything is loaded: labels and their order, classes, positions, layers, the columns
+of the tokenizer, thresholds. It reads JSON and headers only, in a few milliseconds. What only the
+loaded model can tell is checked by `serve.inference.predictor`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serve.bundle.architecture import LAYERS, code_keys, implementations, sizes_over
+from serve.bundle.contents import (
+    CONFIG,
+    ONNX_FILE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    check_names,
+    check_sizes,
+    read_object,
+)
+from serve.bundle.manifest import BundleError, Calibration, Manifest
+from serve.bundle.onnx_graph import Graph, read_graph
+from serve.bundle.tensors import Shapes, read_shapes, weight_names
+
+COLUMNS = ("input_ids", "token_type_ids")
+"""Columns of an encoding that are made without transformers."""
+
+_HEADS = tuple(
+    f"{name}.weight"
+    for name in (
+        "classifier",
+        "classifier.out_proj",
+        "score",
+        "sequence_summary.summary",
+        "logits_proj",
+        "classification_head.out_proj",
+    )
+)
+"""Weights that compute the logits, one row per label; an architecture has one of them."""
+
+_EMBEDDINGS = re.compile(
+    r"(.*\.)?(word_embeddings|wte|embed_tokens|tok_embeddings|embed_in)\.weight"
+)
+_POSITIONS = re.compile(r"(.*\.)?(position_embeddings|wpe)\.weight")
+
+_FROM_PADDING = re.compile(
+    r"(xlm-)?roberta(-xl|-prelayernorm)?|camembert|longformer|mpnet|data2vec-text|xmod"
+)
+"""Model types that number positions from the padding's id + 1."""
+
+
+def check_agreement(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError for the first contradiction between the parts of a bundle."""
+    check_names(path, manifest.files)
+    check_sizes(path, manifest.files)
+    for name in (CONFIG, *([TOKENIZER] if manifest.tokenizer.fast else [])):
+        if name not in manifest.files:
+            raise BundleError(f"bundle `{path}`: file `{name}` is missing")
+    config = read_object(path, CONFIG)
+    tokenizer = (
+        read_object(path, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in manifest.files else {}
+    )
+    weights = weight_names(path, set(manifest.files))
+    shapes = read_shapes(path, weights)
+    num_bytes = sum((path / name).stat().st_size for name in weights)
+    for problem in (
+        *_code(config, CONFIG),
+        *_code(tokenizer, TOKENIZER_CONFIG),
+        *(f"it {problem}" for problem in sizes_over(config, num_bytes)),
+        *_labels(manifest, config),
+        *_columns(manifest, config, tokenizer),
+        *_shapes(manifest, config, shapes),
+        *_length(manifest, config),
+        *_calibration(manifest),
+        *_export(path, manifest),
+    ):
+        raise BundleError(f"bundle `{path}`: {problem}")
+
+
+def _code(values: dict[str, Any], name: str) -> Iterator[str]:
+    for key in code_keys(values):
+        yield f"`{name}` names code (`{key}`), and Textloop runs no code from a bundle"
+    for key, wanted in implementations(values):
+        yield f"`{name}` asks for `{key}` = {wanted!r}, code from outside transformers"
+    if values.get("transformers_weights"):
+        yield f"`{name}` names other weights in `transformers_weights`"
+    if values.get("quantization_config"):
+        yield f"`{name}` has a `quantization_config`, but bundles have weights in full precision"
+    if values.get("is_encoder_decoder"):
+        yield f"`{name}` describes an encoder-decoder, which no bundle is"
+    kinds = [values.get(key) for key in ("model_type", "textloop_model_type") if key in values]
+    if name == CONFIG and not (kinds and all(isinstance(kind, str) for kind in kinds)):
+        yield f"`{name}` has no `model_type`"
+    if "textloop_mean_pooled" in kinds and kinds.count("textloop_mean_pooled") != len(kinds) - 1:
+        yield f"`{name}` has no `textloop_model_type`, the architecture of a mean-pooled model"
+
+
+def _labels(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
+    labels = list(manifest.labels)
+    if len(labels) < (2 if manifest.task == "single_label" else 1):
+        yield f"a {manifest.task} model with {len(labels)} labels in `manifest.json`"
+    if len(set(labels)) < len(labels) or "" in labels:
+        yield "the labels in `manifest.json` are not all different, or one is empty"
+    # transformers leaves its own names of two labels out.
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    in_order = {str(number): label for number, label in enumerate(labels)}
+    if names != in_order:
+        yield _difference("labels", labels, names)
+    numbers = config.get("label2id")
+    if numbers is not None and numbers != {label: n for n, label in enumerate(labels)}:
+        yield "the labels in `manifest.json` are not those of `label2id` in `config.json`"
+    if config.get("num_labels", len(labels)) != len(labels):
+        yield f"{len(labels)} labels in `manifest.json`, {config['num_labels']} in `config.json`"
+    if config.get("problem_type") not in (None, f"{manifest.task}_classification"):
+        yield (
+            f"task {manifest.task} in `manifest.json`, but `problem_type` = "
+            f"{config['problem_type']!r} in `config.json`"
+        )
+    if len(set(manifest.text_columns)) < len(manifest.text_columns):
+        yield "the two text columns in `manifest.json` have the same name"
+
+
+def _difference(what: str, labels: list[str], names: Any) -> str:
+    found = list(names.values()) if isinstance(names, dict) else []
+    if len(found) != len(labels):
+        return f"{len(labels)} {what} in `manifest.json`, {len(found)} in `config.json`"
+    return f"the {what} in `manifest.json` are not those of `config.json`, in the same order"
+
+
+def _columns(
+    manifest: Manifest, config: dict[str, Any], tokenizer: dict[str, Any]
+) -> Iterator[str]:
+    rules = manifest.tokenizer
+    columns = rules.columns
+    where = "`tokenizer.columns` in `manifest.json`"
+    if columns[:1] != COLUMNS[:1] or len(set(columns)) < len(columns):
+        yield f"{where} must start with input_ids, each once, got {list(columns)}"
+    if rules.fast and (unknown := sorted(set(columns) - set(COLUMNS))):
+        yield f"{where} has the unknown column {unknown[0]!r}"
+    if rules.fill.keys() != set(columns):
+        yield "`tokenizer.fill` in `manifest.json` does not have one value for each column"
+    stated = tokenizer.get("model_input_names")
+    if stated is None and str(tokenizer.get("tokenizer_class")).startswith("BertTokenizer"):
+        stated = [*COLUMNS, "attention_mask"]  # left out where they are the class's own
+    if isinstance(stated, list) and [n for n in stated if n != "attention_mask"] != [*columns]:
+        yield f"{where} is {list(columns)}, but the tokenizer's inputs are {stated}"
+    if tokenizer.get("truncation_side") not in (None, rules.truncation_side):
+        yield (
+            f"`manifest.json` truncates on the {rules.truncation_side}, the tokenizer on the "
+            f"{tokenizer['truncation_side']}"
+        )
+    for column, size in zip(COLUMNS, ("vocab_size", "type_vocab_size"), strict=True):
+        rows, value = config.get(size), rules.fill.get(column, 0)
+        if value < 0 or (isinstance(rows, int) and value >= max(rows, 1)):
+            yield f"`tokenizer.fill` in `manifest.json` has {value} for {column}, which is no id"
+
+
+def _shapes(manifest: Manifest, config: dict[str, Any], shapes: Shapes) -> Iterator[str]:
+    labels = len(manifest.labels)
+    for name in _HEADS:
+        if shapes.get(name, (labels,))[:1] != (labels,):
+            rows = shapes[name][0] if shapes[name] else 0
+            yield f"{labels} labels, but the weights `{name}` give {rows}"
+    if "score.weight" in shapes and isinstance(pad := config.get("pad_token_id"), int):
+        # Such a head reads the last token before the padding.
+        if pad != manifest.tokenizer.fill.get("input_ids"):
+            yield (
+                f"`pad_token_id` = {pad} in `config.json`, but texts are padded with "
+                f"{manifest.tokenizer.fill.get('input_ids')}"
+            )
+    positions = _positions(config)
+    for pattern, key, size in (
+        (_EMBEDDINGS, "vocab_size", config.get("vocab_size")),
+        (_POSITIONS, "max_position_embeddings", positions),
+    ):
+        for name, shape in shapes.items():
+            if pattern.fullmatch(name) and isinstance(size, int) and shape[:1] != (size,):
+                yield f"`{key}` = {size} in `config.json`, but `{name}` has the shape {shape}"
+    stated = next((config[key] for key in LAYERS if isinstance(config.get(key), int)), None)
+    layers = _num_layers(config, shapes)
+    if stated is not None and layers and stated != layers:
+        yield f"{stated:,} layers in `config.json`, but weights of {layers}"
+
+
+def _num_layers(config: dict[str, Any], shapes: Shapes) -> int:
+    """Layers that the weights have; 0 where the architecture shares or nests them."""
+    if config.keys() & {"num_hidden_groups", "block_sizes"}:
+        return 0
+    groups: dict[str, set[int]] = {}
+    for name in shapes:
+        if found := re.match(r"(.*?)\.(\d{1,6})\.", name):
+            groups.setdefault(found[1], set()).add(int(found[2]))
+    return max(map(len, groups.values()), default=0)
+
+
+def _positions(config: dict[str, Any]) -> int | None:
+    stated = (config.get(key) for key in ("max_position_embeddings", "n_positions"))
+    return next((each for each in stated if isinstance(each, int) and each > 0), None)
+
+
+def usable_positions(config: dict[str, Any]) -> int | None:
+    """Return how many tokens a configuration has positions for; None if it states no limit."""
+    positions = _positions(config)
+    kind = str(config.get("textloop_model_type", config.get("model_type")))
+    if positions is None or not _FROM_PADDING.fullmatch(kind):
+        return positions
+    padding = 1 if kind == "mpnet" else config.get("pad_token_id", 1)
+    return positions - padding - 1 if isinstance(padding, int) else positions
+
+
+def _length(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
+    limit = usable_positions(config)
+    if manifest.max_length < 1 or (limit is not None and manifest.max_length > limit):
+        expected = "at least 1" if limit is None else f"1 to {limit}, as the model has positions"
+        yield f"`max_length` = {manifest.max_length} in `manifest.json`, expected {expected}"
+
+
+def _calibration(manifest: Manifest) -> Iterator[str]:
+    calibration = manifest.calibration
+    if calibration is None:
+        return
+    where = "in the calibration in `manifest.json`"
+    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
+        yield f"the temperature {calibration.temperature} {where} is no positive number"
+    thresholds = calibration.thresholds
+    if thresholds is not None and manifest.task != "multi_label":
+        yield f"thresholds {where} of a single_label model"
+    if thresholds is not None and len(thresholds) != len(manifest.labels):
+        yield f"{len(thresholds)} thresholds {where} for {len(manifest.labels)} labels"
+    yield from _probabilities(calibration, where)
+    if unknown := sorted(calibration.abstention.keys() - {"torch", "onnx"}):
+        yield f"an abstention threshold for the unknown backend {unknown[0]!r} {where}"
+
+
+def _probabilities(calibration: Calibration, where: str) -> Iterator[str]:
+    for each in calibration.thresholds or ():
+        if not 0 <= each <= 1:
+            yield f"the threshold {each} {where} is no probability"
+    for each in calibration.abstention.values():
+        for name in ("abstain_below", "max_risk", "risk_confidence"):
+            value = getattr(each, name)
+            if value is not None and not 0 <= value <= 1:
+                yield f"`{name}` = {value} {where} is no probability"
+
+
+def _export(path: Path, manifest: Manifest) -> Iterator[str]:
+    shipped = manifest.int8 is not None and manifest.int8.shipped
+    if shipped != (ONNX_FILE in manifest.files):
+        has = "has an int8 export" if shipped else "has no int8 export"
+        there = "is missing" if shipped else "is there"
+        yield f"`manifest.json` says that the bundle {has}, but `{ONNX_FILE}` {there}"
+    elif shipped:
+        try:
+            graph = read_graph(path / ONNX_FILE)
+        except ValueError as error:
+            yield f"file `{ONNX_FILE}` is not an ONNX model: {error}"
+        else:
+            yield from _graph(manifest, graph)
+
+
+def _graph(manifest: Manifest, graph: Graph) -> Iterator[str]:
+    wanted = {*manifest.tokenizer.columns, "attention_mask"}
+    if graph.inputs.keys() != wanted:
+        yield (
+            f"`{ONNX_FILE}` has the inputs {sorted(graph.inputs)}, but the tokenizer's columns "
+            f"need {sorted(wanted)}"
+        )
+    if any(len(shape) != 2 or set(shape) != {None} for shape in graph.inputs.values()):
+        yield f"`{ONNX_FILE}` does not take any number of texts and tokens"
+    if [*graph.outputs] != ["logits"]:
+        yield f"`{ONNX_FILE}` has the outputs {[*graph.outputs]}, expected logits alone"
+    elif graph.outputs["logits"] != (None, len(manifest.labels)):
+        yield (
+            f"`{ONNX_FILE}` gives logits of the shape {graph.outputs['logits']}, expected one "
+            f"column for each of {len(manifest.labels)} labels"
+        )
