@@ -28,6 +28,12 @@ from serve.bundle.manifest import BundleError, Calibration, Manifest
 from serve.bundle.onnx_graph import Graph, read_graph
 from serve.bundle.tensors import Shapes, read_shapes, weight_names
 
+MEAN_POOLED = "textloop_mean_pooled"
+"""The `model_type` in the config.json of a mean-pooled model."""
+
+STOCK_TYPE = "textloop_model_type"
+"""The field of that config.json with the stock model type."""
+
 COLUMNS = ("input_ids", "token_type_ids")
 """Columns of an encoding that are made without transformers."""
 
@@ -47,6 +53,7 @@ _HEADS = tuple(
 _EMBEDDINGS = re.compile(
     r"(.*\.)?(word_embeddings|wte|embed_tokens|tok_embeddings|embed_in)\.weight"
 )
+_TYPES = re.compile(r"(.*\.)?token_type_embeddings\.weight")
 _POSITIONS = re.compile(r"(.*\.)?(position_embeddings|wpe)\.weight")
 
 _FROM_PADDING = re.compile(
@@ -63,15 +70,14 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
         if name not in manifest.files:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
     config = read_object(path, CONFIG)
-    tokenizer = (
-        read_object(path, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in manifest.files else {}
-    )
+    tokenizer = read_object(path, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in manifest.files else {}
     weights = weight_names(path, set(manifest.files))
     shapes = read_shapes(path, weights)
     num_bytes = sum((path / name).stat().st_size for name in weights)
     for problem in (
-        *_code(config, CONFIG),
-        *_code(tokenizer, TOKENIZER_CONFIG),
+        *code_problems(config, CONFIG),
+        *code_problems(tokenizer, TOKENIZER_CONFIG),
+        *_model_type(config),
         *(f"it {problem}" for problem in sizes_over(config, num_bytes)),
         *_labels(manifest, config),
         *_columns(manifest, config, tokenizer),
@@ -83,7 +89,11 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
         raise BundleError(f"bundle `{path}`: {problem}")
 
 
-def _code(values: dict[str, Any], name: str) -> Iterator[str]:
+def code_problems(values: dict[str, Any], name: str) -> Iterator[str]:
+    """Return what a configuration asks for that transformers would fetch, run or load.
+
+    name: of its file.
+    """
     for key in code_keys(values):
         yield f"`{name}` names code (`{key}`), and Textloop runs no code from a bundle"
     for key, wanted in implementations(values):
@@ -94,11 +104,15 @@ def _code(values: dict[str, Any], name: str) -> Iterator[str]:
         yield f"`{name}` has a `quantization_config`, but bundles have weights in full precision"
     if values.get("is_encoder_decoder"):
         yield f"`{name}` describes an encoder-decoder, which no bundle is"
-    kinds = [values.get(key) for key in ("model_type", "textloop_model_type") if key in values]
-    if name == CONFIG and not (kinds and all(isinstance(kind, str) for kind in kinds)):
-        yield f"`{name}` has no `model_type`"
-    if "textloop_mean_pooled" in kinds and kinds.count("textloop_mean_pooled") != len(kinds) - 1:
-        yield f"`{name}` has no `textloop_model_type`, the architecture of a mean-pooled model"
+
+
+def _model_type(config: dict[str, Any]) -> Iterator[str]:
+    kinds = [config.get("model_type")]
+    if kinds == [MEAN_POOLED]:
+        kinds.append(config.get(STOCK_TYPE))
+    if not isinstance(kinds[-1], str) or kinds[1:] == [MEAN_POOLED]:
+        key = "model_type" if len(kinds) == 1 else STOCK_TYPE
+        yield f"`{key}` = {kinds[-1]!r} in `config.json` is no architecture"
 
 
 def _labels(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
@@ -167,16 +181,14 @@ def _shapes(manifest: Manifest, config: dict[str, Any], shapes: Shapes) -> Itera
         if shapes.get(name, (labels,))[:1] != (labels,):
             rows = shapes[name][0] if shapes[name] else 0
             yield f"{labels} labels, but the weights `{name}` give {rows}"
-    if "score.weight" in shapes and isinstance(pad := config.get("pad_token_id"), int):
-        # Such a head reads the last token before the padding.
-        if pad != manifest.tokenizer.fill.get("input_ids"):
-            yield (
-                f"`pad_token_id` = {pad} in `config.json`, but texts are padded with "
-                f"{manifest.tokenizer.fill.get('input_ids')}"
-            )
+    pad, fill = config.get("pad_token_id"), manifest.tokenizer.fill.get("input_ids")
+    # Such a head reads the last token before the padding.
+    if "score.weight" in shapes and isinstance(pad, int) and pad != fill:
+        yield f"`pad_token_id` = {pad} in `config.json`, but texts are padded with {fill}"
     positions = _positions(config)
     for pattern, key, size in (
         (_EMBEDDINGS, "vocab_size", config.get("vocab_size")),
+        (_TYPES, "type_vocab_size", config.get("type_vocab_size")),
         (_POSITIONS, "max_position_embeddings", positions),
     ):
         for name, shape in shapes.items():
@@ -207,7 +219,7 @@ def _positions(config: dict[str, Any]) -> int | None:
 def usable_positions(config: dict[str, Any]) -> int | None:
     """Return how many tokens a configuration has positions for; None if it states no limit."""
     positions = _positions(config)
-    kind = str(config.get("textloop_model_type", config.get("model_type")))
+    kind = str(config.get(STOCK_TYPE, config.get("model_type")))
     if positions is None or not _FROM_PADDING.fullmatch(kind):
         return positions
     padding = 1 if kind == "mpnet" else config.get("pad_token_id", 1)
@@ -242,9 +254,9 @@ def _probabilities(calibration: Calibration, where: str) -> Iterator[str]:
     for each in calibration.thresholds or ():
         if not 0 <= each <= 1:
             yield f"the threshold {each} {where} is no probability"
-    for each in calibration.abstention.values():
+    for abstention in calibration.abstention.values():
         for name in ("abstain_below", "max_risk", "risk_confidence"):
-            value = getattr(each, name)
+            value = getattr(abstention, name)
             if value is not None and not 0 <= value <= 1:
                 yield f"`{name}` = {value} {where} is no probability"
 

@@ -99,6 +99,17 @@ def _state(part: Any) -> dict[str, Any]:
     return state
 
 
+def growth(raw: Any) -> float:
+    """The largest factor by which the replacements of a normalizer lengthen a text."""
+    factor = 1.0
+    for part in _flat(_state(raw.normalizer), "normalizers"):
+        added = len(part.get("content", part.get("prepend", "")))
+        pattern = part.get("pattern", {})
+        replaced = len(pattern.get("String", "")) if "String" in pattern else 1
+        factor *= max(1.0, added / max(replaced, 1))
+    return factor
+
+
 def _flat(state: dict[str, Any], members: str) -> list[dict[str, Any]]:
     """The members of a sequence, or the part itself."""
     if state.get("type") != "Sequence":

@@ -34,8 +34,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from serve.inference.pooling import load_classifier
+from serve.inference.positions import usable_positions
 from serve.inference.text import Batch
-from train.model.compatibility import first_line, usable_positions
+from serve.language.lines import first_line
 
 WEIGHT_MAX = 63
 """Largest quantized weight: 2 * 255 * 63 < 2**15, the range of AVX2's accumulator."""

@@ -23,10 +23,10 @@ from transformers.utils import logging as transformers_logging
 
 from serve.inference.pooling import MeanPooling, is_pooled
 from serve.inference.text import TextEncoder
+from serve.language.lines import first_line
 from train.config.run import ModelConfig, RunConfig
 from train.model.compatibility import (
     check_positions,
-    first_line,
     padding_note,
     reconcile,
     set_pad_token,
