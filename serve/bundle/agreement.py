@@ -8,25 +8,21 @@ loaded model can tell is checked by `serve.inference.predictor`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serve.bundle.architecture import LAYERS, code_keys, implementations, sizes_over
+from serve.bundle.architecture import HEADS, LAYERS, code_keys, implementations, sizes_over
 from serve.bundle.contents import (
     CONFIG,
-    ONNX_FILE,
     TOKENIZER,
     TOKENIZER_CONFIG,
-    check_names,
-    check_sizes,
     read_object,
 )
+from serve.bundle.export import export_problems
 from serve.bundle.manifest import BundleError, Calibration, Manifest
-from serve.bundle.onnx_graph import Graph, read_graph
-from serve.bundle.tensors import Shapes, read_shapes, weight_names
+from serve.bundle.tensors import read_tensors, weight_names
 
 MEAN_POOLED = "textloop_mean_pooled"
 """The `model_type` in the config.json of a mean-pooled model."""
@@ -34,21 +30,11 @@ MEAN_POOLED = "textloop_mean_pooled"
 STOCK_TYPE = "textloop_model_type"
 """The field of that config.json with the stock model type."""
 
+POOLING = "textloop_pooling"
+"""The field of that config.json with the kind of pooling."""
+
 COLUMNS = ("input_ids", "token_type_ids")
 """Columns of an encoding that are made without transformers."""
-
-_HEADS = tuple(
-    f"{name}.weight"
-    for name in (
-        "classifier",
-        "classifier.out_proj",
-        "score",
-        "sequence_summary.summary",
-        "logits_proj",
-        "classification_head.out_proj",
-    )
-)
-"""Weights that compute the logits, one row per label; an architecture has one of them."""
 
 _EMBEDDINGS = re.compile(
     r"(.*\.)?(word_embeddings|wte|embed_tokens|tok_embeddings|embed_in)\.weight"
@@ -56,27 +42,39 @@ _EMBEDDINGS = re.compile(
 _TYPES = re.compile(r"(.*\.)?token_type_embeddings\.weight")
 _POSITIONS = re.compile(r"(.*\.)?(position_embeddings|wpe)\.weight")
 
+_TYPE_OF = {"gpt-sw3": "gpt2"}
+"""Model types that use the class of another."""
+
 _FROM_PADDING = re.compile(
-    r"(xlm-)?roberta(-xl|-prelayernorm)?|camembert|longformer|mpnet|data2vec-text|xmod"
+    r"(xlm-)?roberta(-xl|-prelayernorm)?|camembert|longformer|mpnet|data2vec-text|xmod|luke|lilt|"
+    r"markuplm|layoutlmv3"
 )
 """Model types that number positions from the padding's id + 1."""
 
 
+MAX_LENGTH = 2**24
+"""Limit of `max_length` where an architecture has none; published models have up to ten million
+positions."""
+
+MAX_TEMPERATURE = 1000.0
+"""Largest temperature, and the inverse of the smallest; fitted ones are between 0.05 and 20."""
+
+
 def check_agreement(path: Path, manifest: Manifest) -> None:
     """Raise BundleError for the first contradiction between the parts of a bundle."""
-    check_names(path, manifest.files)
-    check_sizes(path, manifest.files)
     for name in (CONFIG, *([TOKENIZER] if manifest.tokenizer.fast else [])):
         if name not in manifest.files:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
     config = read_object(path, CONFIG)
     tokenizer = read_object(path, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in manifest.files else {}
     weights = weight_names(path, set(manifest.files))
-    shapes = read_shapes(path, weights)
+    tensors = read_tensors(path, weights)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     num_bytes = sum((path / name).stat().st_size for name in weights)
     for problem in (
         *code_problems(config, CONFIG),
         *code_problems(tokenizer, TOKENIZER_CONFIG),
+        *(f"`{TOKENIZER_CONFIG}` names a file in `{key}`" for key in _files(tokenizer)),
         *_model_type(config),
         *(f"it {problem}" for problem in sizes_over(config, num_bytes)),
         *_labels(manifest, config),
@@ -84,7 +82,7 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
         *_shapes(manifest, config, shapes),
         *_length(manifest, config),
         *_calibration(manifest),
-        *_export(path, manifest),
+        *export_problems(path, manifest, tensors),
     ):
         raise BundleError(f"bundle `{path}`: {problem}")
 
@@ -106,6 +104,11 @@ def code_problems(values: dict[str, Any], name: str) -> Iterator[str]:
         yield f"`{name}` describes an encoder-decoder, which no bundle is"
 
 
+def _files(tokenizer: dict[str, Any]) -> Iterator[str]:
+    """Return the keys that name files, which are found by their own names alone."""
+    return (key for key in tokenizer if key.endswith(("_file", "_files")) and tokenizer[key])
+
+
 def _model_type(config: dict[str, Any]) -> Iterator[str]:
     kinds = [config.get("model_type")]
     if kinds == [MEAN_POOLED]:
@@ -113,6 +116,23 @@ def _model_type(config: dict[str, Any]) -> Iterator[str]:
     if not isinstance(kinds[-1], str) or kinds[1:] == [MEAN_POOLED]:
         key = "model_type" if len(kinds) == 1 else STOCK_TYPE
         yield f"`{key}` = {kinds[-1]!r} in `config.json` is no architecture"
+    if (kinds[0] == MEAN_POOLED) != (config.get(POOLING) == "mean"):
+        yield f"`model_type` and `{POOLING}` in `config.json` contradict each other"
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not _is_classifier(classes, str(kinds[-1])):
+        yield (
+            f"`architectures` = {classes!r} in `config.json`, expected one sequence classifier of "
+            f"{kinds[-1]}"
+        )
+
+
+def _is_classifier(classes: list[Any], kind: str) -> bool:
+    """Whether a list has one class, that of a model type, which has the same letters."""
+    name, _, rest = ",".join(map(str, classes)).partition("ForSequenceClassification")
+    letters = [
+        sorted(filter(str.isalnum, each.lower())) for each in (name, _TYPE_OF.get(kind, kind))
+    ]
+    return not rest and letters[0] == letters[1]
 
 
 def _labels(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
@@ -175,9 +195,12 @@ def _columns(
             yield f"`tokenizer.fill` in `manifest.json` has {value} for {column}, which is no id"
 
 
+Shapes = dict[str, tuple[int, ...]]
+
+
 def _shapes(manifest: Manifest, config: dict[str, Any], shapes: Shapes) -> Iterator[str]:
     labels = len(manifest.labels)
-    for name in _HEADS:
+    for name in HEADS:
         if shapes.get(name, (labels,))[:1] != (labels,):
             rows = shapes[name][0] if shapes[name] else 0
             yield f"{labels} labels, but the weights `{name}` give {rows}"
@@ -185,30 +208,32 @@ def _shapes(manifest: Manifest, config: dict[str, Any], shapes: Shapes) -> Itera
     # Such a head reads the last token before the padding.
     if "score.weight" in shapes and isinstance(pad, int) and pad != fill:
         yield f"`pad_token_id` = {pad} in `config.json`, but texts are padded with {fill}"
-    positions = _positions(config)
-    for pattern, key, size in (
-        (_EMBEDDINGS, "vocab_size", config.get("vocab_size")),
-        (_TYPES, "type_vocab_size", config.get("type_vocab_size")),
-        (_POSITIONS, "max_position_embeddings", positions),
+    for pattern, key, size, more in (
+        (_EMBEDDINGS, "vocab_size", config.get("vocab_size"), 0),
+        (_TYPES, "type_vocab_size", config.get("type_vocab_size"), 0),
+        # Some architectures add positions to those that their configuration states.
+        (_POSITIONS, "max_position_embeddings", _positions(config), 2),
     ):
         for name, shape in shapes.items():
-            if pattern.fullmatch(name) and isinstance(size, int) and shape[:1] != (size,):
+            if not pattern.fullmatch(name) or not isinstance(size, int):
+                continue
+            if not shape or not size <= shape[0] <= size + more:
                 yield f"`{key}` = {size} in `config.json`, but `{name}` has the shape {shape}"
     stated = next((config[key] for key in LAYERS if isinstance(config.get(key), int)), None)
     layers = _num_layers(config, shapes)
-    if stated is not None and layers and stated != layers:
-        yield f"{stated:,} layers in `config.json`, but weights of {layers}"
+    if stated is not None and layers and stated not in layers:
+        yield f"{stated:,} layers in `config.json`, but weights of {max(layers)}"
 
 
-def _num_layers(config: dict[str, Any], shapes: Shapes) -> int:
-    """Layers that the weights have; 0 where the architecture shares or nests them."""
+def _num_layers(config: dict[str, Any], shapes: Shapes) -> set[int]:
+    """Lengths of the lists in the weights; none where the architecture shares or nests layers."""
     if config.keys() & {"num_hidden_groups", "block_sizes"}:
-        return 0
+        return set()
     groups: dict[str, set[int]] = {}
     for name in shapes:
         if found := re.match(r"(.*?)\.(\d{1,6})\.", name):
             groups.setdefault(found[1], set()).add(int(found[2]))
-    return max(map(len, groups.values()), default=0)
+    return set(map(len, groups.values()))
 
 
 def _positions(config: dict[str, Any]) -> int | None:
@@ -228,8 +253,8 @@ def usable_positions(config: dict[str, Any]) -> int | None:
 
 def _length(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
     limit = usable_positions(config)
-    if manifest.max_length < 1 or (limit is not None and manifest.max_length > limit):
-        expected = "at least 1" if limit is None else f"1 to {limit}, as the model has positions"
+    if not 1 <= manifest.max_length <= (MAX_LENGTH if limit is None else limit):
+        expected = f"1 to {MAX_LENGTH if limit is None else limit}, as the model has positions"
         yield f"`max_length` = {manifest.max_length} in `manifest.json`, expected {expected}"
 
 
@@ -238,8 +263,11 @@ def _calibration(manifest: Manifest) -> Iterator[str]:
     if calibration is None:
         return
     where = "in the calibration in `manifest.json`"
-    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
-        yield f"the temperature {calibration.temperature} {where} is no positive number"
+    if not 1 / MAX_TEMPERATURE <= calibration.temperature <= MAX_TEMPERATURE:
+        yield (
+            f"the temperature {calibration.temperature} {where}, expected "
+            f"{1 / MAX_TEMPERATURE} to {MAX_TEMPERATURE}"
+        )
     thresholds = calibration.thresholds
     if thresholds is not None and manifest.task != "multi_label":
         yield f"thresholds {where} of a single_label model"
@@ -259,36 +287,3 @@ def _probabilities(calibration: Calibration, where: str) -> Iterator[str]:
             value = getattr(abstention, name)
             if value is not None and not 0 <= value <= 1:
                 yield f"`{name}` = {value} {where} is no probability"
-
-
-def _export(path: Path, manifest: Manifest) -> Iterator[str]:
-    shipped = manifest.int8 is not None and manifest.int8.shipped
-    if shipped != (ONNX_FILE in manifest.files):
-        has = "has an int8 export" if shipped else "has no int8 export"
-        there = "is missing" if shipped else "is there"
-        yield f"`manifest.json` says that the bundle {has}, but `{ONNX_FILE}` {there}"
-    elif shipped:
-        try:
-            graph = read_graph(path / ONNX_FILE)
-        except ValueError as error:
-            yield f"file `{ONNX_FILE}` is not an ONNX model: {error}"
-        else:
-            yield from _graph(manifest, graph)
-
-
-def _graph(manifest: Manifest, graph: Graph) -> Iterator[str]:
-    wanted = {*manifest.tokenizer.columns, "attention_mask"}
-    if graph.inputs.keys() != wanted:
-        yield (
-            f"`{ONNX_FILE}` has the inputs {sorted(graph.inputs)}, but the tokenizer's columns "
-            f"need {sorted(wanted)}"
-        )
-    if any(len(shape) != 2 or set(shape) != {None} for shape in graph.inputs.values()):
-        yield f"`{ONNX_FILE}` does not take any number of texts and tokens"
-    if [*graph.outputs] != ["logits"]:
-        yield f"`{ONNX_FILE}` has the outputs {[*graph.outputs]}, expected logits alone"
-    elif graph.outputs["logits"] != (None, len(manifest.labels)):
-        yield (
-            f"`{ONNX_FILE}` gives logits of the shape {graph.outputs['logits']}, expected one "
-            f"column for each of {len(manifest.labels)} labels"
-        )

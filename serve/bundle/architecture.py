@@ -22,6 +22,18 @@ MAX_LAYERS = 1000
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """Names that architectures have for their number of layers."""
 
+HEADS = tuple(
+    f"{name}.weight"
+    for name in (
+        "classifier",
+        "classifier.out_proj",
+        "score",
+        "logits_proj",
+        "classification_head.out_proj",
+    )
+)
+"""Weights that compute the logits, one row per label; an architecture has one of them."""
+
 _WIDTHS = {"embedding_size", "hidden_size", "n_embd", "d_model", "dim", "emb_dim"}
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from serve.bundle.manifest import BundleError
@@ -22,19 +22,31 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 ONNX_FILE = "onnx/model_int8.onnx"
 """Path of the int8 export in a bundle, if the export passed its parity gate."""
 
-MAX_JSON_BYTES = 32_000_000
-"""Size of a JSON file that is read here; configurations have some kilobytes."""
+MAX_JSON_BYTES = 16_000_000
+"""Size of a JSON file or header that is read here; most have some kilobytes, that of a model with
+100,000 labels 8 MB. Parsing it takes up to 25 times as much memory."""
 
-MAX_TOKENIZER_BYTES = 512_000_000
+MAX_TOKENIZER_BYTES = 128_000_000
 """Size of any file of a tokenizer; the largest published ones have 35 MB."""
+
+MAX_ONNX_BYTES = 2**31
+"""Limit of protobuf."""
+
+MAX_WEIGHTS_BYTES = 200_000_000_000
+"""Size of a file of weights, which is more than one device holds; a sparse file can state more."""
+
+MAX_ENTRIES, MAX_DEPTH = 10_000, 3
+"""Files and folders in a bundle, and folders within each other; those written here have one."""
 
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 _TOKENIZER_FILE = re.compile(
     r"[\w.-]*(token|vocab|merges|spiece|sentencepiece|spm|bpe|dict|tekken|emoji)[\w.-]*"
-    r"\.(json|txt|model|codes|vocab|src|tgt|tiktoken)|[\w.-]*\.model"
+    r"\.(json|txt|model|codes|vocab|src|tgt|tiktoken)|[\w.-]*\.(model|spm|tokenizer)|"
+    r"(word_shape|word_pronunciation|byte_maps|normalizer)\.json"
 )
-"""Names of files that a tokenizer may read; none of them can be a pickle or code."""
+"""Names of files that a tokenizer of transformers may read; none of them can be a pickle or
+code."""
 
 _OTHER = re.compile(
     r"generation_config\.json|(additional_chat_templates/)?[\w-]+\.jinja|"
@@ -50,7 +62,12 @@ def is_tokenizer_file(name: str) -> bool:
 
 def check_names(path: Path, names: Collection[str]) -> None:
     """Raise BundleError for a listed file that a bundle never has."""
-    for name in names:
+    folded: dict[str, str] = {}
+    for name in sorted(names):
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise BundleError(
+                f"bundle `{path}`: the files `{other}` and `{name}` are one file on some systems"
+            )
         known = name in (CONFIG, WEIGHTS, WEIGHTS_INDEX, ONNX_FILE) or _SHARD.fullmatch(name)
         if known or is_tokenizer_file(name) or _OTHER.fullmatch(name):
             continue
@@ -68,19 +85,32 @@ def check_names(path: Path, names: Collection[str]) -> None:
 def file_names(path: Path) -> list[str]:
     """Relative POSIX paths of all files except the hidden ones that git and the Hub add.
 
-    Raises BundleError for a link that leaves the bundle, and for what is no file.
+    Raises BundleError for a link that leaves the bundle, for what is no file, and for more files
+    and folders than a bundle can have.
     """
-    names = []
-    for file in path.rglob("*"):
-        name = file.relative_to(path)
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        if file.is_symlink():
-            _check_link(path, file, str(PurePosixPath(name)))
-        if file.is_file():
-            names.append(str(PurePosixPath(name)))
-        elif not file.is_dir():
-            raise BundleError(f"bundle `{path}`: `{PurePosixPath(name)}` is not a regular file")
+    names: list[str] = []
+    folders = [path]
+    entries = 0
+    while folders:
+        folder = folders.pop()
+        for file in folder.iterdir():
+            if file.name.startswith("."):
+                continue
+            name = file.relative_to(path).as_posix()
+            entries += 1
+            if entries > MAX_ENTRIES or name.count("/") > MAX_DEPTH:
+                raise BundleError(
+                    f"bundle `{path}`: more than {MAX_ENTRIES:,} files, or folders nested more "
+                    f"than {MAX_DEPTH} deep"
+                )
+            if file.is_symlink():
+                _check_link(path, file, name)
+            if file.is_file():
+                names.append(name)
+            elif file.is_dir():
+                folders.append(file)
+            else:
+                raise BundleError(f"bundle `{path}`: `{name}` is not a regular file")
     return sorted(names)
 
 
@@ -97,16 +127,22 @@ def _check_link(path: Path, file: Path, name: str) -> None:
 
 
 def check_sizes(path: Path, names: Collection[str]) -> None:
-    """Raise BundleError for a tokenizer or JSON file that is too large to be one."""
+    """Raise BundleError for a file that is too large for what it is."""
     for name in names:
-        limit = MAX_TOKENIZER_BYTES if is_tokenizer_file(name) else MAX_JSON_BYTES
-        if is_tokenizer_file(name) or name.endswith(".json"):
-            size = (path / name).stat().st_size
-            if size > limit:
-                raise BundleError(
-                    f"bundle `{path}`: file `{name}` has {size:,} bytes, over the limit of "
-                    f"{limit:,}"
-                )
+        size, limit = (path / name).stat().st_size, _limit(name)
+        if size > limit:
+            raise BundleError(
+                f"bundle `{path}`: file `{name}` has {size:,} bytes, over the limit of {limit:,}"
+            )
+
+
+def _limit(name: str) -> int:
+    if name.endswith(".safetensors"):
+        return MAX_WEIGHTS_BYTES
+    if name == ONNX_FILE:
+        return MAX_ONNX_BYTES
+    is_small = name == TOKENIZER_CONFIG or not is_tokenizer_file(name)
+    return MAX_JSON_BYTES if is_small else MAX_TOKENIZER_BYTES
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -115,6 +151,10 @@ def parse_object(data: bytes) -> dict[str, Any]:
         values = json.loads(data)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        if "integer string" in str(error):  # the interpreter's advice is for programmers
+            raise ValueError("a number with thousands of digits") from None
+        raise
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, got {type(values).__name__}")
     return values

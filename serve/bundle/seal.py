@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle.agreement import check_agreement
-from serve.bundle.contents import MAX_JSON_BYTES, file_names, parse_object
+from serve.bundle.contents import (
+    MAX_JSON_BYTES,
+    check_names,
+    check_sizes,
+    file_names,
+    parse_object,
+)
 from serve.bundle.location import locate
 from serve.bundle.manifest import (
     MANIFEST,
@@ -24,6 +30,7 @@ from serve.bundle.manifest import (
     is_card_file,
 )
 from serve.files import replace_directory, sha256_of, write_atomic
+from serve.language.spelling import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +62,14 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     only for a process whose parent has verified them. Runs no code from the bundle.
     Raises BundleError that names the missing, altered or unlisted file, or the contradiction.
     """
-    path = locate(Path(path))
     try:
+        path = locate(Path(path))
         manifest = _read_manifest(path / MANIFEST)
         _check_files(path, manifest, verify=verify)
         check_agreement(path, manifest)
     except OSError as error:
-        raise BundleError(f"bundle `{path}` cannot be read: {error}") from None
+        why = error.strerror or error
+        raise BundleError(f"bundle `{shown(str(path))}` cannot be read: {why}") from None
     return Bundle(path=path, manifest=manifest)
 
 
@@ -75,9 +83,12 @@ def record_metrics(bundle: Bundle, split: str, metrics: dict[str, Measured]) -> 
 
 def _check_files(path: Path, manifest: Manifest, *, verify: bool) -> None:
     present = set(file_names(path))
-    for name, expected in manifest.files.items():
+    for name in manifest.files:
         if name not in present:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
+    check_names(path, manifest.files)
+    check_sizes(path, manifest.files)
+    for name, expected in manifest.files.items():
         if verify and sha256_of(path / name) != expected:
             raise BundleError(
                 f"bundle `{path}`: file `{name}` was altered or truncated "

@@ -105,9 +105,18 @@ def growth(raw: Any) -> float:
     for part in _flat(_state(raw.normalizer), "normalizers"):
         added = len(part.get("content", part.get("prepend", "")))
         pattern = part.get("pattern", {})
-        replaced = len(pattern.get("String", "")) if "String" in pattern else 1
-        factor *= max(1.0, added / max(replaced, 1))
+        replaced = len(pattern.get("String", "x"))
+        # What matches nothing matches beside every character.
+        beside = replaced == 0 or _matches_nothing(pattern.get("Regex", "x"))
+        factor *= max(1.0, added / max(replaced, 1)) + (added if beside else 0)
     return factor
+
+
+def _matches_nothing(expression: str) -> bool:
+    try:
+        return re.match(expression, "") is not None
+    except (re.error, RecursionError, OverflowError):
+        return "*" in expression or "?" in expression or "{" in expression
 
 
 def _flat(state: dict[str, Any], members: str) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ tokens too many a text has."""
 GROWTH = 4
 """Factor from one size to the next."""
 
-MAX_GROWTH = 64
+MAX_GROWTH = 16
 """Factor by which a normalizer may lengthen a text; those of published tokenizers hardly do."""
 
 MAX_WORD_CHARACTERS = 1000
@@ -43,6 +43,14 @@ Row = tuple[list[int], list[int]]
 def is_failure(error: BaseException) -> bool:
     """Whether an error is one of a tokenizer: also a panic in Rust, which is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def check_last_id(last: int, num_embeddings: int | None) -> None:
+    """Raise ValueError for a vocabulary with ids that a model does not embed."""
+    if num_embeddings is not None and last >= num_embeddings:
+        raise ValueError(
+            f"its vocabulary has the id {last}, but the model embeds {num_embeddings} tokens"
+        )
 
 
 class FastTokenizer:
@@ -98,8 +106,8 @@ class FastTokenizer:
                 return rows
             size = min(GROWTH * size, limit)
 
-    def check(self) -> None:
-        """Raise ValueError for a tokenizer that leaves no room for a text, or bursts its memory."""
+    def check(self, num_embeddings: int | None) -> None:
+        """Raise ValueError for a tokenizer that cannot be used; see `TextEncoder.check`."""
         if self._kept < (2 if self.is_pair else 1):
             raise ValueError(
                 f"it adds {self._num_special} tokens to each text, which leaves no room in "
@@ -107,6 +115,10 @@ class FastTokenizer:
             )
         if growth(self.raw) > MAX_GROWTH:
             raise ValueError(f"its normalizer makes a text more than {MAX_GROWTH} times longer")
+        if getattr(self.raw.model, "dropout", None):
+            raise ValueError("its `dropout` gives a text other tokens each time")
+        last = max(self.raw.get_vocab(with_added_tokens=False).values(), default=0)
+        check_last_id(last, num_embeddings)
         if getattr(self.raw.model, "max_input_chars_per_word", 0) > MAX_WORD_CHARACTERS:
             raise ValueError(f"it reads words of more than {MAX_WORD_CHARACTERS} characters")
 

@@ -22,14 +22,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from serve.bundle.agreement import MEAN_POOLED, STOCK_TYPE, code_problems
+from serve.bundle.agreement import MEAN_POOLED, POOLING, STOCK_TYPE, code_problems
 from serve.bundle.contents import CONFIG, parse_object
 from serve.files import write_atomic
 from serve.inference.equivalence import check_equivalent, evaluating
 from serve.language.lines import first_line
-
-POOLING = "textloop_pooling"
-"""The field of config.json with the kind of pooling."""
 
 TOLERANCE = 1e-5
 """Largest difference of logits for which a head counts as reading the first token alone."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve.bundle.contents import CONFIG, read_object
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.decision import Rules
@@ -89,7 +90,9 @@ class Predictor:
             predictor.forward([predictor._text_of(length) for length in (4, 16)])
         except (BundleError, DeviceFailed, DoesNotFit):
             raise
-        except Exception as error:  # damaged files make libraries raise anything
+        except BaseException as error:  # damaged files make libraries raise anything, and panic
+            if not is_failure(error):
+                raise
             raise BundleError(f"bundle `{bundle.path}`: {first_line(error)}") from error
         return predictor
 
@@ -217,7 +220,8 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
             encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)
         else:
             encoder = TextEncoder.from_directory(bundle.path, **sizes)
-        encoder.check()
+        rows = read_object(bundle.path, CONFIG).get("vocab_size")
+        encoder.check(rows if isinstance(rows, int) else None)
         stated = manifest.tokenizer.model_copy(update={"fast": encoder.rules.fast})
         if encoder.rules != stated:
             raise ValueError("its columns, padding or truncation are not those of `manifest.json`")

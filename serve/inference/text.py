@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle.manifest import TokenizerRules
-from serve.inference.fast import NO_TOKENS, FastTokenizer, Row
+from serve.inference.fast import NO_TOKENS, FastTokenizer, Row, check_last_id
 from serve.inference.slow import encode_slowly
 
 Text = str | tuple[str, str]
@@ -141,14 +141,23 @@ class TextEncoder:
         raw = Tokenizer.from_file(str(path / "tokenizer.json"))
         return cls(rules, max_length=max_length, is_pair=is_pair, raw=raw)
 
-    def check(self) -> None:
-        """Raise ValueError for a tokenizer that cannot be used with this `max_length`."""
+    def check(self, num_embeddings: int | None = None) -> None:
+        """Raise ValueError for a tokenizer that cannot be used.
+
+        It leaves no room for a text, is random, takes memory out of all proportion to a text, or
+        has ids of more than `num_embeddings` tokens. Those added to its vocabulary may have such
+        ids, as in published models: only a text that holds one fails.
+        """
         if self._fast is not None:
-            self._fast.check()
+            self._fast.check(num_embeddings)
         elif self.tokenizer is not None:
             added = self.tokenizer.num_special_tokens_to_add(self.is_pair)
             if added >= self.max_length:
                 raise ValueError(f"it adds {added} tokens, which leaves no room for a text")
+            ids = set(self.tokenizer.get_vocab().values()) - set(
+                self.tokenizer.added_tokens_decoder
+            )
+            check_last_id(max(ids, default=0), num_embeddings)
 
     @property
     def fingerprint(self) -> str:

@@ -97,13 +97,18 @@ def head(value: Callable[[Any], Any]) -> Change:
 
 def onnx(edit: Callable[[Any], None]) -> Change:
     """Alter the export's graph."""
+    return whole_onnx(lambda model: edit(model.graph))
+
+
+def whole_onnx(edit: Callable[[Any], None]) -> Change:
+    """Alter the export."""
 
     def change(path: Path, values: dict[str, Any]) -> None:
         import onnx
 
         model = onnx.load(path / "onnx/model_int8.onnx")
-        edit(model.graph)
-        onnx.save(model, path / "onnx/model_int8.onnx")
+        edit(model)
+        (path / "onnx/model_int8.onnx").write_bytes(model.SerializeToString())
 
     return change
 

@@ -27,6 +27,7 @@ from serve.language.lines import first_line
 from train.config.run import ModelConfig, RunConfig
 from train.model.compatibility import (
     check_positions,
+    check_tokenizer,
     padding_note,
     reconcile,
     set_pad_token,
@@ -74,6 +75,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         head.reset_parameters()  # the base may bring a head for other labels
     trained = _untrained_modules(config.model, model, head_name, info)
     encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
+    check_tokenizer(config.model, model, encoder)
     check_positions(config.model, model, encoder)
     notes = list(padding_note(config.model, model, encoder))
     if state := _replace_untrained_pooler(model, is_missing="pooler" in trained):

@@ -88,6 +88,16 @@ def reconcile(base: ModelConfig, model: Any, tokenizer: Any) -> None:
     check_length(base, [tokenizer.model_max_length, usable_positions(model)])
 
 
+def check_tokenizer(base: ModelConfig, model: Any, encoder: TextEncoder) -> None:
+    """Raise ValueError for a tokenizer with which no bundle would open."""
+    try:
+        encoder.check(model.get_input_embeddings().weight.shape[0])
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of `{base.base}` cannot be used: {error}; choose another base"
+        ) from None
+
+
 def check_positions(base: ModelConfig, model: Any, encoder: TextEncoder) -> None:
     """Run a text of `max_length` tokens where that is near the last position.
 

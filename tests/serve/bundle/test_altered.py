@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ from typing import Any
 import altered
 import numpy as np
 import pytest
-from altered import both, config, file, forge, head, json_file, manifest, onnx, removed, weights
+from altered import (
+    both,
+    config,
+    file,
+    forge,
+    head,
+    json_file,
+    manifest,
+    onnx,
+    removed,
+    weights,
+    whole_onnx,
+)
 from processes import free_port, run
 
 from serve.__main__ import main
@@ -58,6 +71,77 @@ def fixed_length(graph: Any) -> None:
     graph.input[0].type.tensor_type.shape.dim[1].dim_value = 8
 
 
+def swapped_head(graph: Any) -> None:
+    for tensor in graph.initializer:
+        if tensor.name == "model.classifier.bias":
+            tensor.raw_data = tensor.raw_data[4:] + tensor.raw_data[:4]
+
+
+def own_operator(graph: Any) -> None:
+    graph.node[-1].domain = "evil"
+
+
+def loop(graph: Any) -> None:
+    graph.node[-1].attribute.add(name="body", type=5).g.name = "forever"
+
+
+def _elsewhere(tensor: Any) -> None:
+    tensor.data_location = 1
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+
+
+def external(graph: Any) -> None:
+    _elsewhere(graph.initializer[0])
+
+
+def external_constant(graph: Any) -> None:
+    _elsewhere(graph.node[0].attribute.add(name="value", type=4).t)
+
+
+def own_function(model: Any) -> None:
+    model.functions.add(name="f", domain="")
+
+
+def header(edit: Callable[[dict[str, Any]], None]) -> altered.Change:
+    """Alter the header of the weights, and nothing after it."""
+
+    def change(path: Path, values: dict[str, Any]) -> None:
+        data = (path / "model.safetensors").read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        content = json.loads(data[8:end])
+        edit(content)
+        new = json.dumps(content).encode()
+        data = len(new).to_bytes(8, "little") + new + data[end:]
+        (path / "model.safetensors").write_bytes(data)
+
+    return change
+
+
+def in_bias(**fields: Any) -> altered.Change:
+    return header(lambda content: content["classifier.bias"].update(fields))
+
+
+def deep_folders(path: Path, values: dict[str, Any]) -> None:
+    folder = os.open(path, os.O_RDONLY)  # deeper than one path can name
+    for _ in range(1500):
+        os.mkdir("dd", dir_fd=folder)
+        inner = os.open("dd", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+
+
+def sparse(name: str, size: int) -> altered.Change:
+    """Write a file that takes no room; the hashing of it would take minutes."""
+
+    def change(path: Path, values: dict[str, Any]) -> None:
+        values["extra_files"] = {name: "0" * 64}
+        with (path / name).open("wb") as opened:
+            opened.truncate(size)
+
+    return change
+
+
 def without_a_layer(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in tensors.items() if ".layer.1." not in name}
 
@@ -88,6 +172,8 @@ def index_of(shards: dict[str, str]) -> altered.Change:
 
 
 REMOTE = {"AutoModelForSequenceClassification": "me/repo--evil.Model"}
+BERT, XLNET = ["BertForSequenceClassification"], ["XLNetForSequenceClassification"]
+EVIL = ["EvilForSequenceClassification"]
 DEEP = b"[" * 200_000
 SAME = {"0": "billing", "1": "billing", "2": "login"}
 
@@ -131,13 +217,43 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "link outside": ("single", linked_outside, "link out of the bundle"),
     "folder outside": ("single", linked_folder, "link out of the bundle"),
     "shard elsewhere": ("single", index_of({"a": "../x.safetensors"}), "is missing"),
+    "another of the same name": (
+        "single",
+        both(file("a.model", b""), file("A.model", b"")),
+        "one file on",
+    ),
+    "folders in folders": ("single", file("a/b.json", b"{}"), r"a/b\.json"),
+    "header of another file": ("single", header(lambda c: c.popitem()), "describes|where the one"),
+    "header that overlaps": ("single", in_bias(data_offsets=[0, 12]), "where the one"),
+    "header with a huge shape": ("single", in_bias(shape=[2**62, 2**62]), "has the shape"),
+    "header with a negative shape": ("single", in_bias(shape=[-3]), "has the shape"),
+    "header with many dimensions": ("single", in_bias(shape=[1] * 10_000), "has the shape"),
+    "header with another type": ("single", in_bias(dtype="I32"), "has the type 'I32'"),
+    "header with an unknown type": ("single", in_bias(dtype="Q9"), "has the type 'Q9'"),
+    "header with a number": ("single", header(lambda content: content.update(x=1)), "safetensors"),
     "broken header": ("single", file("model.safetensors", b"\xff" * 99), "not a safetensors"),
     "empty weights": ("single", file("model.safetensors", b""), "not a safetensors"),
-    "broken graph": ("single", file("onnx/model_int8.onnx", b"\x08\x07\x99"), "not an ONNX"),
+    "broken graph": ("single", file("onnx/model_int8.onnx", b"\x08\x07\x99"), "no ONNX model"),
     "configuration too deep": ("single", file("config.json", DEEP), "nested too deeply"),
     "configuration in a list": ("single", file("config.json", b"[]"), "expected an object"),
     "tokenizer settings too deep": ("single", file("tokenizer_config.json", DEEP), "too deeply"),
+    "another class": ("single", config(architectures=XLNET), "XLNet"),
+    "two classes": ("single", config(architectures=BERT * 2), "architectures"),
+    "not a classifier": ("single", config(architectures=["BertModel"]), "architectures"),
+    "architecture swapped": ("single", config(model_type="roberta"), "architectures"),
+    "pooling not stated": ("single", config(textloop_pooling="mean"), "contradict"),
+    "vocabulary elsewhere": (
+        "single", json_file("tokenizer_config.json", vocab_file="/etc/passwd"), "names a file"),
+    "huge number": ("single", file("config.json", b'{"a":' + b"9" * 9999 + b"}"), "thousands"),
     # labels and classes
+    "label that is a number": (
+        "single", config(id2label={"0": "billing", "1": 1, "2": "login"}), "labels"),
+    "one label more": (
+        "single",
+        config(id2label={"0": "billing", "1": "delivery", "2": "login", "3": "x"}),
+        "3 labels in .*, 4 in",
+    ),
+    "number of labels": ("single", config(num_labels=7), "7 in"),
     "fewer labels": ("single", manifest(labels=["billing", "delivery"]), "2 labels in .* 3 in"),
     "more labels": ("single", manifest(labels=["a", "b", "c", "d"]), "4 labels in .* 3 in"),
     "no labels": ("single", manifest(labels=[]), "0 labels"),
@@ -192,6 +308,10 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     ),
     "thresholds of one label": ("single", calibration(thresholds=[0.1] * 3), "single_label"),
     "temperature zero": ("single", calibration(temperature=0.0), "temperature"),
+    "temperature negative": ("single", calibration(temperature=-1.0), "temperature"),
+    "temperature not a number": ("single", calibration(temperature=float("nan")), "temperature"),
+    "temperature 1e300": ("single", calibration(temperature=1e300), "temperature"),
+    "threshold below 0": ("multi", calibration(thresholds=[0.1, 0.2, -0.1]), "no probability"),
     "temperature infinite": ("single", calibration(temperature=float("inf")), "temperature"),
     "abstention below 2": (
         "single",
@@ -203,6 +323,13 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "columns of the export": ("single", onnx(output_columns), "logits of the shape"),
     "outputs of the export": ("single", onnx(outputs_twice), "outputs"),
     "inputs of the export": ("single", onnx(renamed_input), "inputs"),
+    "export of another model": ("single", onnx(swapped_head), "another model"),
+    "export of code": ("single", onnx(own_operator), "`evil`, code"),
+    "export with a graph in it": ("single", onnx(loop), "graph within"),
+    "export with weights elsewhere": ("single", onnx(external), "another file"),
+    "export with constants elsewhere": ("single", onnx(external_constant), "another file"),
+    "export with functions": ("single", whole_onnx(own_function), "functions"),
+    "export without end": ("single", file("onnx/model_int8.onnx", b"\x08\x01" * 600_000), "fields"),
     "length of the export": ("single", onnx(fixed_length), "any number of texts"),
     "export not there": ("single", removed("onnx/model_int8.onnx"), "is missing"),
     "export not stated": ("single", manifest(int8={"shipped": False}), "is there"),
@@ -221,17 +348,37 @@ def small_regex(pattern: str) -> altered.Change:
     )
 
 
+def vocabulary(**numbers: int) -> altered.Change:
+    def change(path: Path, values: dict[str, Any]) -> None:
+        content = json.loads((path / "tokenizer.json").read_text())
+        content["model"]["vocab"] |= numbers
+        (path / "tokenizer.json").write_text(json.dumps(content))
+
+    return change
+
+
 LONG = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 200_000}
 TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 
 ON_LOADING: dict[str, tuple[altered.Change, str]] = {
     "head not a number": (head(altered.nan), "not finite"),
-    "unknown architecture": (config(model_type="evil"), "no architecture 'evil'"),
-    "unknown nested architecture": (
-        config(model_type="textloop_mean_pooled", textloop_model_type="evil"),
+    "unknown architecture": (
+        config(model_type="evil", architectures=EVIL),
         "no architecture 'evil'",
     ),
-    "another architecture": (config(model_type="xlnet"), "bundle"),
+    "unknown nested architecture": (
+        config(
+            model_type="textloop_mean_pooled",
+            textloop_model_type="evil",
+            textloop_pooling="mean",
+            architectures=EVIL,
+        ),
+        "no architecture 'evil'",
+    ),
+    "another architecture": (
+        config(model_type="xlnet", architectures=XLNET),
+        "bundle",
+    ),
     "no head": (weights(lambda ts: {n: t for n, t in ts.items() if "classifier" not in n}), "lack"),
     "weights too many": (weights(lambda ts: ts | {"x": np.zeros(3, np.float32)}), "does not use"),
     "heads that do not divide": (config(num_attention_heads=3), "bundle"),
@@ -241,6 +388,15 @@ ON_LOADING: dict[str, tuple[altered.Change, str]] = {
     "normalizers that burst": (
         json_file("tokenizer.json", normalizer={"type": "Sequence", "normalizers": [TWICE] * 40}),
         "times longer",
+    ),
+    "normalizer that matches nothing": (
+        json_file("tokenizer.json", normalizer=LONG | {"pattern": {"Regex": "x*"}}),
+        "times longer",
+    ),
+    "vocabulary of another model": (vocabulary(billing=5000), "the model embeds"),
+    "tokenizer of another kind": (
+        file("tokenizer.json", b'{"model": {"type": "Evil"}}'),
+        "tokenizer",
     ),
     "regular expression": (small_regex("(((("), "tokenizer"),
     "length without room": (manifest(max_length=2), "no room"),
@@ -299,6 +455,31 @@ def test_a_manifest_nested_too_deeply_is_refused(
     for data in (DEEP, b'{"a":' * 100_000, b"[]", b'"x"', b'{"schema_version":' + b"9" * 9999):
         bundle = forge(bundles("multi"), tmp_path / f"{len(data)}", file("manifest.json", data))
         assert "altered or truncated" in refusal(lambda: open_bundle(bundle))  # noqa: B023
+
+
+UNREADABLE: dict[str, altered.Change] = {
+    "folders without end": deep_folders,
+    "weights without end": both(removed("model.safetensors"), sparse("model.safetensors", 2**42)),
+    "graph without end": sparse("onnx/model_int8.onnx", 2**40),
+    "tokenizer without end": sparse("tokenizer.json", 2**40),
+    "template without end": sparse("chat_template.jinja", 2**40),
+    "manifest without end": sparse("manifest.json", 2**40),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_bundle_without_end_is_refused_unread(
+    bundles: Callable[[str], Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(altered, "sha256_of", lambda path: "0" * 64)
+    bundle = tmp_path / "bundle"
+    forge(bundles("single"), bundle, lambda path, values: None)
+    UNREADABLE[name](bundle, {})
+
+    started = time.monotonic()
+    refusal(lambda: open_bundle(bundle))
+
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "./config.json"])
