@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from serve.bundle.architecture import HEADS, LAYERS, code_keys, implementations, sizes_over
-from serve.bundle.contents import (
-    CONFIG,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    read_object,
+from serve.bundle.architecture import (
+    HEADS,
+    LAYERS,
+    QUANTIZATION_KEYS,
+    code_keys,
+    implementations,
+    sizes_over,
+    walk,
 )
+from serve.bundle.calibration import calibration_problems
+from serve.bundle.contents import CONFIG, TOKENIZER, TOKENIZER_CONFIG, read_object
 from serve.bundle.export import export_problems
-from serve.bundle.manifest import BundleError, Calibration, Manifest
+from serve.bundle.manifest import BundleError, Manifest
 from serve.bundle.tensors import read_tensors, weight_names
 
 MEAN_POOLED = "textloop_mean_pooled"
@@ -51,13 +56,9 @@ _FROM_PADDING = re.compile(
 )
 """Model types that number positions from the padding's id + 1."""
 
-
 MAX_LENGTH = 2**24
 """Limit of `max_length` where an architecture has none; published models have up to ten million
 positions."""
-
-MAX_TEMPERATURE = 1000.0
-"""Largest temperature, and the inverse of the smallest; fitted ones are between 0.05 and 20."""
 
 
 def check_agreement(path: Path, manifest: Manifest) -> None:
@@ -71,19 +72,20 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
     tensors = read_tensors(path, weights)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     num_bytes = sum((path / name).stat().st_size for name in weights)
-    for problem in (
-        *code_problems(config, CONFIG),
-        *code_problems(tokenizer, TOKENIZER_CONFIG),
-        *(f"`{TOKENIZER_CONFIG}` names a file in `{key}`" for key in _files(tokenizer)),
-        *_model_type(config),
-        *(f"it {problem}" for problem in sizes_over(config, num_bytes)),
-        *_labels(manifest, config),
-        *_columns(manifest, config, tokenizer),
-        *_shapes(manifest, config, shapes),
-        *_length(manifest, config),
-        *_calibration(manifest),
-        *export_problems(path, manifest, tensors),
-    ):
+    problems = chain(
+        code_problems(config, CONFIG),
+        code_problems(tokenizer, TOKENIZER_CONFIG),
+        (f"`{TOKENIZER_CONFIG}` names a file in `{key}`" for key in _files(tokenizer)),
+        _model_type(config),
+        (f"it {problem}" for problem in sizes_over(config, num_bytes)),
+        _labels(manifest, config),
+        _columns(manifest, config, tokenizer),
+        _shapes(manifest, config, shapes),
+        _length(manifest, config),
+        calibration_problems(manifest),
+        export_problems(path, manifest, tensors),
+    )
+    for problem in problems:
         raise BundleError(f"bundle `{path}`: {problem}")
 
 
@@ -98,15 +100,17 @@ def code_problems(values: dict[str, Any], name: str) -> Iterator[str]:
         yield f"`{name}` asks for `{key}` = {wanted!r}, code from outside transformers"
     if values.get("transformers_weights"):
         yield f"`{name}` names other weights in `transformers_weights`"
-    if values.get("quantization_config"):
-        yield f"`{name}` has a `quantization_config`, but bundles have weights in full precision"
+    for key, value in walk(values):
+        if key in QUANTIZATION_KEYS and value:
+            yield f"`{name}` has a `{key}`, but bundles have weights in full precision"
     if values.get("is_encoder_decoder"):
         yield f"`{name}` describes an encoder-decoder, which no bundle is"
 
 
 def _files(tokenizer: dict[str, Any]) -> Iterator[str]:
     """Return the keys that name files, which are found by their own names alone."""
-    return (key for key in tokenizer if key.endswith(("_file", "_files")) and tokenizer[key])
+    names = ("_file", "_files", "init_inputs")
+    return (key for key in tokenizer if key.endswith(names) and tokenizer[key])
 
 
 def _model_type(config: dict[str, Any]) -> Iterator[str]:
@@ -118,6 +122,9 @@ def _model_type(config: dict[str, Any]) -> Iterator[str]:
         yield f"`{key}` = {kinds[-1]!r} in `config.json` is no architecture"
     if (kinds[0] == MEAN_POOLED) != (config.get(POOLING) == "mean"):
         yield f"`model_type` and `{POOLING}` in `config.json` contradict each other"
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in (None, "float32", "float16", "bfloat16", "float64"):
+            yield f"`{key}` = {config[key]!r} in `config.json` is no precision of a model"
     classes = config.get("architectures")
     if not isinstance(classes, list) or not _is_classifier(classes, str(kinds[-1])):
         yield (
@@ -156,8 +163,8 @@ def _labels(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
             f"task {manifest.task} in `manifest.json`, but `problem_type` = "
             f"{config['problem_type']!r} in `config.json`"
         )
-    if len(set(manifest.text_columns)) < len(manifest.text_columns):
-        yield "the two text columns in `manifest.json` have the same name"
+    if len(set(manifest.text_columns)) < len(manifest.text_columns) or "" in manifest.text_columns:
+        yield "the text columns in `manifest.json` have the same name, or none"
 
 
 def _difference(what: str, labels: list[str], names: Any) -> str:
@@ -256,34 +263,3 @@ def _length(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
     if not 1 <= manifest.max_length <= (MAX_LENGTH if limit is None else limit):
         expected = f"1 to {MAX_LENGTH if limit is None else limit}, as the model has positions"
         yield f"`max_length` = {manifest.max_length} in `manifest.json`, expected {expected}"
-
-
-def _calibration(manifest: Manifest) -> Iterator[str]:
-    calibration = manifest.calibration
-    if calibration is None:
-        return
-    where = "in the calibration in `manifest.json`"
-    if not 1 / MAX_TEMPERATURE <= calibration.temperature <= MAX_TEMPERATURE:
-        yield (
-            f"the temperature {calibration.temperature} {where}, expected "
-            f"{1 / MAX_TEMPERATURE} to {MAX_TEMPERATURE}"
-        )
-    thresholds = calibration.thresholds
-    if thresholds is not None and manifest.task != "multi_label":
-        yield f"thresholds {where} of a single_label model"
-    if thresholds is not None and len(thresholds) != len(manifest.labels):
-        yield f"{len(thresholds)} thresholds {where} for {len(manifest.labels)} labels"
-    yield from _probabilities(calibration, where)
-    if unknown := sorted(calibration.abstention.keys() - {"torch", "onnx"}):
-        yield f"an abstention threshold for the unknown backend {unknown[0]!r} {where}"
-
-
-def _probabilities(calibration: Calibration, where: str) -> Iterator[str]:
-    for each in calibration.thresholds or ():
-        if not 0 <= each <= 1:
-            yield f"the threshold {each} {where} is no probability"
-    for abstention in calibration.abstention.values():
-        for name in ("abstain_below", "max_risk", "risk_confidence"):
-            value = getattr(abstention, name)
-            if value is not None and not 0 <= value <= 1:
-                yield f"`{name}` = {value} {where} is no probability"

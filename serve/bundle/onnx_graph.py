@@ -43,6 +43,8 @@ class Graph:
     inputs: dict[str, tuple[int | None, ...]]
     outputs: dict[str, tuple[int | None, ...]]
     floats: dict[str, Span]
+    last_inputs: tuple[str, ...]
+    """Inputs of the node that gives `logits`."""
 
 
 def read_graph(file: Path) -> Graph:
@@ -65,6 +67,7 @@ class _Reader:
     def __init__(self, data: Any) -> None:
         self.data = data
         self.left = MAX_FIELDS
+        self.last_inputs: tuple[str, ...] = ()
 
     def graph(self) -> Graph:
         graphs = []
@@ -85,6 +88,7 @@ class _Reader:
             inputs=found[_INPUT],
             outputs=found[_OUTPUT],
             floats={name: span for name, span in found[_INITIALIZER].items() if span},
+            last_inputs=self.last_inputs,
         )
 
     def _add(self, found: dict[str, Any], field: int, span: Span) -> None:
@@ -98,7 +102,12 @@ class _Reader:
         found[name] = value
 
     def _check_node(self, node: Span) -> None:
+        inputs = []
         for field, value in self._fields(node):
+            if field == 1:
+                inputs.append(self._text(_span(value)))
+            elif field == 2 and self._text(_span(value)) == "logits":
+                self.last_inputs = tuple(inputs)
             if field == _DOMAIN and (domain := self._text(_span(value))) not in DOMAINS:
                 raise ValueError(f"it has operators of `{domain}`, code from outside ONNX Runtime")
             if field != _ATTRIBUTE:

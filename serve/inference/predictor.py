@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve.bundle.contents import CONFIG, read_object
+from serve.bundle.contents import CONFIG, TOKENIZER_CONFIG, read_object
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.decision import Rules
@@ -208,6 +208,15 @@ def _load_backend(bundle: Bundle, name: str, device: str) -> Backend:
     return backend
 
 
+def _pad_id(bundle: Bundle, encoder: TextEncoder) -> int | None:
+    """The id of the tokenizer's padding; None if its settings do not name one."""
+    if TOKENIZER_CONFIG not in bundle.manifest.files:
+        return None
+    token = read_object(bundle.path, TOKENIZER_CONFIG).get("pad_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    return encoder.id_of(name) if isinstance(name, str) else None
+
+
 def load_encoder(bundle: Bundle) -> TextEncoder:
     """Load the bundle's tokenizer without its weights.
 
@@ -225,6 +234,8 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
         stated = manifest.tokenizer.model_copy(update={"fast": encoder.rules.fast})
         if encoder.rules != stated:
             raise ValueError("its columns, padding or truncation are not those of `manifest.json`")
+        if (pad := _pad_id(bundle, encoder)) not in (None, encoder.rules.fill["input_ids"]):
+            raise ValueError(f"its padding has the id {pad}, in `manifest.json` another")
         encoder.encode([WARM_UP[manifest.is_pair]])
     except BaseException as error:
         if not is_failure(error):

@@ -159,6 +159,11 @@ class TextEncoder:
             )
             check_last_id(max(ids, default=0), num_embeddings)
 
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary; None without a tokenizer in Rust."""
+        number: int | None = self._fast.raw.token_to_id(token) if self._fast else None
+        return number
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that affects the token ids."""

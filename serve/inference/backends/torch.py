@@ -94,6 +94,9 @@ class TorchBackend:
                 f"`{path}` has {len(unused)} weights that the model of its config.json does not "
                 f"use, such as `{unused[0]}`; merge the run again"
             )
+        for name, values in model.named_parameters():
+            if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
+                raise ValueError(f"the weights `{name}` in `{path}` are not finite")
         return cls(model, device=device)
 
     @torch.inference_mode()

@@ -77,6 +77,18 @@ def swapped_head(graph: Any) -> None:
             tensor.raw_data = tensor.raw_data[4:] + tensor.raw_data[:4]
 
 
+def float_data(graph: Any) -> None:
+    for tensor in graph.initializer:
+        if tensor.name == "model.classifier.bias":
+            tensor.float_data.extend(np.frombuffer(tensor.raw_data, np.float32)[::-1])
+            tensor.ClearField("raw_data")
+
+
+def reversed_end(graph: Any) -> None:
+    graph.node[-1].output[0] = "reversed"
+    graph.node.add(op_type="Identity", input=["reversed"], output=["logits"])
+
+
 def own_operator(graph: Any) -> None:
     graph.node[-1].domain = "evil"
 
@@ -122,8 +134,8 @@ def in_bias(**fields: Any) -> altered.Change:
 
 
 def deep_folders(path: Path, values: dict[str, Any]) -> None:
-    folder = os.open(path, os.O_RDONLY)  # deeper than one path can name
-    for _ in range(1500):
+    folder = os.open(path, os.O_RDONLY)
+    for _ in range(300):
         os.mkdir("dd", dir_fd=folder)
         inner = os.open("dd", os.O_RDONLY, dir_fd=folder)
         os.close(folder)
@@ -140,6 +152,12 @@ def sparse(name: str, size: int) -> altered.Change:
             opened.truncate(size)
 
     return change
+
+
+def one_nan(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Spoil the last word alone, which no text of a warm-up has."""
+    tensors["bert.embeddings.word_embeddings.weight"][-1, -1] = np.nan
+    return tensors
 
 
 def without_a_layer(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -245,6 +263,20 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "vocabulary elsewhere": (
         "single", json_file("tokenizer_config.json", vocab_file="/etc/passwd"), "names a file"),
     "huge number": ("single", file("config.json", b'{"a":' + b"9" * 9999 + b"}"), "thousands"),
+    "precision unknown": ("single", config(dtype="int8"), "precision"),
+    "precision in an object": ("single", config(torch_dtype={"a": 1}), "precision"),
+    "quantized in a part": (
+        "single", config(text_config={"quantization_config": {"quant_method": "x"}}), "quantiz"),
+    "kernels by list": ("single", config(attn_implementation=["evil/kernel"]), "evil/kernel"),
+    "kernels by configuration": ("single", config(kernel_config={"a": "evil/k:X"}), "kernel_c"),
+    "layers of layers": (
+        "single", config(num_hidden_groups=999, inner_group_num=999), "layers of layers"),
+    "blocks of layers": ("single", config(block_sizes=[900, 900]), "over the limit"),
+    "layers without end": ("single", config(num_hidden_layers=10**30), "over the limit"),
+    "layers at infinity": ("single", config(num_hidden_layers=float("inf")), "over the limit"),
+    "experts": ("single", config(num_local_experts=10**7), "over the limit"),
+    "layers of a part": ("single", config(text_config={"n_layer": 10**6}), "over the limit"),
+    "column without a name": ("single", manifest(text_columns=[""]), "text columns"),
     # labels and classes
     "label that is a number": (
         "single", config(id2label={"0": "billing", "1": 1, "2": "login"}), "labels"),
@@ -291,6 +323,8 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
         manifest(tokenizer={"columns": ["input_ids"], "fill": {"input_ids": 0}}),
         "the tokenizer's inputs",
     ),
+    "tokenizer with arguments": (
+        "single", json_file("tokenizer_config.json", init_inputs=["/etc/passwd"]), "init_inputs"),
     "no padding": ("single", manifest(tokenizer={"fill": {}}), "tokenizer.fill"),
     "padding is no id": (
         "single",
@@ -324,6 +358,8 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "outputs of the export": ("single", onnx(outputs_twice), "outputs"),
     "inputs of the export": ("single", onnx(renamed_input), "inputs"),
     "export of another model": ("single", onnx(swapped_head), "another model"),
+    "export with values of another kind": ("single", onnx(float_data), "another model"),
+    "export with an end of its own": ("single", onnx(reversed_end), "does not end in"),
     "export of code": ("single", onnx(own_operator), "`evil`, code"),
     "export with a graph in it": ("single", onnx(loop), "graph within"),
     "export with weights elsewhere": ("single", onnx(external), "another file"),
@@ -362,6 +398,11 @@ TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 
 ON_LOADING: dict[str, tuple[altered.Change, str]] = {
     "head not a number": (head(altered.nan), "not finite"),
+    "a weight not a number": (weights(one_nan), "not finite"),
+    "other padding": (
+        manifest(tokenizer={"fill": {"input_ids": 7, "token_type_ids": 0}}),
+        "its padding has the id 0",
+    ),
     "unknown architecture": (
         config(model_type="evil", architectures=EVIL),
         "no architecture 'evil'",
