@@ -8,6 +8,7 @@ loaded model can tell is checked by `serve.inference.predictor`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -83,6 +84,7 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
         _shapes(manifest, config, shapes),
         _length(manifest, config),
         calibration_problems(manifest),
+        _numbers(manifest),
         export_problems(path, manifest, tensors),
     )
     for problem in problems:
@@ -165,6 +167,10 @@ def _labels(manifest: Manifest, config: dict[str, Any]) -> Iterator[str]:
         )
     if len(set(manifest.text_columns)) < len(manifest.text_columns) or "" in manifest.text_columns:
         yield "the text columns in `manifest.json` have the same name, or none"
+    data = manifest.config.get("data")
+    stated = data.get("text_columns") if isinstance(data, dict) else None
+    if isinstance(stated, list) and stated != [*manifest.text_columns]:
+        yield f"the text columns in `manifest.json` are not {stated}, as in its `config`"
 
 
 def _difference(what: str, labels: list[str], names: Any) -> str:
@@ -172,6 +178,14 @@ def _difference(what: str, labels: list[str], names: Any) -> str:
     if len(found) != len(labels):
         return f"{len(labels)} {what} in `manifest.json`, {len(found)} in `config.json`"
     return f"the {what} in `manifest.json` are not those of `config.json`, in the same order"
+
+
+def _numbers(manifest: Manifest) -> Iterator[str]:
+    """Return measured numbers that are none; no JSON of an answer can hold them."""
+    measured = manifest.model_dump(include={"metrics", "parity", "int8", "calibration"})
+    for key, value in walk(measured):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"`{key}` = {value} in `manifest.json` is not finite"
 
 
 def _columns(

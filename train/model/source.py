@@ -199,7 +199,9 @@ def _values(model: ModelConfig, file: Path) -> dict[str, Any]:
     try:
         return parse_object(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"model.base `{model.base}`: `{file}` is not JSON: {error}") from None
+        raise ValueError(
+            f"model.base `{model.base}`: `{file}` is not a JSON object: {error}"
+        ) from None
 
 
 def _commit(base: str, revision: str) -> str:

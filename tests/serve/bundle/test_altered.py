@@ -276,6 +276,13 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "layers at infinity": ("single", config(num_hidden_layers=float("inf")), "over the limit"),
     "experts": ("single", config(num_local_experts=10**7), "over the limit"),
     "layers of a part": ("single", config(text_config={"n_layer": 10**6}), "over the limit"),
+    "metric not a number": (
+        "single",
+        manifest(metrics={"test": {"f1": {"value": float("nan"), "low": None, "high": None}}}),
+        "not finite",
+    ),
+    "pair made single": ("pair", manifest(text_columns=["text"]), "text columns"),
+    "single made pair": ("single", manifest(text_columns=["text", "text_pair"]), "text columns"),
     "column without a name": ("single", manifest(text_columns=[""]), "text columns"),
     # labels and classes
     "label that is a number": (
