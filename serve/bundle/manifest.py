@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from serve.config import FrozenModel
+from serve.language.lines import one_line
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 3
@@ -31,7 +32,13 @@ PLOTS = "evaluation"
 
 
 class BundleError(ValueError):
-    """The directory is not a complete, unaltered bundle; the message names the file."""
+    """The directory is not a complete, unaltered bundle; the message names the file.
+
+    The message is one line, whatever names and values of the bundle it repeats.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Measured(FrozenModel):

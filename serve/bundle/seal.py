@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from serve.bundle.agreement import check_agreement
+from serve.bundle.contents import (
+    MAX_JSON_BYTES,
+    check_names,
+    check_sizes,
+    file_names,
+    parse_object,
+)
+from serve.bundle.location import locate
 from serve.bundle.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -23,6 +30,7 @@ from serve.bundle.manifest import (
     is_card_file,
 )
 from serve.files import replace_directory, sha256_of, write_atomic
+from serve.language.spelling import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,7 @@ def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
     fields: every field of `Manifest` except `files`. `staging` is moved; an existing bundle
     at `destination` is replaced.
     """
-    names = [name for name in _file_names(staging) if not is_card_file(name)]
+    names = [name for name in file_names(staging) if not is_card_file(name)]
     files = {name: sha256_of(staging / name) for name in names}
     manifest = Manifest(files=files, **fields)
     write_atomic(staging / MANIFEST, _to_bytes(manifest))
@@ -48,20 +56,20 @@ def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
 
 
 def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
-    """Read a bundle's manifest and check every file against it.
+    """Read a bundle's manifest and check every file against it, and all parts for agreement.
 
-    verify False skips reading the files; only for a process whose parent has verified them.
-    Raises BundleError that names the missing, altered or unlisted file.
+    path: the bundle, or the directory of its run. verify False skips reading the files whole;
+    only for a process whose parent has verified them. Runs no code from the bundle.
+    Raises BundleError that names the missing, altered or unlisted file, or the contradiction.
     """
-    path = Path(path)
-    file = path / MANIFEST
-    if not path.is_dir():
-        raise BundleError(f"no bundle at `{path}`: not a directory")
-    if not file.is_file():
-        raise BundleError(f"`{path}` has no `{MANIFEST}`; create it with `python -m train merge`")
-    manifest = _from_bytes(file.read_bytes(), file)
-    if verify:
-        _verify(path, manifest)
+    try:
+        path = locate(Path(path))
+        manifest = _read_manifest(path / MANIFEST)
+        _check_files(path, manifest, verify=verify)
+        check_agreement(path, manifest)
+    except OSError as error:
+        why = error.strerror or error
+        raise BundleError(f"bundle `{shown(str(path))}` cannot be read: {why}") from None
     return Bundle(path=path, manifest=manifest)
 
 
@@ -73,12 +81,15 @@ def record_metrics(bundle: Bundle, split: str, metrics: dict[str, Measured]) -> 
     return Bundle(path=bundle.path, manifest=manifest)
 
 
-def _verify(path: Path, manifest: Manifest) -> None:
-    present = set(_file_names(path))
-    for name, expected in manifest.files.items():
+def _check_files(path: Path, manifest: Manifest, *, verify: bool) -> None:
+    present = set(file_names(path))
+    for name in manifest.files:
         if name not in present:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
-        if sha256_of(path / name) != expected:
+    check_names(path, manifest.files)
+    check_sizes(path, manifest.files)
+    for name, expected in manifest.files.items():
+        if verify and sha256_of(path / name) != expected:
             raise BundleError(
                 f"bundle `{path}`: file `{name}` was altered or truncated "
                 "(its SHA-256 differs from the manifest); download or merge the bundle again"
@@ -91,38 +102,34 @@ def _verify(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _file_names(path: Path) -> list[str]:
-    """Relative POSIX paths of all files except the hidden ones that git and the Hub add."""
-    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return sorted(
-        str(PurePosixPath(name)) for name in names if not any(p.startswith(".") for p in name.parts)
-    )
-
-
 def _to_bytes(manifest: Manifest) -> bytes:
     values = manifest.model_dump(mode="json")
     values["manifest_sha256"] = digest_of(values)
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _from_bytes(data: bytes, file: Path) -> Manifest:
+def _read_manifest(file: Path) -> Manifest:
     altered = BundleError(f"`{file}` was altered or truncated; download or merge the bundle again")
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise altered
+    data = file.read_bytes()
     try:
-        values = json.loads(data)
-        version = values.pop("schema_version")
+        values = parse_object(data)
+        version = values["schema_version"]
         digest = values.pop("manifest_sha256")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise altered from error
+    except (ValueError, KeyError):
+        raise altered from None
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"`{file}` has schema version {version!r}, this version of Textloop reads "
+            f"`{file}` has schema version {version!r:.40}, this version of Textloop reads "
             f"{SCHEMA_VERSION}; merge the run again, or use the version that created the bundle"
         )
     try:
-        manifest = Manifest(schema_version=version, **values)
-    except ValidationError as error:
-        raise altered from error
-    # Compared as bytes, so that any altered byte is detected, whitespace included.
-    if digest != digest_of(manifest.model_dump(mode="json")) or _to_bytes(manifest) != data:
+        manifest = Manifest.model_validate(values)
+        # Compared as bytes, so that any altered byte is detected, whitespace included.
+        same = digest == digest_of(manifest.model_dump(mode="json")) and _to_bytes(manifest) == data
+    except (ValueError, RecursionError):  # fields that are wrong, and text that is not Unicode
+        raise altered from None
+    if not same:
         raise altered
     return manifest

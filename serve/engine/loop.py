@@ -206,12 +206,9 @@ class Worker:
         thread = threading.get_ident()
         self.running[thread] = time.monotonic()
         try:
-            logits_NC = self.predictor.backend.forward(self.predictor.encoder.pad(encodings))
+            return self.predictor.forward(encodings)
         finally:
             del self.running[thread]
-        if not np.isfinite(logits_NC).all():
-            raise FloatingPointError("the model returned logits that are not finite")
-        return logits_NC
 
     def _alone(self, encoding: Any) -> Array | None:
         try:

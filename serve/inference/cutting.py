@@ -99,6 +99,26 @@ def _state(part: Any) -> dict[str, Any]:
     return state
 
 
+def growth(raw: Any) -> float:
+    """The largest factor by which the replacements of a normalizer lengthen a text."""
+    factor = 1.0
+    for part in _flat(_state(raw.normalizer), "normalizers"):
+        added = len(part.get("content", part.get("prepend", "")))
+        pattern = part.get("pattern", {})
+        replaced = len(pattern.get("String", "x"))
+        # What matches nothing matches beside every character.
+        beside = replaced == 0 or _matches_nothing(pattern.get("Regex", "x"))
+        factor *= max(1.0, added / max(replaced, 1)) + (added if beside else 0)
+    return factor
+
+
+def _matches_nothing(expression: str) -> bool:
+    try:
+        return re.match(expression, "") is not None
+    except (re.error, RecursionError, OverflowError):
+        return "*" in expression or "?" in expression or "{" in expression
+
+
 def _flat(state: dict[str, Any], members: str) -> list[dict[str, Any]]:
     """The members of a sequence, or the part itself."""
     if state.get("type") != "Sequence":

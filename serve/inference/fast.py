@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from serve.inference.cutting import Cutter
+from serve.inference.cutting import Cutter, growth
 
 FIRST_CHARACTERS = 8
 """Characters read per token that is kept, at first; English has four to five per token."""
@@ -27,8 +27,30 @@ tokens too many a text has."""
 GROWTH = 4
 """Factor from one size to the next."""
 
+MAX_GROWTH = 16
+"""Factor by which a normalizer may lengthen a text; those of published tokenizers hardly do."""
+
+MAX_WORD_CHARACTERS = 1000
+"""Characters of a word that WordPiece may look up, in a time that grows with their square."""
+
+NO_TOKENS = "no token is left of the text after normalization"
+FAILED = "the tokenizer fails for this text"
+
 Row = tuple[list[int], list[int]]
 """Token ids and token type ids of a text."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error is one of a tokenizer: also a panic in Rust, which is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def check_last_id(last: int, num_embeddings: int | None) -> None:
+    """Raise ValueError for a vocabulary with ids that a model does not embed."""
+    if num_embeddings is not None and last >= num_embeddings:
+        raise ValueError(
+            f"its vocabulary has the id {last}, but the model embeds {num_embeddings} tokens"
+        )
 
 
 class FastTokenizer:
@@ -52,16 +74,17 @@ class FastTokenizer:
 
     def encode(
         self, texts: Sequence[Any], *, side: str | None, max_characters: int | None = None
-    ) -> list[Row | None]:
+    ) -> list[Row | str | None]:
         """Return the ids and type ids of each text, with at most `max_length` tokens.
 
-        Both are empty where a text, or a part of a pair, has no token of its own.
+        Both are empty where a text, or a part of a pair, has no token of its own. A text for which
+        the tokenizer fails gives `FAILED`.
 
         side: the side that is cut off, None to truncate nothing; then a text that is too long
         has more than `max_length` tokens, but perhaps not all of its tokens.
         max_characters: a text of which more must be read gives None.
         """
-        rows: list[Row | None] = [None] * len(texts)
+        rows: list[Row | str | None] = [None] * len(texts)
         pending = list(range(len(texts)))
         limit = max_characters or sys.maxsize
         first = self.first_size if side else max(self.first_size, COUNTED_CHARACTERS)
@@ -69,9 +92,11 @@ class FastTokenizer:
         while True:
             read = [self._read(texts[row], size, side) for row in pending]
             usable = [row for row, part in zip(pending, read, strict=True) if part is not None]
-            encoded = self.raw.encode_batch_fast([part for part in read if part is not None])
+            encoded = self._encode([part for part in read if part is not None])
             for row, encoding in zip(usable, encoded, strict=True):
-                if len(encoding) <= self.max_length:
+                if encoding is None:
+                    rows[row] = FAILED
+                elif len(encoding) <= self.max_length:
                     if self._is_whole(texts[row], size):
                         rows[row] = self._complete(encoding)
                 elif self._is_decided(texts[row], size, encoding, side):
@@ -80,6 +105,34 @@ class FastTokenizer:
             if not pending or size == limit:
                 return rows
             size = min(GROWTH * size, limit)
+
+    def check(self, num_embeddings: int | None) -> None:
+        """Raise ValueError for a tokenizer that cannot be used; see `TextEncoder.check`."""
+        if self._kept < (2 if self.is_pair else 1):
+            raise ValueError(
+                f"it adds {self._num_special} tokens to each text, which leaves no room in "
+                f"{self.max_length}"
+            )
+        if growth(self.raw) > MAX_GROWTH:
+            raise ValueError(f"its normalizer makes a text more than {MAX_GROWTH} times longer")
+        if getattr(self.raw.model, "dropout", None):
+            raise ValueError("its `dropout` gives a text other tokens each time")
+        last = max(self.raw.get_vocab(with_added_tokens=False).values(), default=0)
+        check_last_id(last, num_embeddings)
+        if getattr(self.raw.model, "max_input_chars_per_word", 0) > MAX_WORD_CHARACTERS:
+            raise ValueError(f"it reads words of more than {MAX_WORD_CHARACTERS} characters")
+
+    def _encode(self, parts: list[Any]) -> list[Any]:
+        """Encode texts; None for each one at which the tokenizer fails."""
+        try:
+            encodings: list[Any] = self.raw.encode_batch_fast(parts)
+            return encodings
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+        if len(parts) == 1:
+            return [None]
+        return [each for part in parts for each in self._encode([part])]
 
     def may_cut(self, text: Any) -> bool:
         """Whether a text that is not truncated may have been read in part only."""

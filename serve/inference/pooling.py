@@ -19,17 +19,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from serve.bundle.agreement import MEAN_POOLED, POOLING, STOCK_TYPE, code_problems
+from serve.bundle.contents import CONFIG, parse_object
 from serve.files import write_atomic
 from serve.inference.equivalence import check_equivalent, evaluating
-
-MODEL_TYPE = "textloop_mean_pooled"
-"""The `model_type` in the config.json of a mean-pooled model."""
-
-POOLING, STOCK_TYPE = "textloop_pooling", "textloop_model_type"
-"""Fields of that config.json: the kind of pooling, and the stock model type."""
+from serve.language.lines import first_line
 
 TOLERANCE = 1e-5
 """Largest difference of logits for which a head counts as reading the first token alone."""
@@ -127,7 +124,7 @@ def means_of_segments(states_TE: torch.Tensor, cu_seqlens: torch.Tensor) -> torc
 def is_pooled(directory: Path) -> bool:
     """Return whether the model in `directory` is mean-pooled, so that stock classes refuse it."""
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return bool(values["model_type"] == MODEL_TYPE)
+    return bool(values["model_type"] == MEAN_POOLED)
 
 
 def set_custom_model_type(directory: Path) -> None:
@@ -139,25 +136,48 @@ def set_custom_model_type(directory: Path) -> None:
     if not file.is_file():
         return
     values = json.loads(file.read_text(encoding="utf-8"))
-    if values.get(POOLING) == "mean" and values["model_type"] != MODEL_TYPE:
-        values |= {"model_type": MODEL_TYPE, STOCK_TYPE: values["model_type"]}
+    if values.get(POOLING) == "mean" and values["model_type"] != MEAN_POOLED:
+        values |= {"model_type": MEAN_POOLED, STOCK_TYPE: values["model_type"]}
         write_atomic(file, json.dumps(values, indent=2).encode())
 
 
 def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     """Load a sequence classifier, mean-pooled or not, with transformers' `loading_info`.
 
-    options: passed to `from_pretrained`.
+    options: passed to `from_pretrained`. Nothing is fetched and no code from the directory is
+    run, whatever its files ask for. Raises ValueError that names the directory.
     """
-    values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if values["model_type"] == MODEL_TYPE:
-        values["model_type"] = values.pop(STOCK_TYPE)
-        settings: Any = CONFIG_MAPPING[values["model_type"]].from_dict(values)
-    else:
-        settings = AutoConfig.from_pretrained(path, local_files_only=True)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        path, config=settings, local_files_only=True, output_loading_info=True, **options
-    )
+    try:
+        settings = _settings(path)
+        # None: SDPA where the architecture has it, else eager, whatever config.json says.
+        stated = {"attn_implementation": None, "experts_implementation": None} | options
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            config=settings,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **stated,
+        )
+    except Exception as error:  # damaged files raise errors of safetensors, json, torch, ...
+        raise ValueError(f"the model in `{path}` cannot be loaded: {first_line(error)}") from error
     if getattr(settings, POOLING, None) == "mean":
         MeanPooling(model)
     return model, info
+
+
+def _settings(path: Path) -> Any:
+    """Load the configuration of the stock architecture. Raises ValueError if it is unknown."""
+    values = parse_object((path / CONFIG).read_bytes())
+    for problem in code_problems(values, CONFIG):
+        raise ValueError(problem)
+    if (path / "adapter_config.json").exists():
+        raise ValueError("it has an adapter, whose weights may lie elsewhere; merge it first")
+    if values.get("model_type") == MEAN_POOLED:
+        values["model_type"] = values.pop(STOCK_TYPE)
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"transformers has no architecture {kind!r}")
+    settings: Any = CONFIG_MAPPING[kind].from_dict(values)
+    return settings

@@ -13,61 +13,33 @@ import logging
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
+from serve.bundle.contents import CONFIG, TOKENIZER_CONFIG, read_object
+from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.decision import Rules
+from serve.inference.fast import is_failure
+from serve.inference.passes import BATCH_TOKENS, Backend, batched_logits, checked_forward
 from serve.inference.placement import (
     BackendName,
+    DeviceFailed,
     DoesNotFit,
     pick_backend,
     pick_device,
     pick_precision,
 )
 from serve.inference.scores import Array, activate, default_activation
-from serve.inference.text import Batch, Encoding, Text, TextEncoder, shortest_first
+from serve.inference.text import Encoding, Text, TextEncoder
+from serve.language.lines import first_line
 from serve.privacy import silence
 
 logger = logging.getLogger(__name__)
 
 WARM_UP: dict[bool, Text] = {False: "warm up", True: ("warm", "up")}
 """Input of test inferences, by whether the model takes pairs."""
-
-BATCH_TOKENS = {
-    ("onnx", "cpu"): (256, 512, 1024),
-    ("torch", "cpu"): (256, 512, 1024, 2048),
-    ("torch", "cuda"): (4096, 8192, 16384, 32768),
-}
-"""Batch sizes in tokens, padding included, by backend and kind of device.
-
-Warm-up chooses one for the server; the batches of `batched_logits` have at most the last. The
-memory of a pass grows with it. More tokens are no faster: those of a core leave its caches."""
-
-
-class Backend(Protocol):
-    """Something that runs the model."""
-
-    name: str
-    """onnx or torch."""
-    precision: str
-    """Precision of the matrix products: int8, bf16 or fp32."""
-    tolerance: float
-    """Maximum difference between the scores of one text in two different batches."""
-    device_kind: str
-    """cpu or cuda."""
-    padded_because: str
-    """Why batches are padded in the forward pass; empty if they are not."""
-    concurrency: int
-    """Number of calls of `forward` that may and should run at the same time."""
-
-    def forward(self, batch_NL: Batch) -> Array:
-        """Return logits of shape (N, C) for padded ids and their mask, each (N, L)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +78,25 @@ class Predictor:
 
         device: auto, cpu, cuda or cuda:N. backend: see `pick_backend`. batch_size: maximum
         number of texts per forward pass of `logits`; see also `BATCH_TOKENS`.
-        Raises BundleError if the bundle is incomplete or altered.
+        Raises BundleError if the bundle is incomplete or altered, if its parts contradict each
+        other, and if its model cannot be loaded or classify a text.
         """
         silence()
         bundle = open_bundle(path, verify=verify)
         device = pick_device(device)
         name, _ = pick_backend(bundle, device=device, requested=backend)
-        chosen: Backend
-        if name == "onnx":
-            from serve.inference.backends.onnx import OnnxBackend
-
-            chosen = OnnxBackend.load(bundle.path)
-        else:
-            from serve.inference.backends.torch import TorchBackend
-
-            precision = pick_precision(bundle, backend=name, device=device)
-            chosen = TorchBackend.load(bundle.path, device=device, precision=precision)
-        return cls(bundle, load_encoder(bundle), chosen, batch_size=batch_size)
+        encoder = load_encoder(bundle)
+        try:
+            chosen = _load_backend(bundle, name, device)
+            predictor = cls(bundle, encoder, chosen, batch_size=batch_size)
+            predictor.forward([predictor._text_of(length) for length in (4, 16)])
+        except (BundleError, DeviceFailed, DoesNotFit):
+            raise
+        except BaseException as error:  # damaged files make libraries raise anything, and panic
+            if not is_failure(error):
+                raise
+            raise BundleError(f"bundle `{bundle.path}`: {first_line(error)}") from error
+        return predictor
 
     def predict(self, texts: Sequence[Text]) -> Array:
         """Return probabilities of shape (N, C), rows in the order of the texts.
@@ -139,7 +113,18 @@ class Predictor:
         Texts of similar length share a batch, because every text of a batch costs as much
         as its longest.
         """
-        return batched_logits(self.backend, self.encoder, encodings, batch_size=self.batch_size)
+        return batched_logits(
+            self.backend,
+            self.encoder,
+            encodings,
+            batch_size=self.batch_size,
+            num_labels=len(self.bundle.manifest.labels),
+        )
+
+    def forward(self, encodings: Sequence[Encoding]) -> Array:
+        """Return logits of shape (N, C) of one batch. Raises BadLogits."""
+        batch_NL = self.encoder.pad(encodings)
+        return checked_forward(self.backend, batch_NL, len(self.bundle.manifest.labels))
 
     def warm_up(self, max_batch_tokens: int | None = None) -> Throughput:
         """Run the model and measure its speed.
@@ -185,7 +170,8 @@ class Predictor:
         )
 
     def _text_of(self, length: int) -> Encoding:
-        """Return an encoding of `length` tokens."""
+        """Return an encoding of `length` tokens, at most `max_length`."""
+        length = min(length, self.encoder.max_length)
         encoding = self.encoder.encode([WARM_UP[self.encoder.is_pair]])[0]
         return {name: (list(ids) * length)[:length] for name, ids in encoding.items()}
 
@@ -206,49 +192,55 @@ class Predictor:
                 logger.warning("%s; using at most %d tokens", error, tokens)
 
 
-def batched_logits(
-    backend: Backend, encoder: TextEncoder, encodings: Sequence[Encoding], *, batch_size: int
-) -> Array:
-    """Return logits of shape (N, C) in the order given, computed in length-sorted batches.
+def _load_backend(bundle: Bundle, name: str, device: str) -> Backend:
+    """Load the bundle's model. Raises BundleError if it has fewer positions than `max_length`."""
+    if name == "onnx":
+        from serve.inference.backends.onnx import OnnxBackend
 
-    batch_size: maximum number of texts in a batch; its tokens are limited by `BATCH_TOKENS`.
-    """
-    if not encodings:
-        return np.zeros((0, 0), dtype=np.float32)
-    order = shortest_first(encodings)
-    lengths = [len(encodings[row]["input_ids"]) for row in order]
-    max_tokens = BATCH_TOKENS[backend.name, backend.device_kind][-1]
-    ends = batch_ends(lengths, batch_size, max_tokens=max_tokens)
+        return OnnxBackend.load(bundle.path)
+    from serve.inference.backends.torch import TorchBackend
 
-    def forward(start: int, end: int) -> Array:
-        return backend.forward(encoder.pad([encodings[row] for row in order[start:end]]))
-
-    with ThreadPoolExecutor(backend.concurrency) as pool:
-        parts = list(pool.map(forward, [0, *ends[:-1]], ends))
-    logits_NC = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
-    logits_NC[order] = np.concatenate(parts)
-    return logits_NC
+    precision = pick_precision(bundle, backend=name, device=device)
+    backend = TorchBackend.load(bundle.path, device=device, precision=precision)
+    if backend.positions is not None and bundle.manifest.max_length > backend.positions:
+        raise BundleError(
+            f"bundle `{bundle.path}`: `max_length` = {bundle.manifest.max_length} in "
+            f"`manifest.json`, but the model has positions for {backend.positions} tokens"
+        )
+    return backend
 
 
-def batch_ends(lengths: Sequence[int], batch_size: int, *, max_tokens: int) -> list[int]:
-    """Cut texts, shortest first, into batches; return where each ends.
-
-    Rows times longest row of a batch stays within max_tokens, except for a text alone.
-    """
-    ends = []
-    start = 0
-    for n, length in enumerate(lengths):
-        rows = n + 1 - start
-        if n > start and (rows > batch_size or rows * length > max_tokens):
-            ends.append(n)
-            start = n
-    return [*ends, len(lengths)]
+def _pad_id(bundle: Bundle, encoder: TextEncoder) -> int | None:
+    """The id of the tokenizer's padding; None if its settings do not name one."""
+    if TOKENIZER_CONFIG not in bundle.manifest.files:
+        return None
+    token = read_object(bundle.path, TOKENIZER_CONFIG).get("pad_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    return encoder.id_of(name) if isinstance(name, str) else None
 
 
 def load_encoder(bundle: Bundle) -> TextEncoder:
-    """Load the bundle's tokenizer without its weights."""
+    """Load the bundle's tokenizer without its weights.
+
+    Raises BundleError for files that are no tokenizer, or one that the manifest does not describe.
+    """
     manifest = bundle.manifest
     sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
-    if manifest.tokenizer.fast:
-        return TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)
-    return TextEncoder.from_directory(bundle.path, **sizes)
+    try:
+        if manifest.tokenizer.fast:
+            encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)
+        else:
+            encoder = TextEncoder.from_directory(bundle.path, **sizes)
+        rows = read_object(bundle.path, CONFIG).get("vocab_size")
+        encoder.check(rows if isinstance(rows, int) else None)
+        stated = manifest.tokenizer.model_copy(update={"fast": encoder.rules.fast})
+        if encoder.rules != stated:
+            raise ValueError("its columns, padding or truncation are not those of `manifest.json`")
+        if (pad := _pad_id(bundle, encoder)) not in (None, encoder.rules.fill["input_ids"]):
+            raise ValueError(f"its padding has the id {pad}, in `manifest.json` another")
+        encoder.encode([WARM_UP[manifest.is_pair]])
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise BundleError(f"bundle `{bundle.path}`: its tokenizer: {first_line(error)}") from error
+    return encoder

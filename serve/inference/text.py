@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle.manifest import TokenizerRules
-from serve.inference.fast import FastTokenizer, Row
+from serve.inference.fast import NO_TOKENS, FastTokenizer, Row, check_last_id
+from serve.inference.slow import encode_slowly
 
 Text = str | tuple[str, str]
 Encoding = dict[str, list[int] | NDArray[np.int32]]
@@ -54,9 +55,6 @@ def text_problem(text: object) -> str | None:
         except UnicodeEncodeError as error:
             return f"not valid Unicode: lone surrogate at character {error.start}"
     return None
-
-
-NO_TOKENS = "no token is left of the text after normalization"
 
 
 def _is_visible(character: str) -> bool:
@@ -108,7 +106,9 @@ class TextEncoder:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         return cls.of(tokenizer, max_length=max_length, is_pair=is_pair)
 
     @classmethod
@@ -140,6 +140,29 @@ class TextEncoder:
         assert rules.fast
         raw = Tokenizer.from_file(str(path / "tokenizer.json"))
         return cls(rules, max_length=max_length, is_pair=is_pair, raw=raw)
+
+    def check(self, num_embeddings: int | None = None) -> None:
+        """Raise ValueError for a tokenizer that cannot be used.
+
+        It leaves no room for a text, is random, takes memory out of all proportion to a text, or
+        has ids of more than `num_embeddings` tokens. Those added to its vocabulary may have such
+        ids, as in published models: only a text that holds one fails.
+        """
+        if self._fast is not None:
+            self._fast.check(num_embeddings)
+        elif self.tokenizer is not None:
+            added = self.tokenizer.num_special_tokens_to_add(self.is_pair)
+            if added >= self.max_length:
+                raise ValueError(f"it adds {added} tokens, which leaves no room for a text")
+            ids = set(self.tokenizer.get_vocab().values()) - set(
+                self.tokenizer.added_tokens_decoder
+            )
+            check_last_id(max(ids, default=0), num_embeddings)
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary; None without a tokenizer in Rust."""
+        number: int | None = self._fast.raw.token_to_id(token) if self._fast else None
+        return number
 
     @property
     def fingerprint(self) -> str:
@@ -218,9 +241,11 @@ class TextEncoder:
         rows = fast.encode(texts, side=side, max_characters=max_characters)
         return [self._result(row, max_characters) for row in rows]
 
-    def _result(self, row: Row | None, max_characters: int | None) -> Encoding | str:
+    def _result(self, row: Row | str | None, max_characters: int | None) -> Encoding | str:
         if row is None:
             return _unreadable(max_characters)
+        if isinstance(row, str):
+            return row
         ids, type_ids = row
         if not ids:
             return NO_TOKENS
@@ -229,32 +254,13 @@ class TextEncoder:
     def _encode_slowly(self, texts: Sequence[Text], side: str | None) -> list[Encoding | str]:
         """Encode with transformers, for tokenizers without a Rust implementation."""
         assert self.tokenizer is not None
+        limits: Any = {"max_length": self.max_length, "side": side}
         with self._slow:
-            own = self.tokenizer.truncation_side
-            self.tokenizer.truncation_side = side or own
-            try:
-                columns = self._tokenize(texts, truncation=side is not None)
-            finally:
-                self.tokenizer.truncation_side = own
-        num_special = self.tokenizer.num_special_tokens_to_add(self.is_pair)
+            rows = encode_slowly(self.tokenizer, texts, **limits)
         return [
-            {name: columns[name][row] for name in self.columns}
-            if len(columns["input_ids"][row]) > num_special
-            else NO_TOKENS
-            for row in range(len(texts))
+            row if isinstance(row, str) else {name: row[name] for name in self.columns}
+            for row in rows
         ]
-
-    def _tokenize(self, texts: Sequence[Text], *, truncation: bool) -> Any:
-        assert self.tokenizer is not None
-        return self.tokenizer(
-            [text[0] if isinstance(text, tuple) else text for text in texts],
-            [text[1] for text in texts if isinstance(text, tuple)] or None,
-            truncation="longest_first" if truncation else False,
-            max_length=self.max_length if truncation else None,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
 
     def pad(self, encodings: Sequence[Encoding]) -> Batch:
         """Stack encodings into arrays of shape (N, L), L the longest, plus the attention mask."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,14 @@ class ClassifierAPI(litserve.LitAPI):
         # Signals reach the whole process group; the parent ends its model processes in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         config = self.config
-        self.predictor = Predictor.load(
-            self.bundle_path, device=device, backend=config.backend, verify=False
-        )
-        self.throughput = self.predictor.warm_up(config.max_batch_tokens)
+        try:
+            self.predictor = Predictor.load(
+                self.bundle_path, device=device, backend=config.backend, verify=False
+            )
+            self.throughput = self.predictor.warm_up(config.max_batch_tokens)
+        except ValueError as error:  # LitServe would print its traceback
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 class ClassifierLoop(LitLoop):

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from serve.inference.backends.torch import TorchBackend
-from serve.inference.predictor import batched_logits
+from serve.inference.passes import batched_logits
 from train.fit.adapter import Trained
 from train.fit.encode import Inputs
 from train.fit.run import Run

@@ -16,8 +16,8 @@ import numpy as np
 from serve.bundle.manifest import Calibration
 from serve.inference.backends.torch import TorchBackend
 from serve.inference.decision import Rules
+from serve.inference.passes import batched_logits
 from serve.inference.placement import BF16_CHANGED, BF16_PROBABILITY, BF16_TEXTS
-from serve.inference.predictor import batched_logits
 from serve.inference.scores import activate, default_activation
 from train.config.run import RunConfig
 from train.data.splits import LabelledData

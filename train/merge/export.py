@@ -34,9 +34,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from serve.inference.pooling import load_classifier
+from serve.inference.positions import usable_positions
 from serve.inference.text import Batch
+from serve.language.lines import first_line
 from serve.privacy import silent_onnxruntime
-from train.model.compatibility import first_line, usable_positions
 
 WEIGHT_MAX = 63
 """Largest quantized weight: 2 * 255 * 63 < 2**15, the range of AVX2's accumulator."""

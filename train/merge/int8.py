@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
+from serve.bundle.contents import ONNX_FILE
 from serve.bundle.manifest import Calibration, Int8Export, Measured
-from serve.inference.backends.onnx import FILE as ONNX_FILE
 from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.decision import Rules
-from serve.inference.predictor import batched_logits
+from serve.inference.passes import batched_logits
 from serve.inference.scores import Array, activate, default_activation
+from serve.language.lines import first_line
 from serve.stats import paired_difference
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.merge.calibrate import abstention
 from train.merge.weights import Merged
-from train.model.compatibility import first_line
 from train.statistics.metrics import Choice
 
 CALIBRATION_TEXTS = 512

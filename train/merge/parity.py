@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serve.inference.backends.torch import TorchBackend
-from serve.inference.predictor import batched_logits
+from serve.inference.passes import batched_logits
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, TextEncoder
 

@@ -23,11 +23,12 @@ from transformers.utils import logging as transformers_logging
 
 from serve.inference.pooling import MeanPooling, is_pooled
 from serve.inference.text import TextEncoder
+from serve.language.lines import first_line
 from train.config.run import ModelConfig, RunConfig
 from train.data.addresses import presentable
 from train.model.compatibility import (
     check_positions,
-    first_line,
+    check_tokenizer,
     padding_note,
     reconcile,
     set_pad_token,
@@ -75,6 +76,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         head.reset_parameters()  # the base may bring a head for other labels
     trained = _untrained_modules(config.model, model, head_name, info)
     encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
+    check_tokenizer(config.model, model, encoder)
     check_positions(config.model, model, encoder)
     notes = list(padding_note(config.model, model, encoder))
     if state := _replace_untrained_pooler(model, is_missing="pooler" in trained):

@@ -6,15 +6,16 @@ here would otherwise end a training, or the server at the first text of that kin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve.inference.equivalence import evaluating, to_tensors
+from serve.inference.positions import usable_positions
 from serve.inference.text import Encoding, TextEncoder
+from serve.language.lines import first_line
 from train.config.run import ModelConfig
 from train.model.source import check_length
 
@@ -87,18 +88,14 @@ def reconcile(base: ModelConfig, model: Any, tokenizer: Any) -> None:
     check_length(base, [tokenizer.model_max_length, usable_positions(model)])
 
 
-def usable_positions(model: Any) -> int | None:
-    """Return how many tokens the base has positions for; None if it states no limit.
-
-    RoBERTa and its relatives number them from the padding's own id + 1.
-    """
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        padding = getattr(module, "padding_idx", None)
-        if isinstance(table, nn.Embedding) and isinstance(padding, int):
-            return table.num_embeddings - padding - 1
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
+def check_tokenizer(base: ModelConfig, model: Any, encoder: TextEncoder) -> None:
+    """Raise ValueError for a tokenizer with which no bundle would open."""
+    try:
+        encoder.check(model.get_input_embeddings().weight.shape[0])
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of `{base.base}` cannot be used: {error}; choose another base"
+        ) from None
 
 
 def check_positions(base: ModelConfig, model: Any, encoder: TextEncoder) -> None:
@@ -171,11 +168,3 @@ def _logits(model: Any, encoder: TextEncoder, encodings: list[Encoding]) -> Tens
     with evaluating(model, device):
         logits: Tensor = model(**to_tensors(encoder.pad(encodings), device)).logits
     return logits
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error that says something, without terminal colours."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error))
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    line = next((line for line in lines if any(map(str.isalpha, line))), type(error).__name__)
-    return line if len(line) <= 200 else f"{line[:197]}..."

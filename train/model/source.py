@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from serve.bundle.architecture import code_keys, implementations, sizes_over
+from serve.bundle.contents import parse_object
 from serve.files import sha256_of
 from train.config.run import ModelConfig
 
@@ -32,13 +34,6 @@ _TOKENIZER_FILE = re.compile(
     r".*(token|vocab|merges|spiece|sentencepiece|spm|bpe|dict|tekken|emoji).*|.*\.model"
 )
 """Names of files that a tokenizer may read."""
-
-_STOCK = ("eager", "sdpa", "batched_mm", "grouped_mm")
-"""Attention and experts that are part of transformers and PyTorch; any other may be fetched from
-the Hub."""
-
-MAX_LAYERS = 1000
-"""Layers of the largest model that is loaded; published ones have up to about 130."""
 
 
 def locate_base(model: ModelConfig) -> tuple[str, str | None]:
@@ -143,7 +138,7 @@ def check_source(model: ModelConfig) -> None:
     values = {name: _values(model, file) for name, file in found.items()}
     for problem in _problems(model, values):
         raise ValueError(f"model.base `{model.base}` {problem}")
-    for problem in _sizes_over(values.get("config.json", {}), num_bytes):
+    for problem in sizes_over(values.get("config.json", {}), num_bytes):
         raise ValueError(f"model.base `{model.base}` {problem}")
     limits = (
         values.get("config.json", {}).get("max_position_embeddings"),
@@ -169,14 +164,14 @@ def _problems(model: ModelConfig, files: dict[str, dict[str, Any]]) -> Iterator[
     config, tokenizer = files.get("config.json", {}), files.get("tokenizer_config.json", {})
     if "adapter_config.json" in files:
         yield "is an adapter; merge it into its own base first, and name the merged model"
-    if config.get("auto_map") or tokenizer.get("auto_map"):
+    for key in (*code_keys(config), *code_keys(tokenizer)):
         yield (
-            "brings code of its own (`auto_map`), and Textloop runs no code from a base; choose "
+            f"brings code of its own (`{key}`), and Textloop runs no code from a base; choose "
             "one whose architecture is part of transformers"
         )
     if config.get("transformers_weights"):
         yield "names its weights in `transformers_weights`; rename the file to model.safetensors"
-    for key, name in _implementations(config):
+    for key, name in implementations(config):
         yield (
             f"asks for `{key}` = {name!r}, code from outside transformers; remove it from its "
             "config.json"
@@ -192,27 +187,6 @@ def _problems(model: ModelConfig, files: dict[str, dict[str, Any]]) -> Iterator[
         yield encoder_decoder_problem(str(config.get("model_type")))
 
 
-def _sizes_over(config: dict[str, Any], num_bytes: int | None) -> Iterator[str]:
-    """Return sizes that the weights cannot have: loading would only end when memory does."""
-    sizes = {name: size for name, size in config.items() if isinstance(size, int)}
-    for name in sizes.keys() & {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}:
-        if sizes[name] > MAX_LAYERS:
-            yield (
-                f"has `{name}` = {sizes[name]:,} in its config.json, over the limit of "
-                f"{MAX_LAYERS:,}"
-            )
-    widths = sizes.keys() & {"embedding_size", "hidden_size", "n_embd", "d_model", "dim", "emb_dim"}
-    if num_bytes is None or not widths:
-        return
-    narrowest = min(sizes[name] for name in widths)
-    for name in sorted(widths | sizes.keys() & {"vocab_size", "intermediate_size"}):
-        if sizes[name] * narrowest > 2 * num_bytes:  # a weight takes half a byte or more
-            yield (
-                f"has `{name}` = {sizes[name]:,} in its config.json, more than its weights of "
-                f"{num_bytes:,} bytes can hold"
-            )
-
-
 def encoder_decoder_problem(kind: str) -> str:
     """Return why an encoder-decoder is refused."""
     return (
@@ -221,27 +195,13 @@ def encoder_decoder_problem(kind: str) -> str:
     )
 
 
-def _implementations(values: Any) -> Iterator[tuple[str, Any]]:
-    """Return the implementations that a configuration or its parts ask for, unless stock."""
-    if isinstance(values, list):
-        for each in values:
-            yield from _implementations(each)
-    for key, value in values.items() if isinstance(values, dict) else ():
-        if "_implementation" in f"_{key}" and isinstance(value, str | dict):
-            wanted = value.values() if isinstance(value, dict) else [value]
-            yield from ((key, name) for name in wanted if name and name not in _STOCK)
-        else:
-            yield from _implementations(value)
-
-
 def _values(model: ModelConfig, file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"model.base `{model.base}`: `{file}` is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"model.base `{model.base}`: `{file}` is not a JSON object")
-    return values
+        return parse_object(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"model.base `{model.base}`: `{file}` is not a JSON object: {error}"
+        ) from None
 
 
 def _commit(base: str, revision: str) -> str:

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from serve.bundle.contents import ONNX_FILE
 from serve.inference.placement import usable_cores
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 from serve.privacy import silent_onnxruntime
-
-FILE = "onnx/model_int8.onnx"
-"""Path of the int8 export in a bundle, if the export passed its parity gate."""
 
 
 class OnnxBackend:
@@ -54,7 +52,7 @@ class OnnxBackend:
     @classmethod
     def load(cls, bundle: Path) -> OnnxBackend:
         """Load the export of a bundle."""
-        return cls(str(bundle / FILE))
+        return cls(str(bundle / ONNX_FILE))
 
     def forward(self, batch_NL: Batch) -> Array:
         """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).

@@ -16,6 +16,7 @@ from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
 from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.pooling import load_classifier
+from serve.inference.positions import usable_positions
 from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
 from serve.inference.text import Batch
@@ -36,6 +37,8 @@ class TorchBackend:
         if self.device_kind == "cuda":
             build_masks_without_waiting()
         self.model: Any = move(model, self.device).eval()
+        self.positions = usable_positions(model)
+        self._ids = int(model.get_input_embeddings().weight.shape[0])
         half = next(model.parameters()).dtype == torch.bfloat16
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
@@ -76,7 +79,8 @@ class TorchBackend:
     def load(cls, path: Path, *, device: str, precision: str = "fp32") -> TorchBackend:
         """Load a model directory in `fp32` or `bf16`, with or without mean pooling.
 
-        Raises ValueError if the files lack weights of the model.
+        Raises ValueError if it cannot be loaded, and if the files do not hold exactly the weights
+        of the model.
         """
         transformers_logging.disable_progress_bar()  # nothing is downloaded
         # Without dtype, transformers uses the checkpoint's.
@@ -85,6 +89,14 @@ class TorchBackend:
         )
         if missing := info["missing_keys"]:
             raise ValueError(f"`{path}` lacks the weights {sorted(missing)}; merge the run again")
+        if unused := sorted(info["unexpected_keys"]):
+            raise ValueError(
+                f"`{path}` has {len(unused)} weights that the model of its config.json does not "
+                f"use, such as `{unused[0]}`; merge the run again"
+            )
+        for name, values in model.named_parameters():
+            if not torch.stack(torch.aminmax(values.detach())).isfinite().all():
+                raise ValueError(f"the weights `{name}` in `{path}` are not finite")
         return cls(model, device=device)
 
     @torch.inference_mode()
@@ -92,8 +104,11 @@ class TorchBackend:
         """Return logits of shape (N, C) in fp32 for padded ids and their mask, each (N, L).
 
         Raises DoesNotFit for a batch that is too large for the device, and DeviceFailed if the
-        device fails.
+        device fails. Raises ValueError for ids that the model does not embed: on a GPU they would
+        end the process.
         """
+        if int(batch_NL["input_ids"].max()) >= self._ids:
+            raise ValueError(f"the tokenizer gave an id over {self._ids - 1}, the model's last")
         with self._device_errors(), contextlib.suppress(torch.OutOfMemoryError):
             return self._logits(batch_NL)
         # Outside of the handler, because the error's traceback keeps the batch's tensors.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from altered import both, config, forge, manifest
 from fastapi import FastAPI
 from processes import ROOT, running
 from rows import make_rows
 
-from serve.bundle.seal import Bundle, open_bundle, seal
+from serve.bundle.seal import Bundle, open_bundle
 from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.http.api import build
@@ -68,14 +68,11 @@ def test_the_middleware_takes_the_arm_once() -> None:
 
 def renamed(bundle: Path, destination: Path) -> Path:
     """The same weights sealed with labels of other names, so with another version."""
-    staging = destination.with_suffix(".staging")
-    shutil.copytree(bundle, staging)
-    manifest = open_bundle(bundle).manifest
-    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    del fields["files"]
-    (staging / "manifest.json").unlink()
-    seal(staging, destination, **fields | {"labels": tuple(f"new {x}" for x in manifest.labels)})
-    return destination
+    labels = [f"new {label}" for label in open_bundle(bundle).manifest.labels]
+    names = {str(number): label for number, label in enumerate(labels)}
+    numbers = {label: number for number, label in enumerate(labels)}
+    change = both(manifest(labels=labels), config(id2label=names, label2id=numbers))
+    return forge(bundle, destination, change)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from rows import make_rows
 
 from serve.bundle.seal import open_bundle
+from serve.inference.passes import BATCH_TOKENS, batch_ends
 from serve.inference.placement import pick_backend, pick_device
-from serve.inference.predictor import BATCH_TOKENS, Predictor, batch_ends
+from serve.inference.predictor import Predictor
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 

@@ -12,8 +12,9 @@ import pytest
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.inference.backends.torch import TorchBackend
+from serve.inference.passes import batched_logits
 from serve.inference.placement import bf16_serves, pick_precision
-from serve.inference.predictor import Predictor, batched_logits
+from serve.inference.predictor import Predictor
 from serve.inference.scores import softmax
 from train.config.run import RunConfig
 from train.data.splits import load_data

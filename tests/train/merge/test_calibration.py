@@ -17,7 +17,8 @@ from sklearn.metrics import f1_score
 from serve.bundle.seal import open_bundle
 from serve.inference.backends.torch import TorchBackend
 from serve.inference.decision import Rules
-from serve.inference.predictor import Predictor, batched_logits
+from serve.inference.passes import batched_logits
+from serve.inference.predictor import Predictor
 from serve.inference.scores import (
     activate,
     chosen,

@@ -17,10 +17,12 @@ from processes import ROOT
 from rows import make_rows
 from transformers import LongformerConfig
 
+from serve.bundle.contents import ONNX_FILE
 from serve.bundle.seal import open_bundle
-from serve.inference.backends.onnx import FILE, OnnxBackend
+from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.backends.torch import TorchBackend
-from serve.inference.predictor import batched_logits, load_encoder
+from serve.inference.passes import batched_logits
+from serve.inference.predictor import load_encoder
 from serve.stats import paired_difference
 from train.config.run import RunConfig
 from train.fit.fit import fit
@@ -91,7 +93,7 @@ def test_stock_dynamic_quantization_depends_on_the_batch_and_ours_does_not(
 def test_quantized_weights_cannot_overflow_16_bits(bundles: Bundles) -> None:
     """Without VNNI two products of 8 bits are added in 16, and cut off in silence."""
     assert 2 * 255 * WEIGHT_MAX < 2**15
-    model = onnx.load(bundles("single") / FILE)
+    model = onnx.load(bundles("single") / ONNX_FILE)
 
     weights = [numpy_helper.to_array(each) for each in model.graph.initializer]
     quantized = [each for each in weights if each.dtype == np.int8]

@@ -24,10 +24,11 @@ from transformers import (
 )
 
 from serve.inference.equivalence import to_tensors
+from serve.inference.positions import usable_positions
+from serve.language.lines import first_line
 from train.config.run import RunConfig
 from train.model.adapters import check_targets
 from train.model.base import Base, load_base
-from train.model.compatibility import first_line, usable_positions
 
 MakeConfig = Callable[..., dict[str, Any]]
 NO_LENGTH = {"model_max_length": int(1e30)}

@@ -270,8 +270,8 @@ def test_adapter_is_no_base(base: Path) -> None:
     [
         (lambda path: (path / "model.safetensors").unlink(), "has no weights; expected one of"),
         (lambda path: (path / "config.json").unlink(), "it has no config.json"),
-        (lambda path: (path / "config.json").write_text("{"), "is not JSON"),
-        (lambda path: (path / "config.json").write_text("[" * 200_000), "is not JSON"),
+        (lambda path: (path / "config.json").write_text("{"), "is not a JSON object"),
+        (lambda path: (path / "config.json").write_text("[" * 200_000), "is not a JSON object"),
         (lambda path: (path / "config.json").write_text("[]"), "is not a JSON object"),
         (
             lambda path: (to_shards(path), sorted(path.glob("*.safetensors"))[0].unlink()),
