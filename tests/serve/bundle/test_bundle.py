@@ -40,9 +40,9 @@ def test_one_flipped_bit_is_refused_by_name(copy: Path, name: str, where: float)
 
 def test_no_flipped_bit_of_the_manifest_passes(copy: Path) -> None:
     data = (copy / "manifest.json").read_bytes()
-    for position in range(len(data)):
+    for position in range(0, len(data), 11):
         altered = bytearray(data)
-        altered[position] ^= 1 << (position % 8)
+        altered[position] ^= 1 << (position // 11 % 8)
         (copy / "manifest.json").write_bytes(altered)
         with pytest.raises(BundleError, match=r"manifest\.json"):
             open_bundle(copy, verify=False)
