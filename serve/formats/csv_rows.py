@@ -98,6 +98,7 @@ def _rows(
     columns: list[str | None], found: Iterator[Record], options: ReadOptions, say: Say
 ) -> Iterator[Row]:
     width = len(columns)
+    is_part = None in columns
     trimmed = False
     for number, values in found:
         if len(values) != width:
@@ -112,5 +113,6 @@ def _rows(
                 trimmed = True
             del values[width:]
         row: dict[Any, Any] = dict(zip(columns, values, strict=True))
-        row.pop(None, None)  # all columns that are left out
+        if is_part:
+            row.pop(None, None)  # all columns that are left out
         yield row

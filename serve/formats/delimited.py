@@ -83,6 +83,7 @@ def records(
     ValueError that names the line.
     """
     delimiter, end, quoted = syntax.delimiter, syntax.end, syntax.quoted
+    split_written = _patterns(delimiter).written.findall
     other = "\r" if end == "\n" else "\n"
     numbered = enumerate(lines, start=first)
     notes = _Notes(say)
@@ -90,17 +91,23 @@ def records(
     crlf = None
     for number, line in numbered:
         has_quotes = quoted and '"' in line
-        if has_quotes:
+        if has_quotes and line.count('"') % 2:
             line = gather(line, number, numbered, syntax)
-        if line.endswith("\r\n") is not crlf and line.endswith("\n"):
+        is_crlf = line.endswith("\r\n")
+        if is_crlf is not crlf and line.endswith("\n"):
             if crlf is not None:
                 notes.once("lines end in LF and in CRLF", number)
-            crlf = line.endswith("\r\n")
-        text = strip_end(line, end)
+            crlf = is_crlf
+        text = line[:-2] if is_crlf and end == "\n" else strip_end(line, end)
         if has_quotes:
-            values = _fields(text, number, syntax, notes)
+            closed = text + delimiter
+            written = split_written(closed)
+            if sum(map(len, written)) + len(written) == len(closed):  # nothing is left out
+                values = [_unquote(each) if each[:1] == '"' else each for each in written]
+            else:
+                values = _loose_fields(closed, number, syntax, notes)
             columns = columns or len(values)
-            if looks_like_rows(text, syntax, columns):
+            if end in text and looks_like_rows(text, syntax, columns):
                 notes.once("a quoted field spans lines that look like rows of their own", number)
             yield number, values
             continue
@@ -173,16 +180,18 @@ def written_fields(record: str, delimiter: str) -> list[str]:
     return _patterns(delimiter).written.findall(record + delimiter)
 
 
-def _fields(record: str, number: int, syntax: Syntax, notes: _Notes) -> list[str]:
+def _unquote(field: str) -> str:
+    return field[1:-1].replace('""', '"')
+
+
+def _loose_fields(closed: str, number: int, syntax: Syntax, notes: _Notes) -> list[str]:
+    """Return the values of a record, with a delimiter after it, that has blanks around quotes."""
     patterns = _patterns(syntax.delimiter)
-    closed = record + syntax.delimiter
-    if not patterns.strict.fullmatch(closed):
-        if not patterns.loose.fullmatch(closed):
-            raise ValueError(_wrong_quoting(closed, number, syntax))
-        notes.once("blanks around quoted fields are ignored", number)
+    if not patterns.loose.fullmatch(closed):
+        raise ValueError(_wrong_quoting(closed, number, syntax))
+    notes.once("blanks around quoted fields are ignored", number)
     return [
-        (inside.replace('""', '"') if '""' in inside else inside) or outside
-        for inside, outside in patterns.field.findall(closed)
+        inside.replace('""', '"') or outside for inside, outside in patterns.field.findall(closed)
     ]
 
 
