@@ -86,10 +86,12 @@ def records(
     split_written = _patterns(delimiter).written.findall
     other = "\r" if end == "\n" else "\n"
     numbered = enumerate(lines, start=first)
-    notes = _Notes(say)
+    notes = Notes(say)
     columns = empty = 0
     crlf = None
     for number, line in numbered:
+        if line[:1] == "\ufeff":
+            notes.once("a byte order mark within the file is read as text", number)
         has_quotes = quoted and '"' in line
         if has_quotes and line.count('"') % 2:
             line = gather(line, number, numbered, syntax)
@@ -107,6 +109,8 @@ def records(
             else:
                 values = _loose_fields(closed, number, syntax, notes)
             columns = columns or len(values)
+            if "\\N" in values:
+                notes.once(_NULL, number)
             if end in text and looks_like_rows(text, syntax, columns):
                 notes.once("a quoted field spans lines that look like rows of their own", number)
             yield number, values
@@ -121,14 +125,28 @@ def records(
             continue
         if empty and columns:
             notes.once("empty lines are skipped", empty)
-        if text.endswith("\\"):
-            notes.once("a backslash at the end of a line is read as text", number)
         columns = columns or text.count(delimiter) + 1
         empty = 0
-        yield number, text.split(delimiter)
+        values = text.split(delimiter)
+        if "\\" in text:
+            _say_escapes(values, number, delimiter, notes)
+        yield number, values
 
 
-class _Notes:
+_NULL = r"`\N`, by which MySQL and Postgres mean a missing value, is read as text"
+_ESCAPE = re.compile(r"\\[nrt\\]")
+
+
+def _say_escapes(values: list[str], number: int, delimiter: str, notes: Notes) -> None:
+    if values[-1].endswith("\\"):
+        notes.once("a backslash at the end of a line is read as text", number)
+    if "\\N" in values:
+        notes.once(_NULL, number)
+    if delimiter == "\t" and any(map(_ESCAPE.search, values)):
+        notes.once(r"backslash escapes such as `\n` and `\t` are read as text", number)
+
+
+class Notes:
     """Says once each what is read in a way that could surprise."""
 
     def __init__(self, say: Say | None) -> None:
@@ -184,7 +202,7 @@ def _unquote(field: str) -> str:
     return field[1:-1].replace('""', '"')
 
 
-def _loose_fields(closed: str, number: int, syntax: Syntax, notes: _Notes) -> list[str]:
+def _loose_fields(closed: str, number: int, syntax: Syntax, notes: Notes) -> list[str]:
     """Return the values of a record, with a delimiter after it, that has blanks around quotes."""
     patterns = _patterns(syntax.delimiter)
     if not patterns.loose.fullmatch(closed):
@@ -214,4 +232,5 @@ def _wrong_quoting(closed: str, number: int, syntax: Syntax) -> str:
     else:
         problem = "a quote mark in a field that is not in quotes"
         start = closed[position:].split(syntax.delimiter)[0].split(syntax.end)[0][:40]
+    start = start.replace("\r", "\\r")
     return f"line {line}: {problem} (the field begins with `{start}`); {remedy}"

@@ -89,6 +89,20 @@ def test_wrong_json_line_is_named(tmp_path: Path, content: str, message: str) ->
         read(tmp_path / "rows.ndjson", content)
 
 
+def test_answer_of_the_hugging_face_server_is_read_and_a_part_is_said(tmp_path: Path) -> None:
+    row = {"row_idx": 0, "row": {"text": "a", "label": 1}, "truncated_cells": []}
+    answer = {"features": [], "rows": [row], "num_rows_total": 200}
+    path, notes = tmp_path / "a.json", list[str]()
+
+    path.write_text(json.dumps(answer))
+    assert list(read_rows(path, say=notes.append)) == [{"text": "a", "label": 1}]
+    assert notes == ["the file has 1 of the 200 rows of the data set"]
+
+    path.write_text(json.dumps({"rows": [row | {"truncated_cells": ["text"]}]}))
+    with pytest.raises(ValueError, match="row 0: the value of `text` is cut off"):
+        list(read_rows(path))
+
+
 def test_large_value_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "rows.json.gz"
     path.write_bytes(gzip.compress(b'[{"text": "' + b"a" * 5_000_000))
