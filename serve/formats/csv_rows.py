@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from string import whitespace
 from typing import Any
 
 from serve.formats.delimited import Notes, Record, Syntax, records
@@ -83,7 +82,7 @@ def _first_lines(text: str, end: str, *, whole: bool) -> tuple[int, list[str]]:
 
 def _columns(header: list[str], options: ReadOptions) -> list[str | None]:
     """Return the name of each column: without blanks around it, None for one to leave out."""
-    names = [name.strip("\ufeff" + whitespace) for name in header]
+    names = [name.strip().strip("\ufeff").strip() for name in header]
     if names.count("") > 1:
         names = [name or f"column {number}" for number, name in enumerate(names, start=1)]
     columns: list[str | None] = []
@@ -109,10 +108,11 @@ def _rows(
         if len(values) != width:
             if len(values) < width or any(values[width:]):
                 names = [name for name in columns if name is not None]
+                mark = "the delimiter" if len(values) > width else "a line break"
                 row_names = "; R writes row names without a column, set row.names = FALSE"
                 raise ValueError(
                     f"line {number}: {len(values)} values for {width} columns"
-                    f"{other_delimiters(names, options)}; quote values that contain the delimiter"
+                    f"{other_delimiters(names, options)}; quote values that contain {mark}"
                     f"{row_names if len(values) == width + 1 and values[0] == '1' else ''}"
                 )
             notes.once("more values than columns, the last ones empty", number)

@@ -54,6 +54,8 @@ def _lines(file: IO[str]) -> Iterator[Row]:
             raise ValueError(f"line {number}: the values are nested too deeply") from None
         except ValueError as error:
             column = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            if line.strip() in ("{", "["):
+                column += "; a file whose rows span lines is named .json"
             raise ValueError(f"line {number}: not valid JSON: {_reason(error)}{column}") from None
         if not isinstance(row, dict):
             advice = "; a file that is one list is named .json" if line.startswith("[") else ""

@@ -18,7 +18,7 @@ _MISSING = frozenset(
 )
 _PYTHON_MISSING = "None"
 _SURE_SEPARATORS = (",", ";")
-_SEPARATORS = (*_SURE_SEPARATORS, "\n", "\t", "|", "/", "&", "+", " ")
+_SEPARATORS = (*_SURE_SEPARATORS, "\uff0c", "\u3001", "\uff1b", "\n", "\t", "|", "/", "&", "+", " ")
 _NUMBER = re.compile(r"[-+]?\d{1,15}\.0+")
 _SHOWN = 5
 

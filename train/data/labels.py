@@ -225,20 +225,22 @@ class LabelReader:
                 f"column `{self._data.label_column}` has only zeros and ones; if there is one "
                 f"column per label, set data.label_columns=[{self._data.label_column}, ...]"
             )
+        if "label_separator" in self._data.model_fields_set:
+            return  # chosen by the user
+        as_name = f'data.label_separator="{self._data.label_separator}"'
         lengths = {len(label) for label in labels}
         if lengths and min(lengths) == max(lengths) > 2 and not "".join(labels).strip("01"):
             raise ValueError(
                 f"the labels are zeros and ones, such as {min(labels)!r}; if each digit is for one "
-                f"class, write lists such as {list(map(int, min(labels)))} and set data.label_names"
+                f"class, write lists such as {list(map(int, min(labels)))} and set "
+                f"data.label_names; if they are names, set {as_name}"
             )
-        if "label_separator" in self._data.model_fields_set:
-            return  # chosen by the user
         if found := list_separator(labels):
             separator, example = found
             raise ValueError(
                 f"the label {example[:60]!r} looks like a list of labels that occur elsewhere; "
                 f"set \"data.label_separator='{separator}'\", or "
-                f'data.label_separator="{self._data.label_separator}" if it is one label'
+                f"{as_name} if it is one label"
             )
 
 
@@ -250,8 +252,12 @@ def _value_of(kind: type, item: Any) -> Any:
         text = item.strip()
         if text.lower() in ("true", "false"):
             return text.lower()
-        return float(text) if _NUMBER.fullmatch(text) else None
-    if kind in (int, float, Decimal):
+        if not _NUMBER.fullmatch(text):
+            return None
+        return float(text) if "." in text else int(text)
+    if kind is int:
+        return item  # as a float, large identifiers would be equal
+    if kind in (float, Decimal):
         try:
             return float(item)
         except OverflowError:

@@ -80,6 +80,9 @@ def test_json_that_is_no_table_is_named(tmp_path: Path, content: str, message: s
     ("content", "message"),
     [
         ('{"a": 1}\n{"a": 1, "a": 2}\n', "line 2: the key `a` appears twice in one object"),
+        ('{"a": 1}\n{"a":\n', r"line 2: not valid JSON: Expecting value \(column 6\)"),
+        ('{\n"a": 1\n}\n', "line 1: .*a file whose rows span lines is named .json"),
+        ('{"a": 1}\n\ufeff{"a": 2}\n', "line 2: .*a byte order mark within the file"),
         ('{"a": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"a": 1}\n{"b": ' + "[" * 100_000 + "\n", "line 2: the values are nested too deeply"),
     ],

@@ -87,6 +87,9 @@ def test_digits_for_classes_are_not_taken_for_a_number() -> None:
 
     with pytest.raises(ValueError, match=r"write lists such as \[0, 1, 1\]"):
         digits.check()
+    named = reader(label_separator="|")
+    named.read({"label": "011"})
+    named.check()
     with pytest.raises(RowError, match=r"write 11 or \[0, 1, 1\]"):
         reader(label_names=["a", "b", "c"]).read({"label": "011"})
 
@@ -143,6 +146,14 @@ def test_one_value_in_two_types_is_refused_and_can_be_mapped(values: tuple[Any, 
     with pytest.raises(ValueError, match=r"\(row 1\) and .* \(row 2\) are one value in two forms"):
         both.check()
     mapped.check()
+
+
+def test_large_numbers_are_told_apart() -> None:
+    large = reader("single_label")
+    for value in (2**53, 2**53 + 1, str(2**53 + 2)):
+        large.read({"label": value})
+
+    large.check()
 
 
 def test_number_and_its_text_are_one_label() -> None:
@@ -264,7 +275,7 @@ def test_notes_name_look_alikes_missing_values_and_lists() -> None:
     ]
 
 
-@pytest.mark.parametrize("separator", [",", "/", " & ", "\n", " "])
+@pytest.mark.parametrize("separator", [",", "\u3001", "/", " & ", "\n", " "])
 def test_lists_of_labels_in_a_single_label_task_are_said(separator: str) -> None:
     notes = notes_on_labels({"x": 3, "y": 2, f"x{separator}y": 1}, multi=False)
 

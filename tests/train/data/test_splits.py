@@ -289,6 +289,8 @@ def test_texts_of_a_file_without_header_are_shortened_in_the_message(tmp_path: P
     ("name", "content", "hint"),
     [
         ("a.csv", "text, lang;label\na, b;c\n", "set data.delimiter=';' if it is the delimiter"),
+        ("a.csv", "Text,label\na,b\n", "'Text' is not 'text'"),
+        ("a.csv", "te\u200bxt,label\na,b\n", r"'te\\u200bxt' is not 'text'"),
         ("a.csv", "__label__x hello\n__label__y bye\n", "it looks like a file of fastText"),
         ("a.jsonl", '{"data": {"text": "a"}, "id": 1}\n', "the values of the objects in `data`"),
     ],
