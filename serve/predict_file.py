@@ -11,6 +11,7 @@ A row that cannot be classified does not stop the run: its prediction is null an
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -116,10 +117,14 @@ def _survey(
                 f"`{source}` has no column `{column}`, only {', '.join(first)}; "
                 "name the text columns with --text-columns"
             )
-    total, columns = survey(source, output=output)
+    total, columns = survey(source, output=output, say=_print_note)
     if taken := [column for column in added if column in columns]:
         raise ValueError(f"`{source}` already has a column `{taken[0]}`; rename it")
     return total, columns or list(text_columns)
+
+
+def _print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr)
 
 
 def _added_columns(predictor: Predictor) -> dict[str, Any]:

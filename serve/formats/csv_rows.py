@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from serve.formats.delimited import Record, Syntax, records
+from serve.formats.delimited import Notes, Record, Syntax, records
 from serve.formats.dialect import (
     is_quoted,
     line_end,
@@ -60,7 +60,7 @@ def open_csv(
     columns = _columns(header, options)
     return Opened(
         columns=[name for name in columns if name is not None],
-        rows=_rows(columns, found, options, say),
+        rows=_rows(header, columns, found, options, say),
     )
 
 
@@ -82,7 +82,7 @@ def _first_lines(text: str, end: str, *, whole: bool) -> tuple[int, list[str]]:
 
 def _columns(header: list[str], options: ReadOptions) -> list[str | None]:
     """Return the name of each column: without blanks around it, None for one to leave out."""
-    names = [name.strip() for name in header]
+    names = [name.strip().strip("\ufeff").strip() for name in header]
     if names.count("") > 1:
         names = [name or f"column {number}" for number, name in enumerate(names, start=1)]
     columns: list[str | None] = []
@@ -95,22 +95,39 @@ def _columns(header: list[str], options: ReadOptions) -> list[str | None]:
 
 
 def _rows(
-    columns: list[str | None], found: Iterator[Record], options: ReadOptions, say: Say
+    header: list[str],
+    columns: list[str | None],
+    found: Iterator[Record],
+    options: ReadOptions,
+    say: Say,
 ) -> Iterator[Row]:
     width = len(columns)
-    trimmed = False
+    is_part = None in columns
+    notes = Notes(say)
     for number, values in found:
         if len(values) != width:
             if len(values) < width or any(values[width:]):
                 names = [name for name in columns if name is not None]
+                mark = "the delimiter" if len(values) > width else "a line break"
+                row_names = "; R writes row names without a column, set row.names = FALSE"
                 raise ValueError(
                     f"line {number}: {len(values)} values for {width} columns"
-                    f"{other_delimiters(names, options)}; quote values that contain the delimiter"
+                    f"{other_delimiters(names, options)}; quote values that contain {mark}"
+                    f"{row_names if len(values) == width + 1 and values[0] == '1' else ''}"
                 )
-            if not trimmed:
-                say(f"more values than columns, the last ones empty (line {number})")
-                trimmed = True
+            notes.once("more values than columns, the last ones empty", number)
             del values[width:]
+        if values[-1] == header[-1] and _is_header(values, header):
+            if width > 1:
+                raise ValueError(
+                    f"line {number} repeats the header; if files were joined, delete the line"
+                )
+            notes.once("a row is the same as the header", number)
         row: dict[Any, Any] = dict(zip(columns, values, strict=True))
-        row.pop(None, None)  # all columns that are left out
+        if is_part:
+            row.pop(None, None)  # all columns that are left out
         yield row
+
+
+def _is_header(values: list[str], header: list[str]) -> bool:
+    return [values[0].lstrip("\ufeff"), *values[1:]] == [header[0].lstrip("\ufeff"), *header[1:]]

@@ -83,24 +83,35 @@ def records(
     ValueError that names the line.
     """
     delimiter, end, quoted = syntax.delimiter, syntax.end, syntax.quoted
+    split_written = _patterns(delimiter).written.findall
     other = "\r" if end == "\n" else "\n"
     numbered = enumerate(lines, start=first)
-    notes = _Notes(say)
+    notes = Notes(say)
     columns = empty = 0
     crlf = None
     for number, line in numbered:
+        if line[:1] == "\ufeff":
+            notes.once("a byte order mark within the file is read as text", number)
         has_quotes = quoted and '"' in line
-        if has_quotes:
+        if has_quotes and line.count('"') % 2:
             line = gather(line, number, numbered, syntax)
-        if line.endswith("\r\n") is not crlf and line.endswith("\n"):
+        is_crlf = line.endswith("\r\n")
+        if is_crlf is not crlf and line.endswith("\n"):
             if crlf is not None:
                 notes.once("lines end in LF and in CRLF", number)
-            crlf = line.endswith("\r\n")
-        text = strip_end(line, end)
+            crlf = is_crlf
+        text = line[:-2] if is_crlf and end == "\n" else strip_end(line, end)
         if has_quotes:
-            values = _fields(text, number, syntax, notes)
+            closed = text + delimiter
+            written = split_written(closed)
+            if sum(map(len, written)) + len(written) == len(closed):  # nothing is left out
+                values = [_unquote(each) if each[:1] == '"' else each for each in written]
+            else:
+                values = _loose_fields(closed, number, syntax, notes)
             columns = columns or len(values)
-            if looks_like_rows(text, syntax, columns):
+            if "\\N" in values:
+                notes.once(_NULL, number)
+            if end in text and looks_like_rows(text, syntax, columns):
                 notes.once("a quoted field spans lines that look like rows of their own", number)
             yield number, values
             continue
@@ -114,14 +125,28 @@ def records(
             continue
         if empty and columns:
             notes.once("empty lines are skipped", empty)
-        if text.endswith("\\"):
-            notes.once("a backslash at the end of a line is read as text", number)
         columns = columns or text.count(delimiter) + 1
         empty = 0
-        yield number, text.split(delimiter)
+        values = text.split(delimiter)
+        if "\\" in text:
+            _say_escapes(values, number, delimiter, notes)
+        yield number, values
 
 
-class _Notes:
+_NULL = r"`\N`, by which MySQL and Postgres mean a missing value, is read as text"
+_ESCAPE = re.compile(r"\\[nrt\\]")
+
+
+def _say_escapes(values: list[str], number: int, delimiter: str, notes: Notes) -> None:
+    if values[-1].endswith("\\"):
+        notes.once("a backslash at the end of a line is read as text", number)
+    if "\\N" in values:
+        notes.once(_NULL, number)
+    if delimiter == "\t" and any(map(_ESCAPE.search, values)):
+        notes.once(r"backslash escapes such as `\n` and `\t` are read as text", number)
+
+
+class Notes:
     """Says once each what is read in a way that could surprise."""
 
     def __init__(self, say: Say | None) -> None:
@@ -173,16 +198,18 @@ def written_fields(record: str, delimiter: str) -> list[str]:
     return _patterns(delimiter).written.findall(record + delimiter)
 
 
-def _fields(record: str, number: int, syntax: Syntax, notes: _Notes) -> list[str]:
+def _unquote(field: str) -> str:
+    return field[1:-1].replace('""', '"')
+
+
+def _loose_fields(closed: str, number: int, syntax: Syntax, notes: Notes) -> list[str]:
+    """Return the values of a record, with a delimiter after it, that has blanks around quotes."""
     patterns = _patterns(syntax.delimiter)
-    closed = record + syntax.delimiter
-    if not patterns.strict.fullmatch(closed):
-        if not patterns.loose.fullmatch(closed):
-            raise ValueError(_wrong_quoting(closed, number, syntax))
-        notes.once("blanks around quoted fields are ignored", number)
+    if not patterns.loose.fullmatch(closed):
+        raise ValueError(_wrong_quoting(closed, number, syntax))
+    notes.once("blanks around quoted fields are ignored", number)
     return [
-        (inside.replace('""', '"') if '""' in inside else inside) or outside
-        for inside, outside in patterns.field.findall(closed)
+        inside.replace('""', '"') or outside for inside, outside in patterns.field.findall(closed)
     ]
 
 
@@ -205,4 +232,5 @@ def _wrong_quoting(closed: str, number: int, syntax: Syntax) -> str:
     else:
         problem = "a quote mark in a field that is not in quotes"
         start = closed[position:].split(syntax.delimiter)[0].split(syntax.end)[0][:40]
+    start = start.replace("\r", "\\r")
     return f"line {line}: {problem} (the field begins with `{start}`); {remedy}"

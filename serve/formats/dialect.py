@@ -21,7 +21,8 @@ from serve.formats.delimited import (
 from serve.formats.options import ReadOptions, Say
 
 _DELIMITERS = {",": "`,`", ";": "`;`", "\t": "tab", "|": "`|`"}
-_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'("?)sep=(.)\1\s*', re.IGNORECASE)
+_BREAK = re.compile(r'"[^"]*"|(\r\n|\r|\n)')
 
 
 def name_of(delimiter: str) -> str:
@@ -30,14 +31,18 @@ def name_of(delimiter: str) -> str:
 
 
 def line_end(head: str) -> str:
-    """Return the last character of the lines of a text: a line feed unless there is none."""
-    return "\r" if "\n" not in head and "\r" in head[:-1] else "\n"
+    """Return the last character of the lines of a text, by its first line break outside quotes."""
+    breaks = (match[1] for match in _BREAK.finditer(head) if match[1])
+    first = next(breaks, None)
+    if first is None:
+        return "\r" if "\n" not in head and "\r" in head[:-1] else "\n"
+    return "\r" if first == "\r" and next(breaks, "\r") == "\r" else "\n"
 
 
 def separator_line(line: str) -> str | None:
     """Return the delimiter that Excel's first line `sep=;` states."""
     match = _SEPARATOR_LINE.fullmatch(line)
-    return match[1] if match else None
+    return match[2] if match else None
 
 
 def pick_delimiter(lines: list[str], syntax: Syntax, options: ReadOptions, say: Say) -> str:

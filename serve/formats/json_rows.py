@@ -47,13 +47,16 @@ def _lines(file: IO[str]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = _decoder.decode(line)
+            row = _decoder.decode(line.rstrip())
         except _Duplicate as error:
             raise ValueError(f"line {number}: {error}") from None
         except RecursionError:
             raise ValueError(f"line {number}: the values are nested too deeply") from None
         except ValueError as error:
-            raise ValueError(f"line {number}: not valid JSON: {error}") from None
+            column = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            if line.strip() in ("{", "["):
+                column += "; a file whose rows span lines is named .json"
+            raise ValueError(f"line {number}: not valid JSON: {_reason(error)}{column}") from None
         if not isinstance(row, dict):
             advice = "; a file that is one list is named .json" if line.startswith("[") else ""
             raise ValueError(f"line {number}: expected a JSON object{advice}")
@@ -131,7 +134,11 @@ class _Buffer:
 
 
 def _reason(error: ValueError) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if error.doc[error.pos : error.pos + 1] == "\ufeff":
+        return "a byte order mark within the file; were files joined?"
+    return error.msg
 
 
 def _values(buffer: _Buffer, options: ReadOptions, say: Say) -> Iterator[Row]:
@@ -184,6 +191,9 @@ def _document(document: Row, options: ReadOptions, say: Say) -> Iterator[Row]:
     is_row = bool(options.used) and (options.used or frozenset()) <= document.keys()
     name = None if is_row else _list_of_rows(document)
     if name is not None:
+        if name == "rows" and all("row_idx" in item and "row" in item for item in document[name]):
+            yield from _of_server(document, say)
+            return
         if len(document) > 1 or name not in ("data", "rows"):
             say(f"the rows are in `{name[:40]}` of the JSON object")
         yield from document[name]
@@ -195,6 +205,17 @@ def _document(document: Row, options: ReadOptions, say: Say) -> Iterator[Row]:
         yield from _of_objects(document, options)
     else:
         yield document
+
+
+def _of_server(document: Row, say: Say) -> Iterator[Row]:
+    """Yield the rows of an answer of the Hugging Face data set server, which has 100 at most."""
+    items, total = document["rows"], document.get("num_rows_total")
+    if isinstance(total, int) and total > len(items):
+        say(f"the file has {len(items)} of the {total} rows of the data set")
+    for item in items:
+        if cells := item.get("truncated_cells"):
+            raise ValueError(f"row {item['row_idx']}: the value of `{cells[0]}` is cut off")
+        yield _row(item["row"], f"row {item['row_idx']}")
 
 
 def _list_of_rows(document: Row) -> str | None:

@@ -57,6 +57,18 @@ class Opened:
     """Metadata of a Parquet file."""
 
 
+_ADVICE = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "export the sheet as CSV"),
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz"), "decompress it first"),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro"), "write it as Parquet"),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "name it as sql:sqlite:///FILE#TABLE"),
+    **dict.fromkeys(
+        ("", ".txt", ".tab", ".dat", ".data"),
+        "rename it to the format that it has, such as .tsv if tabs separate its values",
+    ),
+}
+
+
 def format_of(name: str | Path) -> tuple[str, bool]:
     """Return the suffix in lower case without `.gz`, and whether the file is compressed.
 
@@ -67,16 +79,12 @@ def format_of(name: str | Path) -> tuple[str, bool]:
     suffix = path.with_suffix("").suffix if compressed else path.suffix
     if suffix in SUFFIXES and not (compressed and suffix == ".parquet"):
         return suffix, compressed
-    advice = ""
-    if suffix in (".xlsx", ".xls", ".ods"):
-        advice = "; export the sheet as CSV"
-    elif suffix == ".txt":
-        advice = "; rename it to the format that it has"
-    elif compressed or suffix in (".zip", ".bz2", ".xz", ".zst", ".tar"):
-        advice = "; decompress it first"
+    advice = _ADVICE.get(suffix, "write the rows as .jsonl or .csv")
+    if compressed:
+        advice = "decompress it first"
     expected = ", ".join(SUFFIXES)
     raise ValueError(
-        f"unknown format, expected {expected}, or one of the text formats + .gz{advice}"
+        f"unknown format, expected {expected}, or one of the text formats + .gz; {advice}"
     )
 
 

@@ -101,15 +101,23 @@ def pick_encoding(head: bytes, options: ReadOptions, say: Say) -> str:
     marked = next((codec for mark, codec in _MARKS if head.startswith(mark)), None)
     if options.encoding:
         name = codecs.lookup(options.encoding).name
-        if marked and name.replace("-sig", "").startswith(marked.replace("-sig", "")):
-            return marked  # the named codec would keep the mark as a character
-        return name
+        if marked is None:
+            _say_utf8(head, name, options, say)
+            return name
+        if not name.replace("-sig", "").startswith(marked.replace("-sig", "")):
+            raise ValueError(
+                f"the file has the byte order mark of {marked.replace('-sig', '').upper()}, but "
+                f"{options.key}encoding={options.encoding}; remove the key"
+            )
+        return marked  # the named codec would keep the mark as a character
     if marked:
         if marked != "utf-8-sig":
             say(f"read as {marked.upper()}, as its byte order mark says")
         return marked
     if what := looks_like(head):
         raise ValueError(f"the file looks like {what}")
+    if head and not head.strip(b"\0"):
+        raise ValueError("the file is damaged: it begins with zeros")
     sample = head[:4096].partition(b"\n")[0]  # a header or first row: zeros in a text are text
     zeros = [sample[start::2].count(0) for start in (0, 1)]
     if max(zeros) > len(sample) / 6 and min(zeros) < max(zeros) / 8:
@@ -117,6 +125,17 @@ def pick_encoding(head: bytes, options: ReadOptions, say: Say) -> str:
         advice = options.remedy("encoding", codec, "save it as UTF-8")
         raise ValueError(f"the file looks like UTF-16 without a byte order mark; {advice}")
     return "utf-8"
+
+
+def _say_utf8(head: bytes, name: str, options: ReadOptions, say: Say) -> None:
+    """Say that a file is not in the encoding that the user named, but in UTF-8."""
+    if name.startswith("utf") or head.isascii():
+        return
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return
+    say(f"read as {options.encoding}, as {options.key}encoding says, but it is valid UTF-8")
 
 
 def open_text(
@@ -175,9 +194,18 @@ def _wrong_byte(path: Path, encoding: str, options: ReadOptions) -> str | None:
 def _advice(error: UnicodeDecodeError, options: ReadOptions) -> str:
     if options.encoding:
         return f"; {options.key}encoding={options.encoding} does not fit"
+    if not error.encoding.startswith("utf-8"):
+        return "; the file is damaged or incomplete, as its byte order mark names this encoding"
     content = bytes(error.object)
+    if b"\n\0" in content or b"\0\n" in content:
+        advice = options.remedy("encoding", "utf-16-le", "save it as UTF-8")
+        return f"; if it is UTF-16 without a byte order mark, {advice}"
     before = content[max(0, error.start - 12) : error.start].rpartition(b"\n")[2]
     after = content[error.start : error.start + 12].partition(b"\n")[0]
     seen = (before + after).decode("cp1252", "replace").strip()
     advice = options.remedy("encoding", "cp1252", "save it as UTF-8")
-    return f"; if it is cp1252 (Western Windows), where it says `{seen}`, {advice}"
+    others = "; Excel also writes cp932 in Japan, gbk in China, cp1251 in Russia"
+    return (
+        f"; if it is cp1252 (Western Windows), where it says `{seen}`, {advice}"
+        f"{others if options.key else ''}"
+    )

@@ -69,6 +69,17 @@ def test_every_format_in_and_out(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{source}", target.name])
 
 
+def test_how_the_input_was_read_is_said_once(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor = Predictor.load(bundles("single"), device="cpu")
+    (tmp_path / "in.csv").write_text("text;id\nlost, my card;1\nbye;2\n")
+
+    predict_file(predictor, tmp_path / "in.csv", tmp_path / "out.csv", text_columns=("text",))
+
+    assert capsys.readouterr().err.count("note: the values are separated by `;`") == 1
+
+
 def test_rows_that_cannot_be_classified_have_an_error(bundles: Bundles, tmp_path: Path) -> None:
     rows = [{"id": 1, "text": "my parcel"}, {"id": 2, "text": " "}, {"id": 3, "text": None}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)

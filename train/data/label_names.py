@@ -11,9 +11,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-_MISSING = frozenset({"nan", "null", "<na>", "n/a", "#n/a", "na", "nat", "undefined", "missing"})
+_MISSING = frozenset(
+    {"nan", "null", "<na>", "n/a", "na", "nat", "undefined", "missing", "nil", "(null)", "<null>"}
+    | {"\\n", ".", "-", "--", "?"}  # MySQL writes \\N, Stata a full stop
+    | {"#n/a", "#value!", "#ref!", "#name?", "#div/0!", "#num!", "#null!"}
+)
 _PYTHON_MISSING = "None"
-_SEPARATORS = (",", ";", "|", "/")
+_SURE_SEPARATORS = (",", ";")
+_SEPARATORS = (*_SURE_SEPARATORS, "\uff0c", "\u3001", "\uff1b", "\n", "\t", "|", "/", "&", "+", " ")
 _NUMBER = re.compile(r"[-+]?\d{1,15}\.0+")
 _SHOWN = 5
 
@@ -29,7 +34,8 @@ def plain_form(label: str) -> str:
 
 
 def _is_invisible(character: str) -> bool:
-    return unicodedata.category(character) == "Cf"
+    category = unicodedata.category(character)
+    return category == "Cf" or (category == "Cc" and not character.isspace())
 
 
 def look_alikes(labels: Iterable[str]) -> list[list[str]]:
@@ -40,18 +46,21 @@ def look_alikes(labels: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def list_separator(labels: Iterable[str]) -> tuple[str, str] | None:
+def list_separator(
+    labels: Iterable[str], separators: Iterable[str] = _SURE_SEPARATORS
+) -> tuple[str, str] | None:
     """Return the separator of labels that are lists of other labels, and one of them.
 
-    A label counts as a list if each of its parts is a label itself or is part of another list.
-    Only a comma or a semicolon counts: names such as `and/or` are common.
+    A label counts as a list if each of its parts is a label itself or, for a comma or a
+    semicolon, is part of another list: names such as `and/or` or `open card` are common.
     """
     known = set(labels)
-    for separator in _SEPARATORS[:2]:
+    for separator in separators:
         lists = {label: _parts(label, separator) for label in sorted(known) if separator in label}
         times = Counter(part for parts in lists.values() for part in parts)
+        often = {part for part in times if times[part] > 1 and separator in _SURE_SEPARATORS}
         for label, parts in lists.items():
-            if len(parts) > 1 and all(part in known or times[part] > 1 for part in parts):
+            if len(parts) > 1 and parts <= known | often:
                 return separator, label
     return None
 
@@ -72,12 +81,14 @@ def notes_on_labels(counts: Mapping[str, int], *, multi: bool) -> list[str]:
     for label, count in counts.items():
         if label == _PYTHON_MISSING or label.casefold() in _MISSING:
             notes.append(f"the label {label!r} ({count} rows) may be a missing value as text")
-    if multi:
-        for separator in _SEPARATORS[:3]:
-            found = [label for label in counts if separator in label]
-            if found:
-                notes.append(
-                    f"{len(found)} labels contain {separator!r}, such as {found[0][:60]!r}; set "
-                    "data.label_separator if they are lists"
-                )
+    task = "" if multi else "task: multi_label and "
+    for separator in _SEPARATORS:
+        found = [label for label in counts if separator in label]
+        if multi and separator in ",;|" and found:
+            what = f"{len(found)} labels contain {separator!r}, such as {found[0][:60]!r}"
+        elif hit := list_separator(counts, [separator]):
+            what = f"the label {hit[1][:60]!r} may be a list of other labels by {separator!r}"
+        else:
+            continue
+        notes.append(f"{what}; set {task}data.label_separator if they are lists")
     return notes

@@ -6,11 +6,8 @@ with its row, and labels that are one value written in two ways are refused with
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
@@ -19,10 +16,11 @@ from uuid import UUID
 
 from serve.inference.text import text_problem
 from train.config.run import RunConfig
+from train.data.label_lists import RowError as RowError
+from train.data.label_lists import listed
 from train.data.label_names import list_separator
 
 Labels = tuple[str, ...]
-_LIST_CHARS = 100_000
 _NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{0,300})?")
 _TRUE = frozenset({"1", "1.0", "true"})
 _FALSE = frozenset({"0", "0.0", "false", ""})
@@ -34,10 +32,6 @@ _KINDS = {
 }
 
 
-class RowError(ValueError):
-    """Why a row cannot be used."""
-
-
 class LabelReader:
     """Reads the labels of the rows of one source."""
 
@@ -47,6 +41,10 @@ class LabelReader:
         self._multi = config.task == "multi_label"
         given = config.data.label_names or class_names.get(config.data.label_column)
         self._names: Sequence[str] | None = given or None
+        data = config.data
+        used = (*data.text_columns, data.label_column, *data.label_columns)
+        self._uses_answer = "answer" in used or "{answer" in (data.template or "")
+        self._status = f"{data.label_column}.status"
         self._known: dict[tuple[Any, Any], str] = {}
         self._first_rows: dict[tuple[Any, Any], int] = {}
         self._from_scalars = set[str]()
@@ -62,7 +60,7 @@ class LabelReader:
         task, for a missing value in a multi-label one, and for a value that is no name.
         """
         self._row = number
-        _check_answer(row)
+        self._check_annotator(row)
         if self._data.label_columns:
             return self._marked(row)
         value = row.get(self._data.label_column)
@@ -73,6 +71,16 @@ class LabelReader:
         elif self._multi:
             self._from_scalars |= labels
         return tuple(sorted(labels))
+
+    def _check_annotator(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row that an annotator did not accept, as Prodigy and Argilla export it."""
+        answer = row.get("answer")
+        if answer in ("reject", "ignore") and not self._uses_answer:
+            raise RowError(f"the annotator's `answer` is {answer!r}")
+        if status := row.get(self._status):
+            states = status if isinstance(status, list) else [status]
+            if refused := [each for each in states if each in ("discarded", "draft")]:
+                raise RowError(f"the annotator's `{self._status}` is {refused[0]!r}")
 
     def _marked(self, row: Mapping[str, Any]) -> Labels:
         """Return the names of the columns whose value is one."""
@@ -92,7 +100,8 @@ class LabelReader:
     def _items(self, value: Any) -> tuple[list[Any], bool]:
         """Return the labels of a value, not yet as names, and whether it is a list of them."""
         if isinstance(value, str):
-            value = _listed(value, strict=self._multi)
+            self._check_digits(value)
+            value = listed(value, strict=self._multi)
         if isinstance(value, tuple):
             value = list(value)
         if isinstance(value, list):
@@ -107,6 +116,15 @@ class LabelReader:
             parts = [part.strip() for part in value.split(self._data.label_separator)]
             return [part for part in parts if part], False
         return [value], False
+
+    def _check_digits(self, value: str) -> None:
+        """Refuse a string such as 011, if it may say for each of the classes whether it is one."""
+        size = len(self._names or ())
+        if size > 2 and len(value.strip()) == size and not value.strip().strip("01"):
+            raise RowError(
+                f"the label {value!r} is the number of a class, or zeros and ones of {size} "
+                f"classes; write {int(value)} or {list(map(int, value.strip()))}"
+            )
 
     def _hot(self, values: list[Any]) -> list[str] | None:
         """Return the names of the ones in a list of zeros and ones; None for any other list.
@@ -209,55 +227,21 @@ class LabelReader:
             )
         if "label_separator" in self._data.model_fields_set:
             return  # chosen by the user
+        as_name = f'data.label_separator="{self._data.label_separator}"'
+        lengths = {len(label) for label in labels}
+        if lengths and min(lengths) == max(lengths) > 2 and not "".join(labels).strip("01"):
+            raise ValueError(
+                f"the labels are zeros and ones, such as {min(labels)!r}; if each digit is for one "
+                f"class, write lists such as {list(map(int, min(labels)))} and set "
+                f"data.label_names; if they are names, set {as_name}"
+            )
         if found := list_separator(labels):
             separator, example = found
             raise ValueError(
                 f"the label {example[:60]!r} looks like a list of labels that occur elsewhere; "
                 f"set \"data.label_separator='{separator}'\", or "
-                f'data.label_separator="{self._data.label_separator}" if it is one label'
+                f"{as_name} if it is one label"
             )
-
-
-def _check_answer(row: Mapping[str, Any]) -> None:
-    """Refuse a row that an annotator did not accept, as Prodigy exports it."""
-    if "answer" in row and ("_task_hash" in row or "accept" in row):
-        answer = row["answer"]
-        if answer in ("reject", "ignore"):
-            raise RowError(f"the annotator's `answer` is {answer!r}")
-
-
-def _listed(text: str, *, strict: bool) -> Any:
-    """Return the list in a string, written as JSON or as Python prints it, or the string.
-
-    strict: whether to refuse what looks like a list and is none. Raises RowError for an object.
-    """
-    stripped = text.strip()
-    if len(stripped) < 2 or stripped[0] + stripped[-1] not in ("[]", "{}", "()"):
-        return text
-    made: Any = None
-    if len(stripped) <= _LIST_CHARS:
-        try:
-            made = json.loads(stripped)
-        except (ValueError, RecursionError):
-            made = _literal(stripped)
-    if isinstance(made, dict):
-        return [made]  # refused by its kind
-    if isinstance(made, list | tuple):
-        return list(made)
-    if isinstance(made, set | frozenset):
-        return sorted(made, key=str)
-    if strict and stripped[0] == "[":
-        raise RowError(f"the label {stripped[:60]!r} looks like a list, but is not written as JSON")
-    return text
-
-
-def _literal(text: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in strings
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            return None
 
 
 def _value_of(kind: type, item: Any) -> Any:
@@ -268,8 +252,12 @@ def _value_of(kind: type, item: Any) -> Any:
         text = item.strip()
         if text.lower() in ("true", "false"):
             return text.lower()
-        return float(text) if _NUMBER.fullmatch(text) else None
-    if kind in (int, float, Decimal):
+        if not _NUMBER.fullmatch(text):
+            return None
+        return float(text) if "." in text else int(text)
+    if kind is int:
+        return item  # as a float, large identifiers would be equal
+    if kind in (float, Decimal):
         try:
             return float(item)
         except OverflowError:

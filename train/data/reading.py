@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from serve.inference.text import text_problem
 from serve.tables import Row
 from train.config.run import RunConfig
 from train.data.fixes import Fixes
+from train.data.label_names import plain_form
 from train.data.labels import RowError
 from train.data.rows import RowRules, SplitName
 from train.data.sources import open_source
@@ -60,14 +61,14 @@ def read_source(
     columns = config.evaluation.slice_columns if holds_test else ()
     rules = RowRules(config=config, class_names={})
     used = (*rules.columns, *columns)
-    unseen, seen = {*used}, dict[str, None]()
+    unseen, seen = {*used}, dict[str, Any]()
     options = read_options(config, used)
     with open_source(source, cache_dir=config.output_dir / "cache", options=options) as table:
         rules = RowRules(config=config, class_names=table.class_names)
         for number, row in enumerate((row for block in table.rows for row in block), start=1):
             if unseen:
                 unseen -= row.keys()
-                seen.update(dict.fromkeys(islice(row, 50)))
+                seen.update(islice(row.items(), 50))
             try:
                 text, labels = rules.parse(row, number)
                 values = tuple(slice_value(row, column) for column in columns)
@@ -84,7 +85,7 @@ def read_source(
         raise ValueError(f"`{source}` has no rows")
     if unseen:
         missing = next(column for column in used if column in unseen)
-        raise ValueError(f"`{source}` has no column `{missing}`, only {_known(seen)}")
+        raise ValueError(f"`{source}` has no column `{missing}`, only {_known(seen, missing)}")
     try:
         rules.labels.check()
     except ValueError as error:
@@ -107,11 +108,20 @@ def read_options(config: RunConfig, used: Iterable[str]) -> ReadOptions:
     )
 
 
-def _known(seen: Iterable[str]) -> str:
+def _known(seen: Mapping[str, Any], missing: str) -> str:
+    """Return the columns of a source, with values of its first row, for a message."""
     names = list(seen)
     # The first row of a file without a header has texts and numbers, which are no names.
     is_row = any(len(name) > 40 or name.replace(".", "").isdigit() for name in names)
     hint = "; its first line is taken for the header, add one if it has none" if is_row else ""
+    if alike := [name for name in names if plain_form(name) == plain_form(missing)]:
+        hint = f"; {alike[0]!a} is not {missing!a}"
+    elif any(name.startswith("__label__") for name in names):
+        hint = "; it looks like a file of fastText, write text and label as two columns"
+    elif nested := [name for name, value in seen.items() if isinstance(value, dict)]:
+        hint = f"; write the values of the objects in {list_columns(nested)} as columns"
+    elif marks := [mark for mark in ";,|" if any(mark in name for name in names)]:
+        hint = f"{hint}; set data.delimiter='{marks[0]}' if it is the delimiter"
     return (
         f"{list_columns(names)}{hint}; set data.text_columns and data.label_column, or "
         "data.template, or evaluation.slice_columns"

@@ -33,8 +33,14 @@ def read(
         ('text,id\n"a\nb",1\n"c\nd"x,2\ne,3\n', "line 4: text after the closing quote mark"),
         ('text,id\na,"open\nb,1\nc"d,2\n', "line 2: text after the closing quote mark"),
         ('text\nfirst\n"stray\nthird\nfourth\n', "line 3: a quote mark that is not closed"),
+        ("text,id\na,1\nb\n", "line 3: 1 values for 2 columns; quote values that contain a line"),
         ("text,id\na,1\n\nb, c,2\n", "line 4: 3 values for 2 columns"),
         ("text,id\na\rb,1\n", "line 2: a carriage return outside quotes"),
+        ("text,id\ra,1\rb\nc,2\r", "line 3: a line feed outside quotes"),
+        ("text,id\na,1\ntext,id\nb,2\n", "line 3 repeats the header"),
+        ("\ufefftext,id\na,1\n\ufefftext,id\nb,2\n", "line 3 repeats the header"),
+        ("text,id\n1,a,2\n2,b,3\n", r"line 2: 3 values .* set row.names = FALSE"),
+        ("\0" * 5000, "the file is damaged: it begins with zeros"),
     ],
 )
 def test_wrong_csv_is_refused_at_the_line_where_it_begins(
@@ -100,7 +106,14 @@ def test_quoted_tsv_is_read_as_csv_and_said(tmp_path: Path) -> None:
         ("a.csv", "text|label\nhello, world|a\nbye|b\n", "separated by `|`"),
         ("a.tsv", 'text,label\n"hello, world",a\nbye,b\n', "separated by `,`"),
         ("a.csv", "sep=;\ntext;label\nhello, world;a\nbye;b\n", None),
+        ("a.csv", '"sep=;"\r\ntext;label\r\nhello, world;a\r\nbye;b\r\n', None),
+        (
+            "a.csv",
+            '\ufeff\ufefftext,label\n"hello, world",a\nbye,b\n',
+            "order mark within the file",
+        ),
         ("a.csv", '\n  \ntext,label\n"hello, world",a\nbye,b\n', None),
+        ("a.csv", 'text\u00a0,label\n"hello, world",a\nbye,b\n', None),
         ("A.CSV", 'text, label\n"hello, world", a\nbye, b\n', None),
         ("a.csv", 'text,label,,\n"hello, world",a,,\nbye,b,,\n', None),
         ("a.csv", 'text,label\n"hello, world",a,\nbye,b,\n', "more values than columns"),
@@ -116,6 +129,31 @@ def test_common_forms_are_read_and_what_was_detected_is_said(
     assert [row["text"] for row in rows] == ["hello, world", "bye"]
     assert [row["label"].strip() for row in rows] == ["a", "b"]
     assert (note or "nothing") in (notes[0] if notes else "nothing")
+
+
+def test_carriage_returns_end_lines_though_a_text_has_a_line_feed(tmp_path: Path) -> None:
+    """As Excel for Mac writes a cell with two lines."""
+    rows, _ = read(tmp_path / "a.csv", 'text,label\r"one\ntwo",a\rbye,b\r')
+
+    assert rows == [{"text": "one\ntwo", "label": "a"}, {"text": "bye", "label": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("a.csv", '"text","label"\n"a",\\N\n', r"mean a missing value, is read as text (line 2)"),
+        ("a.tsv", "text\tlabel\na\t\\N\n", r"mean a missing value, is read as text (line 2)"),
+        ("a.tsv", "text\tlabel\na\\nb\t1\n", r"backslash escapes such as `\n` and `\t` are read"),
+        ("a.csv", "text,label\na,1\n\ufeffb,2\n", "a byte order mark within the file"),
+        ("a.csv", "text\na\ntext\n", "a row is the same as the header (line 3)"),
+    ],
+)
+def test_what_other_programs_mean_otherwise_is_said(
+    tmp_path: Path, name: str, content: str, note: str
+) -> None:
+    _, notes = read(tmp_path / name, content)
+
+    assert note in "; ".join(notes)
 
 
 def test_header_with_another_delimiter_is_named_if_rows_do_not_fit(tmp_path: Path) -> None:
@@ -147,6 +185,9 @@ def test_byte_order_mark_tells_the_encoding(tmp_path: Path, codec: str) -> None:
         (b"text\n" * 20_000 + b"caf\xe9\n", r"line 20001: .*byte 100003 is 0xe9.*`café`"),
         ("text,label\nhello,a\n".encode("utf-16-le"), "set data.encoding=utf-16-le"),
         (gzip.compress(b"text\na\n"), "looks like gzip; give it a name that ends in .gz"),
+        ("テキスト,ラベル\n".encode("utf-16-le"), "UTF-16 without a byte order mark, set data.enc"),
+        ("こんにちは\n".encode("cp932"), r"line 1: .*Excel also writes cp932 in Japan"),
+        ("text\na\n".encode("utf-16")[:-1], "line 3: .*is damaged or incomplete"),
         (b"PK\x03\x04\x14\x00", "Excel workbook"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"<!DOCTYPE html>\n<html>", "HTML"),
@@ -161,6 +202,33 @@ def test_encoding_can_be_named(tmp_path: Path) -> None:
     rows, _ = read(tmp_path / "a.csv", b"text\ncaf\xe9\n", ReadOptions(encoding="cp1252"))
 
     assert rows == [{"text": "café"}]
+
+
+def test_named_encoding_that_the_bytes_contradict_is_refused_or_said(tmp_path: Path) -> None:
+    named = ReadOptions(encoding="cp1252", key="data.")
+
+    for codec in ("utf-8-sig", "utf-16"):
+        with pytest.raises(ValueError, match=r"mark of UTF-\d+, but data.encoding=cp1252; remove"):
+            read(tmp_path / "a.csv", "text\ncafé\n".encode(codec), named)
+    _, notes = read(tmp_path / "a.csv", "text\ncafé\n", named)
+    assert notes == ["read as cp1252, as data.encoding says, but it is valid UTF-8"]
+    assert read(tmp_path / "a.csv", b"text\ncaf\xe9\n", named) == ([{"text": "café"}], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.xlsx", "export the sheet as CSV"),
+        ("a.feather", "write it as Parquet"),
+        ("a.parquet.gz", "decompress it first"),
+        ("a.txt", "rename it to the format that it has"),
+        ("a.sqlite", "sql:sqlite:///FILE#TABLE"),
+        ("a.dta", "write the rows as .jsonl or .csv"),
+    ],
+)
+def test_unknown_suffix_is_refused_with_what_to_do(tmp_path: Path, name: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown format, .*{advice}"):
+        read(tmp_path / name, "x")
 
 
 def test_damaged_gzip_is_an_error_and_no_shorter_file(tmp_path: Path) -> None:
@@ -200,3 +268,30 @@ def test_directory_and_pattern_are_read_in_the_order_of_names(tmp_path: Path) ->
     (tmp_path / "part-11.csv").write_text("text,topic\n11,a\n")
     with pytest.raises(ValueError, match=r"part-11.csv`: the columns are `text`, `topic`, but"):
         list(read_rows(tmp_path))
+
+
+def test_file_of_a_directory_is_never_left_out_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n1,a\n")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"text,label\n1,a\n"))
+    (tmp_path / "_b.csv").write_text("text,label\n2,a\n")
+    notes = list[str]()
+
+    assert len(list(read_rows(tmp_path, say=notes.append))) == 2
+    assert notes[:2] == [
+        "left out `_b.csv`, because of the first character",
+        "`a.csv`, `a.csv.gz` differ in the suffix only; are they copies?",
+    ]
+    (tmp_path / "c.csv").symlink_to(tmp_path / "gone.csv")
+    for source in (tmp_path, tmp_path / "*.csv"):
+        with pytest.raises(ValueError, match=r"`c.csv` is a link to a file that is not there"):
+            list(read_rows(source))
+
+
+def test_directories_that_a_pattern_matches_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n1,a\n")
+    (tmp_path / "more").mkdir()
+    notes = list[str]()
+
+    list(read_rows(tmp_path / "*", say=notes.append))
+
+    assert notes == ["left out the directories `more`"]

@@ -80,6 +80,9 @@ def test_json_that_is_no_table_is_named(tmp_path: Path, content: str, message: s
     ("content", "message"),
     [
         ('{"a": 1}\n{"a": 1, "a": 2}\n', "line 2: the key `a` appears twice in one object"),
+        ('{"a": 1}\n{"a":\n', r"line 2: not valid JSON: Expecting value \(column 6\)"),
+        ('{\n"a": 1\n}\n', "line 1: .*a file whose rows span lines is named .json"),
+        ('{"a": 1}\n\ufeff{"a": 2}\n', "line 2: .*a byte order mark within the file"),
         ('{"a": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"a": 1}\n{"b": ' + "[" * 100_000 + "\n", "line 2: the values are nested too deeply"),
     ],
@@ -87,6 +90,20 @@ def test_json_that_is_no_table_is_named(tmp_path: Path, content: str, message: s
 def test_wrong_json_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "rows.ndjson", content)
+
+
+def test_answer_of_the_hugging_face_server_is_read_and_a_part_is_said(tmp_path: Path) -> None:
+    row = {"row_idx": 0, "row": {"text": "a", "label": 1}, "truncated_cells": []}
+    answer = {"features": [], "rows": [row], "num_rows_total": 200}
+    path, notes = tmp_path / "a.json", list[str]()
+
+    path.write_text(json.dumps(answer))
+    assert list(read_rows(path, say=notes.append)) == [{"text": "a", "label": 1}]
+    assert notes == ["the file has 1 of the 200 rows of the data set"]
+
+    path.write_text(json.dumps({"rows": [row | {"truncated_cells": ["text"]}]}))
+    with pytest.raises(ValueError, match="row 0: the value of `text` is cut off"):
+        list(read_rows(path))
 
 
 def test_large_value_is_refused_in_bounded_memory(tmp_path: Path) -> None:

@@ -56,9 +56,49 @@ def test_value_that_is_no_name_is_refused(task: str, value: Any, message: str) -
         reader(task).read({"label": value})
 
 
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "['a' 'b']",  # NumPy: Python would join the strings
+        "[0 1 1]",
+        "array(['a', 'b'], dtype=object)",
+        "{a,b}",  # an array of Postgres
+        '{"a b",c}',
+        "[a, b]",
+    ],
+)
+def test_list_of_another_program_is_refused_and_never_one_label(task: str, value: str) -> None:
+    with pytest.raises(RowError, match="looks like a list, but is not written as JSON"):
+        reader(task).read({"label": value})
+
+
+@pytest.mark.parametrize("value", ["0 1 1", "1,0,1", "0, 0, 1"])
+def test_string_of_zeros_and_ones_is_a_list(value: str) -> None:
+    with pytest.raises(RowError, match="a list of 3 zeros and ones; name its classes"):
+        reader().read({"label": value})
+    assert "c" in reader(label_names=["a", "b", "c"]).read({"label": value})
+
+
+def test_digits_for_classes_are_not_taken_for_a_number() -> None:
+    digits = reader()
+    for value in ("011", "100"):
+        digits.read({"label": value})
+
+    with pytest.raises(ValueError, match=r"write lists such as \[0, 1, 1\]"):
+        digits.check()
+    named = reader(label_separator="|")
+    named.read({"label": "011"})
+    named.check()
+    with pytest.raises(RowError, match=r"write 11 or \[0, 1, 1\]"):
+        reader(label_names=["a", "b", "c"]).read({"label": "011"})
+
+
 def test_unreadable_list_is_refused_in_a_multi_label_task_only() -> None:
-    with pytest.raises(RowError, match=r"'\[a, b\]' looks like a list, but is not written as JSON"):
-        reader().read({"label": "[a, b]"})
+    with pytest.raises(
+        RowError, match=r"'\[other\]' looks like a list, but is not written as JSON"
+    ):
+        reader().read({"label": "[other]"})
     assert reader("single_label").read({"label": "[other]"}) == ("[other]",)
 
 
@@ -106,6 +146,14 @@ def test_one_value_in_two_types_is_refused_and_can_be_mapped(values: tuple[Any, 
     with pytest.raises(ValueError, match=r"\(row 1\) and .* \(row 2\) are one value in two forms"):
         both.check()
     mapped.check()
+
+
+def test_large_numbers_are_told_apart() -> None:
+    large = reader("single_label")
+    for value in (2**53, 2**53 + 1, str(2**53 + 2)):
+        large.read({"label": value})
+
+    large.check()
 
 
 def test_number_and_its_text_are_one_label() -> None:
@@ -172,6 +220,24 @@ def test_rows_that_an_annotator_did_not_accept_are_refused(tmp_path: Path) -> No
     assert list(data.train.labels) == [("POS",), ("NEG",)]
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"label": "x", "answer": "reject"}, "the annotator's `answer` is 'reject'"),
+        (
+            {"label": ["x"], "label.status": ["submitted", "discarded"]},
+            "the annotator's `label.status` is 'discarded'",
+        ),
+    ],
+)
+def test_rows_that_were_not_accepted_are_refused_in_any_layout(
+    row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RowError, match=message):
+        reader("single_label").read(row)
+    assert reader("single_label", text_columns=["answer"]).read({"label": "x", "answer": "reject"})
+
+
 def test_look_alikes_are_found() -> None:
     labels = [
         "Pos",
@@ -185,6 +251,8 @@ def test_look_alikes_are_found() -> None:
         "b b",
         "b  b",
         "x",
+        "z",
+        "z\0",
     ]
 
     assert look_alikes(labels) == [
@@ -193,6 +261,7 @@ def test_look_alikes_are_found() -> None:
         ["a", "a\u200b"],
         ["b  b", "b b"],
         ["e\u0301te\u0301", "\xe9t\xe9"],
+        ["z", "z\0"],
     ]
 
 
@@ -204,6 +273,20 @@ def test_notes_name_look_alikes_missing_values_and_lists() -> None:
         "the label 'nan' (1 rows) may be a missing value as text",
         "1 labels contain ';', such as 'x;y'; set data.label_separator if they are lists",
     ]
+
+
+@pytest.mark.parametrize("separator", [",", "\u3001", "/", " & ", "\n", " "])
+def test_lists_of_labels_in_a_single_label_task_are_said(separator: str) -> None:
+    notes = notes_on_labels({"x": 3, "y": 2, f"x{separator}y": 1}, multi=False)
+
+    assert len(notes) == 1
+    assert "may be a list of other labels" in notes[0]
+    assert "set task: multi_label and data.label_separator" in notes[0]
+
+
+@pytest.mark.parametrize("missing", [r"\N", ".", "#VALUE!", "None", "(null)"])
+def test_missing_values_of_other_programs_are_said(missing: str) -> None:
+    assert "missing value as text" in notes_on_labels({"x": 3, missing: 1}, multi=False)[0]
 
 
 def test_label_of_every_row_is_said(tmp_path: Path) -> None:

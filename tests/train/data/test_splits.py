@@ -285,6 +285,25 @@ def test_texts_of_a_file_without_header_are_shortened_in_the_message(tmp_path: P
     assert len(str(failure.value)) < 600
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.csv", "text, lang;label\na, b;c\n", "set data.delimiter=';' if it is the delimiter"),
+        ("a.csv", "Text,label\na,b\n", "'Text' is not 'text'"),
+        ("a.csv", "te\u200bxt,label\na,b\n", r"'te\\u200bxt' is not 'text'"),
+        ("a.csv", "__label__x hello\n__label__y bye\n", "it looks like a file of fastText"),
+        ("a.jsonl", '{"data": {"text": "a"}, "id": 1}\n', "the values of the objects in `data`"),
+    ],
+)
+def test_missing_column_is_named_with_what_the_file_may_be(
+    tmp_path: Path, name: str, content: str, hint: str
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    with pytest.raises(ValueError, match=f"has no column .*{hint}"):
+        load(tmp_path, tmp_path / name)
+
+
 def test_slice_value_that_is_not_unicode_is_named_by_row(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": "a", "channel": "\ud83d"}, {"text": "y", "label": "b"}]
     source = write_jsonl(tmp_path / "a.jsonl", rows)
