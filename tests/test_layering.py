@@ -13,13 +13,13 @@ from processes import ROOT, run
 
 WINGS = {
     "serve": """
-        language config settings files lines formats tables stats html journal bundle inference
-        engine http predict_file processes server __main__
+        command language config settings files lines formats tables stats html journal bundle
+        inference engine http predict_file processes server __main__
         predictor pooling
     """.split(),
     "train": """
-        config statistics report data model portable evaluation publish audit gate fit preflight
-        merge tune __main__
+        launcher config statistics report data model portable evaluation publish audit gate fit
+        preflight merge tune __main__
     """.split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
