@@ -110,7 +110,7 @@ def pick_encoding(head: bytes, options: ReadOptions, say: Say) -> str:
         return marked
     if what := looks_like(head):
         raise ValueError(f"the file looks like {what}")
-    sample = head[:4096]
+    sample = head[:4096].partition(b"\n")[0]  # a header or first row: zeros in a text are text
     zeros = [sample[start::2].count(0) for start in (0, 1)]
     if max(zeros) > len(sample) / 6 and min(zeros) < max(zeros) / 8:
         codec = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"

@@ -21,8 +21,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.audit.label_errors import Floats, Judged, cell_scores, cross_fit
+from train.audit.label_errors import (
+    CrossFittedProbes,
+    Floats,
+    Judged,
+    LabelIssues,
+    cell_scores,
+    cross_fit,
+    find_label_issues,
+)
 from train.statistics.metrics import Choice
+
+MIN_ROWS_JUDGED = 5
+"""Labels with fewer rows in train are not checked: the probes hardly know them."""
 
 PLANTED_FRACTION = 0.03
 """Fraction of the rows in which errors are planted: few enough to leave the probes as they are."""
@@ -82,6 +93,40 @@ class Reliability:
             f"that finds {self.found:.0%} of planted errors ({MIN_PRECISION:.0%} and "
             f"{MIN_FOUND:.0%} are required)"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Probes of the training rows, and how far they can be trusted."""
+
+    probes: CrossFittedProbes
+    judged_C: Judged
+    """Labels with enough rows to be judged."""
+
+    reliability: Reliability
+
+    def issues(self, probs_NC: Floats, given_NC: Choice) -> LabelIssues:
+        """Return the suspect rows among rows of the same labels; none without a threshold."""
+        threshold = self.reliability.threshold
+        return find_label_issues(
+            probs_NC,
+            given_NC,
+            self.probes.task,
+            threshold=-math.inf if threshold is None else threshold,
+            judged_C=self.judged_C,
+        )
+
+
+def fit_judge(
+    features_ND: NDArray[np.float32], given_NC: Choice, task: str, *, folds: int, seed: int
+) -> Judge:
+    """Fit probes on the training rows, and test them on planted errors."""
+    probes = cross_fit(features_ND, given_NC, task, folds=folds, seed=seed)
+    judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
+    reliability = measure_reliability(
+        *(probes.probs_NC, features_ND, given_NC, task), judged_C=judged_C, folds=folds, seed=seed
+    )
+    return Judge(probes=probes, judged_C=judged_C, reliability=reliability)
 
 
 def measure_reliability(

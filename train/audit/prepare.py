@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,8 +20,8 @@ from serve.files import write_atomic
 from serve.inference.placement import pick_device
 from train.audit.audit import Audit, LabelJudgement, audit
 from train.audit.embed import embed, token_counts
-from train.audit.label_errors import LabelIssues, cross_fit, find_label_issues
-from train.audit.planted import measure_reliability
+from train.audit.label_errors import LabelIssues
+from train.audit.planted import fit_judge
 from train.audit.report import report_html
 from train.config.run import RunConfig
 from train.data.fixes import write_fixes
@@ -30,9 +29,6 @@ from train.data.rows import SplitName
 from train.data.splits import InvalidRow, LabelledData, Split, load_data
 from train.evaluation.measure import reference
 from train.model.base import Base, load_base
-
-MIN_ROWS_JUDGED = 5
-"""Labels with fewer rows in train are not checked: the probes hardly know them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +85,21 @@ def _judge_labels(config: RunConfig, data: LabelledData, base: Base, device: str
         def features(split: Split) -> Any:
             return embed(base, split.texts, device=picked, progress=bar.update)
 
-        features_ND, given_NC = features(data.train), reference(data.train, data.labels)
-        folds, seed = config.audit.folds, config.seed
-        cross = cross_fit(features_ND, given_NC, config.task, folds=folds, seed=seed)
-        judged_C = np.asarray(given_NC.sum(axis=0) >= MIN_ROWS_JUDGED)
-        reliability = measure_reliability(
-            cross.probs_NC,
-            features_ND,
-            given_NC,
-            config.task,
-            judged_C=judged_C,
-            folds=folds,
-            seed=seed,
+        judge = fit_judge(
+            *(features(data.train), reference(data.train, data.labels), config.task),
+            folds=config.audit.folds,
+            seed=config.seed,
         )
-        if reliability.threshold is None:
-            return LabelJudgement(reliability=reliability, issues=issues)
+        if judge.reliability.threshold is None:
+            return LabelJudgement(reliability=judge.reliability, issues=issues)
         for name, split in data.splits.items():
-            train = name == "train"
-            issues[name] = find_label_issues(
-                cross.probs_NC if train else cross.predict_unseen(features(split)),
-                given_NC if train else reference(split, data.labels),
-                config.task,
-                threshold=reliability.threshold,
-                judged_C=judged_C,
+            probs_NC = (
+                judge.probes.probs_NC
+                if name == "train"
+                else judge.probes.predict_unseen(features(split))
             )
-    return LabelJudgement(reliability=reliability, issues=issues)
+            issues[name] = judge.issues(probs_NC, reference(split, data.labels))
+    return LabelJudgement(reliability=judge.reliability, issues=issues)
 
 
 def _write(directory: Path, found: Audit, data: LabelledData) -> None:
