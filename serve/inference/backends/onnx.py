@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.inference.placement import usable_cores
+from serve.inference.cores import usable_cores
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 
