@@ -8,11 +8,11 @@ import re
 import sys
 from pathlib import Path
 
-from serve.command import CommandParser, run_command
+from serve.command.run import CommandParser, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit code, see `serve.command`."""
+    """Run one command; return its exit code, see `serve.command.run`."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     stopped_at = [""]
 

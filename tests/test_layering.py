@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from processes import ROOT, run
 
+from serve.command.failures import MODULES
+
 WINGS = {
     "serve": """
-        command language config settings files lines formats tables stats html journal bundle
-        inference engine http predict_file processes server __main__
+        command language config settings files lines formats tables stats html journal
+        bundle inference engine http predict_file processes server __main__
         predictor pooling
     """.split(),
     "train": """
@@ -227,6 +229,17 @@ def test_serve_imports_only_what_its_extra_installs() -> None:
     }
 
     assert third_party - {"serve"} - sys.stdlib_module_names <= SERVING_LIBRARIES
+
+
+def test_every_imported_library_has_an_extra_that_a_message_can_name() -> None:
+    ours = {"serve", "train"} | sys.stdlib_module_names
+    third_party = {
+        imported.partition(".")[0]
+        for name, file in modules(ROOT).items()
+        for imported in imports(name, file)
+    }
+
+    assert third_party - ours <= set(" ".join(MODULES.values()).split())
 
 
 def test_init_files_hold_a_docstring_only() -> None:

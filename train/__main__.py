@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.command import CommandParser, run_command
+from serve.command.run import CommandParser, run_command
 from train import launcher
 
 if TYPE_CHECKING:  # pydantic takes a third of a second, in which Ctrl-C would show a traceback
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # pydantic takes a third of a second, in which Ctrl-C would s
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit code, see `serve.command`."""
+    """Run one command; return its exit code, see `serve.command.run`."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if sys.stderr is not None and not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -57,8 +57,10 @@ def _execute(arguments: argparse.Namespace) -> int:
 def _goes_on(arguments: argparse.Namespace) -> str:
     """Return how a command that was stopped, or for which the machine failed, is continued."""
     output_dir, command = vars(arguments).get("output_dir"), vars(arguments).get("command")
-    if output_dir is None or command not in (_fit, _run, _tune):
+    if output_dir is None:
         return ""
+    if command not in (_fit, _run, _tune):
+        return "nothing is lost: the same command starts again"
     if command is _tune:
         return "the same command goes on with the study"
     from train.fit.checkpoints import latest_complete

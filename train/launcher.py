@@ -7,11 +7,11 @@ more when the launcher has ended, by a small process that waits for it.
 from __future__ import annotations
 
 import os
-import signal
+import socket
 import sys
 from pathlib import Path
 
-from serve.command import print_line
+from serve.command.run import print_line
 
 LAUNCHERS = {
     "accelerate",
@@ -42,21 +42,29 @@ if ended.poll(1000 * int(seconds)):
 def report(line: str, code: int) -> None:
     """Print the line with which a command ends, and again after the launcher's traceback.
 
-    A stop (code > 128) is reported by one process of each machine, and a SIGTERM not repeated:
-    the launcher sends it to the processes that did not fail.
+    A stop (code > 128) is reported by one process of each machine.
     """
     if code > 128 and os.environ.get("LOCAL_RANK", "0") != "0":
         return
     print_line(line, code)
-    if code != 128 + signal.SIGTERM:
-        repeat_after_launcher(line)
+    repeat_after_launcher(line)
 
 
 def repeat_after_launcher(line: str) -> None:
-    """Write a line to stderr once the launcher has ended, if there is one that prints more."""
-    if sys.platform != "linux" or not prints_a_traceback(os.getppid()):
+    """Write a line to stderr once the launcher has ended, if there is one that prints more.
+
+    Of several processes the first one does: when it fails, the launcher sends SIGTERM to others.
+    """
+    parent = os.getppid()
+    if sys.platform != "linux" or not prints_a_traceback(parent):
         return
-    launcher = os.pidfd_open(os.getppid())
+    first = socket.socket(socket.AF_UNIX)
+    try:
+        first.bind(f"\0textloop-{parent}")  # bound until the process started below has ended
+        launcher = os.pidfd_open(parent)
+    except OSError:
+        return
+    first.set_inheritable(True)
     os.set_inheritable(launcher, True)
     os.posix_spawn(
         sys.executable,
