@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
-import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-from serve.bundle.seal import open_bundle
-from serve.config import load_config
+from serve.command.run import CommandParser, run_command
 from serve.privacy import silence
-from serve.settings import ServeConfig
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return 0 when done, 2 for a user error."""
-    arguments = _parser().parse_args(argv)
+    """Run one command; return its exit code, see `serve.command.run`."""
     silence()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that progress reaches a pipe or a log
-    try:
+    stopped_at = [""]
+
+    def command() -> int:
+        arguments = _parser().parse_args(argv)
+        arguments.stopped_at = stopped_at
         return int(arguments.command(arguments))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return run_command(command, extra="serve", goes_on=lambda: stopped_at[0])
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from serve.bundle.seal import open_bundle
+    from serve.config import load_config
+    from serve.settings import ServeConfig
+
     flags = {"host": arguments.host, "port": arguments.port, "device": arguments.device}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     if vertex := os.environ.get("AIP_HTTP_PORT"):
@@ -56,42 +55,23 @@ def _key(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from serve.predict_file import Stopped, check_paths
 
-    if sys.stderr is None:  # closed by the caller, but the progress bar needs it
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: give at least 1 text")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", arguments.device):
         raise ValueError(f"--device {arguments.device}: expected auto, cpu, cuda or cuda:N")
-    ended_by = signal.SIGINT
-
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal ended_by
-        ended_by = signal.Signals(number)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    arguments.stopped_at[0] = "no row was classified"
+    check_paths(arguments.input, arguments.output)
     try:
-        check_paths(arguments.input, arguments.output)
         counts = _predict_rows(arguments)
-    except KeyboardInterrupt:
-        print("stopped before the first row was classified", file=sys.stderr)
-        return 128 + ended_by
     except Stopped as stopped:
-        if isinstance(stopped.__cause__, OSError):
-            raise ValueError(f"{_explain(stopped.__cause__)}; {stopped}") from None
-        print(f"stopped; {stopped}", file=sys.stderr)
-        return 128 + ended_by
-    except OSError as error:
-        raise ValueError(_explain(error)) from None
+        arguments.stopped_at[0] = str(stopped)
+        raise (stopped.__cause__ or stopped) from None
     except FloatingPointError as error:
         raise ValueError(str(error)) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    with suppress(BrokenPipeError):
-        print(
-            f"wrote {counts['rows']} rows to {arguments.output} "
-            f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
-        )
+    print(
+        f"wrote {counts['rows']} rows to {arguments.output} "
+        f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
+    )
     return 0
 
 
@@ -121,15 +101,8 @@ def _predict_rows(arguments: argparse.Namespace) -> dict[str, int]:
     return counts
 
 
-def _explain(error: OSError) -> str:
-    """Return one line for an error of the operating system, with the file it is about."""
-    what = error.strerror or str(error)
-    where = f": `{error.filename}`" if error.filename else ""
-    return f"{what[:1].lower()}{what[1:]}{where}"
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
+    parser = CommandParser(prog="python -m serve", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="serve a bundle over HTTP")

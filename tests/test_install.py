@@ -6,8 +6,10 @@ import importlib.metadata
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +58,16 @@ def test_every_direct_and_transitive_dependency_is_pinned() -> None:
     names = {name for name, _ in seen if not name.startswith(("nvidia-", "cuda-", "triton"))}
     assert len(names) > 60
     assert names - {"textloop"} <= pinned
+
+
+def test_every_extra_is_used_by_the_script_that_installs_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = runpy.run_path(str(ROOT / "scripts" / "check_extras"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert set(script["USES"]) - {""} == set(project["optional-dependencies"]) - {"dev"}
 
 
 def test_container_is_built_by_the_steps_of_the_scripts() -> None:

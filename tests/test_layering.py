@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from processes import ROOT, run
 
+from serve.command.failures import MODULES
+
 WINGS = {
     "serve": """
-        privacy language config settings files lines formats tables stats html journal bundle
-        inference engine http predict_file processes server __main__
+        command privacy language config settings files lines formats tables stats html journal
+        bundle inference engine http predict_file processes server __main__
         predictor pooling
     """.split(),
     "train": """
-        config statistics report data model portable evaluation publish audit gate fit preflight
-        merge tune __main__
+        launcher config statistics report data model portable evaluation publish audit gate fit
+        preflight merge tune __main__
     """.split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
@@ -227,6 +229,17 @@ def test_serve_imports_only_what_its_extra_installs() -> None:
     }
 
     assert third_party - {"serve"} - sys.stdlib_module_names <= SERVING_LIBRARIES
+
+
+def test_every_imported_library_has_an_extra_that_a_message_can_name() -> None:
+    ours = {"serve", "train"} | sys.stdlib_module_names
+    third_party = {
+        imported.partition(".")[0]
+        for name, file in modules(ROOT).items()
+        for imported in imports(name, file)
+    }
+
+    assert third_party - ours <= set(" ".join(MODULES.values()).split())
 
 
 def test_init_files_hold_a_docstring_only() -> None:

@@ -13,42 +13,74 @@ python -m train publish --config configs/X.yaml --to hub:OWNER/NAME key.sub=valu
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serve.config import load_config
+from serve.command.run import CommandParser, run_command
 from serve.privacy import refuse_hub_kernels, silence
-from train.config.refusal import Refused
-from train.config.run import RunConfig
-from train.data.addresses import hide_in_tracebacks
-from train.preflight import check_inputs, read_fitted
+from train import launcher
+
+if TYPE_CHECKING:  # pydantic takes a third of a second, in which Ctrl-C would show a traceback
+    from train.config.run import RunConfig
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 when done, 1 when refused, 2 for a mistake of the caller."""
-    arguments = _parser().parse_args(argv)
+    """Run one command; return its exit code, see `serve.command.run`."""
     silence()
     refuse_hub_kernels()
-    hide_in_tracebacks()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if not sys.stderr.isatty():
+    if sys.stderr is not None and not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that pipes and logs show progress
+    arguments = argparse.Namespace()
+    return run_command(
+        lambda: _execute(_parser().parse_args(argv, arguments)),
+        extra="train",
+        goes_on=lambda: _goes_on(arguments),
+        report=launcher.report,
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    from serve.config import load_config
+    from train.config.refusal import Refused
+    from train.config.run import RunConfig
+    from train.data.addresses import hide_in_tracebacks
+
+    hide_in_tracebacks()
+    config = load_config(RunConfig, arguments.config, arguments.overrides)
+    arguments.output_dir = config.output_dir
     try:
-        config = load_config(RunConfig, arguments.config, arguments.overrides)
         return int(arguments.command(config, arguments))
     except Refused as refusal:
-        print(f"refused: {refusal}")
+        print(line := f"refused: {refusal}")
+        launcher.repeat_after_launcher(line)
         return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def _goes_on(arguments: argparse.Namespace) -> str:
+    """Return how a command that was stopped, or for which the machine failed, is continued."""
+    output_dir, command = vars(arguments).get("output_dir"), vars(arguments).get("command")
+    if output_dir is None:
+        return ""
+    if command not in (_fit, _run, _tune):
+        return "nothing is lost: the same command starts again"
+    if command is _tune:
+        return "the same command goes on with the study"
+    from train.fit.checkpoints import latest_complete
+
+    same = "the same command" + (" without --fresh" if arguments.fresh else "")
+    if vars(arguments).get("fitted"):
+        return f"{same} goes on after the training"
+    if checkpoint := latest_complete(output_dir / "checkpoints"):
+        return f"{same} goes on from checkpoint {checkpoint.name.rpartition('-')[2]}"
+    return "there is no checkpoint yet: the same command starts from the beginning"
 
 
 def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.preflight import check_inputs
+
     check_inputs(config)
     from train.audit.prepare import prepare, summary_lines
 
@@ -65,6 +97,8 @@ def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.preflight import check_inputs
+
     check_inputs(config)
     from train.fit.fit import fit
 
@@ -73,6 +107,8 @@ def _fit(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.preflight import check_inputs, read_fitted
+
     read_fitted(config.output_dir / "adapter")
     check_inputs(config)
     from train.merge.merge import merge
@@ -98,13 +134,16 @@ def _evaluate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _run(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.preflight import check_inputs
+
     check_inputs(config)
     from accelerate import PartialState
 
     from train.fit.fit import fit_unless_done
 
     arguments.bundle = None
-    fit_unless_done(config)
+    fit_unless_done(config, fresh=arguments.fresh)
+    arguments.fitted = True
     if not PartialState().is_main_process:  # under `accelerate launch` the main process does both
         return 0
     print("merge:")
@@ -132,11 +171,10 @@ def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from train.preflight import check_inputs
+
     check_inputs(config)
-    try:
-        from train.tune.tune import tune
-    except ModuleNotFoundError as error:
-        raise ValueError(f"tune needs {error.name}; pip install 'textloop[tune]'") from error
+    from train.tune.tune import tune
 
     result = tune(config)
     print(result.summary)
@@ -155,7 +193,7 @@ def _publish(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -187,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--bundle", type=Path, help="a bundle other than the run's own")
     run = add("run", _run, "fit, merge and evaluate in one process")
     run.add_argument("--device", default="auto", help="for merge and evaluate: auto, cpu or cuda")
+    run.add_argument("--fresh", action="store_true", help="delete the run's checkpoints first")
     gate = add("gate", _gate, "decide whether a candidate may replace the champion")
     gate.add_argument(
         "--candidate",

@@ -7,6 +7,7 @@ once. The stages themselves check everything again, and more.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Raise ValueError for credentials that are written out, missing data files and unfit bases."""
+    """Check what a run names, before the first expensive step.
+
+    Raises ValueError for credentials that are written out, data files that are not there, a base
+    that cannot be trained, and an output directory that cannot be written.
+    """
     _check_credentials(config.model_dump(mode="json"))
     for key in ("train", "validation", "test", "fixes"):
         source = getattr(config.data, key)
@@ -28,6 +33,18 @@ def check_inputs(config: RunConfig) -> None:
         if not Path(source).exists():
             raise ValueError(f"data.{key}: cannot read `{source}`: there is no data file")
     check_source(config.model)
+    check_output(config.output_dir)
+
+
+def check_output(directory: Path) -> None:
+    """Raise ValueError for a directory that cannot be made or written."""
+    there = next(each for each in (directory, *directory.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"output_dir `{directory}`: `{there}` is a file; choose another path")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"output_dir `{directory}`: no permission to write in `{there}`; choose another path"
+        )
 
 
 def _check_credentials(values: Any, path: str = "") -> None:
@@ -46,8 +63,14 @@ def _check_credentials(values: Any, path: str = "") -> None:
 
 
 def read_fitted(adapter: Path) -> dict[str, Any]:
-    """Read what `fit` recorded. Raises ValueError if nothing was trained."""
-    if not (adapter / "fit.json").is_file():
+    """Read what `fit` recorded. Raises ValueError if nothing was trained, or it cannot be read."""
+    record = adapter / "fit.json"
+    if not record.is_file():
         raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
-    fitted: dict[str, Any] = json.loads((adapter / "fit.json").read_text(encoding="utf-8"))
+    try:
+        fitted: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"`{record}` is broken ({error}); make it again with `train fit --fresh`"
+        ) from None
     return fitted

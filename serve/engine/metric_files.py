@@ -94,7 +94,13 @@ class AllocatedDict(MmapedDict):
                 temporary = f"{self._name}.new"
                 _allocate(temporary, FILE_BYTES)
                 os.rename(temporary, self._name)
-                super().__init__(self._name)  # type: ignore[no-untyped-call]
+                try:
+                    super().__init__(self._name)  # type: ignore[no-untyped-call]
+                except OSError:  # too many open files: the mapping takes another one
+                    if self._f:
+                        self._f.close()
+                    self._f = None  # type: ignore[assignment]
+                    raise
             while self._used + needed > (size := os.path.getsize(self._name)):
                 _allocate(self._name, 2 * size)
         except OSError as error:

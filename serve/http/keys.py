@@ -19,8 +19,10 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serve.engine.metrics import HttpMetrics
+if TYPE_CHECKING:  # making a key needs no extra
+    from serve.engine.metrics import HttpMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import numpy as np
 from serve.engine.admission import Unavailable
 from serve.engine.transport import Status, WorkReply
 from serve.engine.workers import ClientGone, WorkerPool, never, timed_out
-from serve.inference.placement import usable_cores
+from serve.inference.cores import usable_cores
 from serve.inference.text import Encoding, Text, TextEncoder, TextError, count_tokens
 
 SLICE_CHARACTERS = 16_384

@@ -30,7 +30,9 @@ def check_installed() -> None:
         except ModuleNotFoundError:
             missing = True
         if missing:
-            raise ValueError(f"tracing is on, but `{name}` is missing; install `textloop[otel]`")
+            raise ValueError(
+                f"tracing is on, but `{name}` is missing: pip install 'textloop[otel]'"
+            )
     for variable, known in (
         ("OTEL_TRACES_EXPORTER", ("otlp", "console")),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", ("http/protobuf",)),

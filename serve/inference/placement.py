@@ -1,4 +1,4 @@
-"""Where a model runs: its device, its backend, the precision that follows, and the usable cores.
+"""Where a model runs: its device, its backend and the precision that follows.
 
 Shared by `Predictor.load` and by processes that report the choice without loading the model.
 """
@@ -6,7 +6,6 @@ Shared by `Predictor.load` and by processes that report the choice without loadi
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 from serve.bundle.manifest import BundleError
@@ -94,14 +93,3 @@ def pick_backend(
         return "torch", missing
     assert int8 is not None
     return "onnx", f"int8 export: {int8.reason}"
-
-
-def usable_cores() -> int:
-    """Count the cores this process may use: its CPU affinity, capped by its cgroup's CPU limit."""
-    cores = len(os.sched_getaffinity(0))
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    if limit.is_file():
-        quota, _, period = limit.read_text().partition(" ")
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    return cores

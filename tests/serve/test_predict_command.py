@@ -112,7 +112,7 @@ def test_full_disk_is_one_line_and_the_same_command_goes_on(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert main(command) == 2
+    assert main(command) == 1
     full = one_error(capsys)
     monkeypatch.undo()
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from serve.files import write_atomic
+from serve.inference.cores import usable_cores
 from serve.inference.placement import pick_device
 from train.audit.audit import Audit, LabelJudgement, audit
 from train.audit.embed import embed, token_counts
@@ -53,8 +54,7 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
             f"data.fixes is `{fixes_file}`, which prepare overwrites; keep the reviewed file "
             "elsewhere"
         )
-    if config.cpu_threads:
-        torch.set_num_threads(config.cpu_threads)
+    torch.set_num_threads(config.cpu_threads or usable_cores())
     invalid: list[InvalidRow] = []
     data = load_data(config, invalid=invalid)
     # The audit pools the hidden states itself.

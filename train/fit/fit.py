@@ -102,14 +102,17 @@ def fit(
     return best
 
 
-def fit_unless_done(config: RunConfig) -> None:
-    """Fit, unless `output_dir/adapter` is the result of this run already."""
+def fit_unless_done(config: RunConfig, *, fresh: bool = False) -> None:
+    """Fit, unless `output_dir/adapter` is the result of this run already.
+
+    fresh: fit in any case, without the run's checkpoints.
+    """
     arguments = training_arguments(config)
     state = PartialState()
     data = load_in_turn(config, state)
-    (fitted,) = broadcast_object_list([is_fitted(config, data, arguments)])
+    (fitted,) = broadcast_object_list([not fresh and is_fitted(config, data, arguments)])
     if not fitted:
-        fit(config, data=data)
+        fit(config, data=data, fresh=fresh)
     elif state.is_main_process:
         print(f"fit: `{config.output_dir / 'adapter'}` is up to date")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from serve.inference.cores import usable_cores
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import global_batch, training_arguments, training_precision
@@ -97,9 +97,7 @@ def set_threads(config: RunConfig, state: PartialState) -> None:
     """Use all cores on the CPU: `accelerate launch` gives each process one thread."""
     if state.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        linux = sys.platform == "linux"
-        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
-        torch.set_num_threads(config.cpu_threads or max(1, cores // local))
+        torch.set_num_threads(config.cpu_threads or max(1, usable_cores() // local))
 
 
 def load_in_turn(config: RunConfig, state: PartialState) -> LabelledData:

@@ -1,4 +1,4 @@
-"""Figures of an evaluation as PNG. Needs matplotlib, which the extra `report` installs.
+"""Figures of an evaluation as PNG.
 
 Figures are drawn with the Agg backend: no display, no global state.
 """
@@ -11,20 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from serve.stats import wilson
 from train.statistics.probability_metrics import Bins
 from train.statistics.selective import RiskCurve
-
-try:
-    from matplotlib import rc_context
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-except ImportError as missing:
-    raise ValueError(
-        f"the report needs matplotlib ({missing}): pip install 'textloop[report]'"
-    ) from missing
 
 BLUE, ORANGE, GREY = "#2563a8", "#c2571a", "#8a8f98"
 STYLE: Any = {

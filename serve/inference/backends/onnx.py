@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from serve.bundle.contents import ONNX_FILE
-from serve.inference.placement import usable_cores
+from serve.inference.cores import usable_cores
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 from serve.privacy import silent_onnxruntime

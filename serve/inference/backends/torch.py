@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.backends.packed import PackedModel
+from serve.inference.cores import usable_cores
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
 from serve.inference.placement import DeviceFailed, DoesNotFit
@@ -36,6 +37,8 @@ class TorchBackend:
         self.device_kind = self.device.type
         if self.device_kind == "cuda":
             build_masks_without_waiting()
+        elif self.device_kind == "cpu":  # PyTorch does not see a container's limit
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
         self.model: Any = move(model, self.device).eval()
         self.positions = usable_positions(model)
         self._ids = int(model.get_input_embeddings().weight.shape[0])

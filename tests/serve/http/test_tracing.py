@@ -220,4 +220,4 @@ def test_tracing_without_the_extra_is_refused_with_the_remedy(
 
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: tracing is on, but `opentelemetry.{missing}")
-    assert "install `textloop[otel]`" in result.stderr
+    assert "pip install 'textloop[otel]'" in result.stderr
