@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
 from serve.bundle.manifest import MANIFEST, BundleError
+
+MAX_VERSIONS = 1000
+"""Entries of a directory among which a bundle is looked for."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -23,25 +27,23 @@ def locate(path: Path) -> Path:
 
 
 def _explain(path: Path) -> str:
+    if bundle := _bundle_near(path):
+        return f"`{path}` is not a bundle; the one near it is `{bundle}`"
     if not path.is_dir():
-        if path.exists():
-            return f"no bundle at `{path}`: not a directory"
+        what = "not a directory" if path.exists() else "there is no such directory"
         hint = ""
-        if _HUB_ID.fullmatch(str(path)):
+        if _HUB_ID.fullmatch(str(path)) and not path.exists():
             hint = (
                 "; if this is a Hub id, download it first: "
                 f"`hf download {path} --local-dir DIRECTORY`"
             )
-        return f"no bundle at `{path}`: not a directory{hint}"
-    beside = path.parent / "bundle"
-    if (path / "adapter_config.json").is_file() or (path / "fit.json").is_file():
-        if (beside / MANIFEST).is_file():
-            return f"`{path}` is what `fit` trained, not a bundle; its bundle is `{beside}`"
-        if (path / "fit.json").is_file():
-            return (
-                f"`{path}` is what `fit` trained, not a bundle; create that with "
-                "`python -m train merge`"
-            )
+        return f"no bundle at `{path}`: {what}{hint}"
+    if (path / "fit.json").is_file() or (path / "trainer_state.json").is_file():
+        return (
+            f"`{path}` is what `fit` trained, not a bundle; create that with "
+            "`python -m train merge`"
+        )
+    if (path / "adapter_config.json").is_file():
         return (
             f"`{path}` is an adapter of another program, without `{MANIFEST}`; Textloop serves "
             "only bundles that it trained: merge the adapter into its base there, and train a "
@@ -62,3 +64,19 @@ def _explain(path: Path) -> str:
         f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by "
         "`python -m train merge`"
     )
+
+
+def _bundle_near(path: Path) -> Path | None:
+    """The bundle that a file, a checkpoint or a folder of a run or of the Hub's cache belongs to.
+
+    Looks two folders up, and one down: a published directory has a folder for each version.
+    """
+    for above in (path.parent, path.parent.parent) if path.exists() else ():
+        for each in (above, above / "bundle"):
+            if each != path and (each / MANIFEST).is_file():
+                return each
+    for folder in (path, path / "snapshots"):
+        names = sorted(islice(folder.iterdir(), MAX_VERSIONS)) if folder.is_dir() else []
+        if found := next((each for each in names if (each / MANIFEST).is_file()), None):
+            return found
+    return None

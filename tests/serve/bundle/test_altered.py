@@ -660,6 +660,10 @@ FOREIGN: dict[str, tuple[dict[str, str], str]] = {
     "model": ({"config.json": "{}", "model.safetensors": ""}, "Hugging Face model"),
     "adapter": ({"adapter_config.json": "{}"}, "adapter of another program"),
     "run": ({"run.json": "{}", "checkpoints/x": ""}, "run without a bundle.*train merge"),
+    "checkpoint": (
+        {"trainer_state.json": "{}", "adapter_config.json": "{}"},
+        "what `fit` trained.*train merge",
+    ),
     "trained": ({"fit.json": "{}", "config.json": "{}"}, "what `fit` trained.*train merge"),
     "nothing": ({}, r"no `manifest\.json`"),
 }
@@ -678,6 +682,38 @@ def test_what_is_no_bundle_is_named(tmp_path: Path, name: str) -> None:
         open_bundle(directory)
 
     assert ("train merge" in str(caught.value)) == (name not in ("model", "adapter"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["run/adapter", "run/checkpoints/checkpoint-5", "run/run.json", "run/bundle/config.json"],
+)
+def test_a_part_of_a_run_leads_to_its_bundle(
+    bundles: Callable[[str], Path], tmp_path: Path, place: str
+) -> None:
+    shutil.copytree(bundles("multi"), tmp_path / "run" / "bundle")
+    if not (tmp_path / place).exists():
+        (tmp_path / place).mkdir(parents=True)
+
+    message = refusal(lambda: open_bundle(tmp_path / place))
+
+    assert message.endswith(f"near it is `{tmp_path / 'run' / 'bundle'}`")
+
+
+@pytest.mark.parametrize("version", ["v1", "snapshots/0123abc"])
+def test_a_directory_of_versions_leads_to_one(
+    bundles: Callable[[str], Path], tmp_path: Path, version: str
+) -> None:
+    shutil.copytree(bundles("multi"), tmp_path / "published" / version)
+
+    message = refusal(lambda: open_bundle(tmp_path / "published"))
+
+    assert message.endswith(f"near it is `{tmp_path / 'published' / version}`")
+
+
+@pytest.mark.parametrize(("name", "why"), [("x", "no such directory"), ("x" * 5000, "too long")])
+def test_a_missing_directory_is_named(tmp_path: Path, name: str, why: str) -> None:
+    assert why in refusal(lambda: open_bundle(tmp_path / name))
 
 
 def test_a_hub_id_is_told_from_a_path() -> None:
