@@ -195,6 +195,30 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
         load(tmp_path, write_jsonl(tmp_path / "rows.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.json", "[]"), ("a.jsonl", "\n"), ("a.csv", "text,label\n")]
+)
+def test_source_without_rows_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+
+    with pytest.raises(ValueError, match=rf"{name}` has no rows"):
+        load(tmp_path, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("label_column", ["a", "b"], "label_column.*\n.*set data.label_columns instead"),
+        ("label_separator", "", "label_separator.*\n.*at least 1 character"),
+    ],
+)
+def test_wrong_setting_of_labels_is_named_by_its_key(
+    tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, tmp_path / "a.csv", task="multi_label", **{key: value})
+
+
 def test_csv_with_an_unquoted_comma_is_refused_and_one_with_an_index_is_read(
     tmp_path: Path,
 ) -> None:
