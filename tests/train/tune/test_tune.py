@@ -243,7 +243,7 @@ def test_missing_library_is_named(
     code = main(["tune", "--config", str(tmp_path / "run.yaml")])
 
     assert code == 2
-    assert "tune needs optuna; pip install 'textloop[tune]'" in capsys.readouterr().err
+    assert "needs the tune extra: pip install 'textloop[tune]'" in capsys.readouterr().err
 
 
 def test_search_over_what_the_method_does_not_use_is_refused(
