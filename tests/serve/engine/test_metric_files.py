@@ -66,7 +66,7 @@ def test_files_have_all_their_blocks(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_mapped_costs_its_values_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(mmap, "mmap", refuse)
