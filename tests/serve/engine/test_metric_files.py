@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 from pathlib import Path
 
 import pytest
 from processes import run
+
+from serve.engine.metric_files import AllocatedDict
 
 FULL = """
 import resource, sys
@@ -56,3 +61,17 @@ def test_files_have_all_their_blocks(tmp_path: Path) -> None:
     assert len(files) == 4
     assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)
     assert max(file.stat().st_size for file in files) > 65_536
+
+
+def test_a_file_that_cannot_be_mapped_costs_its_values_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    values = AllocatedDict(str(tmp_path / "counter_1.db"))
+
+    values.write_value("a", 2.0, 3.0)
+
+    assert values.read_value("a") == (2.0, 3.0)
