@@ -33,8 +33,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from serve.inference.pooling import load_classifier
-from serve.inference.positions import usable_positions
+from serve.inference.pooling import load_classifier, usable_positions
 from serve.inference.text import Batch
 from serve.language.lines import first_line
 from serve.privacy import silent_onnxruntime

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from serve.inference.equivalence import evaluating, to_tensors
-from serve.inference.positions import usable_positions
+from serve.inference.pooling import usable_positions
 from serve.inference.text import Encoding, TextEncoder
 from serve.language.lines import first_line
 from train.config.run import ModelConfig

@@ -16,8 +16,7 @@ from serve.inference.cores import usable_cores
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
 from serve.inference.placement import DeviceFailed, DoesNotFit
-from serve.inference.pooling import load_classifier
-from serve.inference.positions import usable_positions
+from serve.inference.pooling import load_classifier, usable_positions
 from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
 from serve.inference.text import Batch

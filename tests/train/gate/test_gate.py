@@ -193,7 +193,15 @@ def test_other_labels_are_not_compared(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    other = altered(bundles("single"), tmp_path, labels=("billing", "delivery", "refunds"))
+    labels = ("billing", "delivery", "refunds")
+
+    def config(values: dict[str, Any]) -> dict[str, Any]:
+        return values | {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+        }
+
+    other = altered(bundles("single"), tmp_path, config=config, labels=labels)
 
     assert gate(run_file, other, bundles("single")) == 2
 

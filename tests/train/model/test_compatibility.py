@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from serve.inference.equivalence import to_tensors
-from serve.inference.positions import usable_positions
+from serve.inference.pooling import usable_positions
 from serve.language.lines import first_line
 from train.config.run import RunConfig
 from train.model.adapters import check_targets
