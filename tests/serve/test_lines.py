@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,15 @@ from serve.lines import MAX_LINES, LineWriter, LogHandler
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Both ends of a pipe."""
+    """Both ends of a pipe. Its writers end before its numbers may be those of another file."""
     ends = os.pipe()
     yield ends
-    for end in ends:
-        os.close(end)
+    os.close(ends[0])  # whoever waits to write fails now
+    for thread in threading.enumerate():
+        if thread.name == "pipe":
+            thread.join(5)
+            assert not thread.is_alive()
+    os.close(ends[1])
 
 
 def test_lines_arrive_in_order_whether_a_thread_writes_or_not(pipe: tuple[int, int]) -> None:
