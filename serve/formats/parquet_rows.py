@@ -11,6 +11,7 @@ from typing import Any
 
 from serve.formats.options import Opened, ReadOptions, Row
 from serve.formats.streams import looks_like
+from serve.language.lines import first_line
 
 BATCH_ROWS = 1024
 _WRITTEN_ROWS = 8192
@@ -66,16 +67,12 @@ def _rows(batches: Iterable[Any], positions: list[int], names: list[str]) -> Ite
                 columns.append(batch.column(position).to_pylist())
             except (ValueError, OverflowError) as error:  # a year over 9999, nanoseconds
                 where = f"column `{name[:40]}`, after row {number}"
-                raise ValueError(f"{where}: {_first_line(error)}") from None
+                raise ValueError(f"{where}: {first_line(error)}") from None
         if not names:
             yield from ({} for _ in range(batch.num_rows))
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
         number += batch.num_rows
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def write_parquet(
@@ -122,7 +119,7 @@ def infer_schema(path: Path, rows: Callable[[], Iterable[Row]], columns: Iterabl
         try:
             schema = pa.unify_schemas([schema, pa.schema(fields)], promote_options="permissive")
         except pa.ArrowException as error:
-            raise _unfit(path, _first_line(error)) from None
+            raise _unfit(path, first_line(error)) from None
     for name in columns:
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
@@ -139,7 +136,7 @@ def _type(path: Path, name: str, values: list[Any]) -> Any:
     try:
         return pa.array(values, pa.uint64()).type  # not inferred
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        raise _unfit(path, f"column `{name[:40]}`: {_first_line(first)}") from None
+        raise _unfit(path, f"column `{name[:40]}`: {first_line(first)}") from None
 
 
 def _unfit(path: Path, reason: str) -> ValueError:
