@@ -14,6 +14,7 @@ import evaluate
 import numpy as np
 
 from serve.inference.scores import Array, activate, chosen, default_activation
+from train.statistics.calibrated_loss import calibrated_losses
 from train.statistics.metrics import one_hot, scores
 
 
@@ -53,7 +54,10 @@ class ValidationMetrics:
         return self.of(self.logits_NC, result.label_ids)
 
     def of(self, logits_NC: Array, label_ids: Any) -> dict[str, float]:
-        """Compute the metrics from logits and label numbers, or 0/1 rows for multi-label."""
+        """Compute the metrics from logits and label numbers, or 0/1 rows for multi-label.
+
+        log_loss: see `train.statistics.calibrated_loss`.
+        """
         predicted_NC = chosen(activate(logits_NC, default_activation(self.task)), self.task)
         reference_NC = (
             label_ids.astype(bool)
@@ -63,4 +67,5 @@ class ValidationMetrics:
         values: dict[str, float] = self.metrics.compute(
             references=reference_NC, predictions=predicted_NC
         )
-        return values
+        losses_N = calibrated_losses(logits_NC, reference_NC, self.task)
+        return {"log_loss": float(losses_N.mean()), **values}

@@ -18,11 +18,12 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.inference.scores import Array
+from train.config.auto import AutoSection
 from train.fit.arguments import training_arguments
 from train.fit.choice.folds import fold_numbers, judged_rows
-from train.fit.choice.judge import Candidate, advantage, best, is_shown, judge
+from train.fit.choice.judge import Candidate, best, is_shown, judge
 from train.fit.choice.lora import OverBudget, cross_fit_lora
-from train.fit.choice.probe import given
 from train.fit.choice.probes import CrossFitted, best_probe, cross_fit
 from train.fit.choice.record import Choice, read_choice, resolved, write_choice
 from train.fit.encode import Inputs, encode_splits
@@ -32,7 +33,9 @@ from train.fit.tokens import Tokens
 from train.model.base import Base, last_linear, load_base
 from train.model.head import features, features_by_pooling
 from train.model.loss import Loss
+from train.statistics.calibrated_loss import advantage
 from train.statistics.metrics import Choice as Flags
+from train.statistics.metrics import given
 
 PROBE_ROWS = 4000
 """Rows that choose the probe's penalty and pooling, drawn at random if there are more."""
@@ -77,7 +80,35 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
         if run.state.is_main_process:
             write_choice(config.output_dir, record, choice)
     run.say(f"auto: {choice.reason}")
-    return _with(run, choice), choice, features_ND
+    run = _with(run, choice)
+    config = run.config.model_copy(update={"auto": AutoSection()})  # has been used
+    return dataclasses.replace(run, config=config), choice, features_ND
+
+
+def settle(
+    run: Run, choice: Choice, trained_NC: Array, probe_NC: Array, labels: Any
+) -> tuple[Run, Choice]:
+    """Compare the trained model with the probe on the validation rows, and say which is taken.
+
+    The probe is taken if it is shown to be better. trained_NC, probe_NC: logits of the rows.
+    """
+    given_NC = given(labels, len(run.data.labels))
+    lora, probe = (
+        judge(method, choice.pooling, logits_NC, given_NC, run.config.task)
+        for method, logits_NC in (("lora", trained_NC), ("probe", probe_NC))
+    )
+    chosen, other = (probe, lora) if is_shown(probe, lora) else (lora, probe)
+    choice = dataclasses.replace(
+        choice,
+        method=chosen.method,
+        trainer=choice.trainer if chosen is lora else {},
+        reason=_reason(chosen, other, f"on {len(given_NC)} validation rows"),
+        rows=len(given_NC),
+        candidates=[lora.figures, probe.figures],
+        awaits_validation=False,
+    )
+    run.say(f"auto: {choice.reason}")
+    return _with(run, choice), choice
 
 
 def _with(run: Run, choice: Choice) -> Run:
@@ -118,12 +149,16 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
         return _awaiting(run, probes, start, found, why)
     chosen = best(found)
     rival = min((each for each in found if each is not chosen), key=lambda each: each.log_loss)
-    reason = (
-        f"{chosen.name}: log-loss {chosen.log_loss:.4f}, accuracy {chosen.accuracy:.4f}, against "
-        f"{rival.log_loss:.4f} and {rival.accuracy:.4f} for {rival.name}, cross-fitted on {count} "
-        f"rows ({advantage(chosen.losses_N, rival.losses_N):+.1f} standard errors)"
-    )
+    reason = _reason(chosen, rival, f"cross-fitted on {count} training rows")
     return _choice(run, probes, chosen, reason, found, count)
+
+
+def _reason(chosen: Candidate, rival: Candidate, where: str) -> str:
+    return (
+        f"{chosen.name}: log-loss {chosen.log_loss:.4f}, accuracy {chosen.accuracy:.4f}, against "
+        f"{rival.log_loss:.4f} and {rival.accuracy:.4f} for {rival.name}, {where} "
+        f"({advantage(chosen.losses_N, rival.losses_N):+.1f} standard errors)"
+    )
 
 
 def _look(run: Run) -> Rows:

@@ -28,7 +28,7 @@ from train.fit.training_metrics import ValidationMetrics
 from train.model.base import Base, last_linear
 from train.model.head import L2, features, fit_head
 from train.model.loss import Loss
-from train.statistics.metrics import Choice, one_hot
+from train.statistics.metrics import given
 
 CROSS_FIT_ROWS = 5000
 """Training rows up to which the probe's accuracy is cross-fitted; with more, the validation rows
@@ -65,12 +65,6 @@ class Baseline:
             f"accuracy: {cross if self.rows else ''}on the {len(given_NC)} validation rows probe "
             f"{probes:.4f}, trained model {ours:.4f}"
         )
-
-
-def given(labels: Any, num_labels: int) -> Choice:
-    """Return the labels of encoded rows, bool of shape (N, C)."""
-    values = np.asarray(labels)
-    return values.astype(bool) if values.ndim == 2 else one_hot(values, num_labels)
 
 
 def init_from_probe(
