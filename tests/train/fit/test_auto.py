@@ -139,7 +139,7 @@ def test_validation_rows_decide_where_the_budget_forbids_folds(
     assert merge(config).manifest.config["method"] == method
 
 
-@pytest.mark.parametrize("task, columns", [("multi_label", 1), ("single_label", 2)])
+@pytest.mark.parametrize(("task", "columns"), [("multi_label", 1), ("single_label", 2)])
 def test_several_labels_and_pairs_are_chosen_for_too(
     make_config: MakeConfig, tmp_path: Path, task: str, columns: int
 ) -> None:
@@ -202,3 +202,47 @@ def test_mean_pooling_is_taken_only_if_its_gain_is_shown() -> None:
 
     assert best([probe, native, candidate("lora", "mean", 0.22)]) is native
     assert best([probe, native, mean := candidate("lora", "mean", 0.4)]) is mean
+
+
+@pytest.mark.parametrize("method", ["probe", "lora", "full"])
+def test_every_method_prints_the_cross_fitted_probe(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    fit(config_of(make_config(tmp_path, method=method, trainer={"num_train_epochs": 1})))
+
+    printed = capsys.readouterr().out
+    if method == "probe":
+        assert "linear probe: accuracy 0.9442, cross-fitted on 269 rows" in printed
+    else:
+        assert "accuracy: probe 0.8996, cross-fitted on 269 rows; on the 31 validation" in printed
+
+
+def test_many_rows_choose_the_penalty_by_a_sample_and_the_method_after_training(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "CROSS_FIT_ROWS", 100)
+    config = config_of(make_config(tmp_path, method="auto", trainer={"num_train_epochs": 1}))
+
+    fit(config)
+
+    choice = choice_of(tmp_path)
+    assert choice["pooling"] == "native"
+    assert choice["rows"] == 31
+    assert choice["probe_l2"] != 10.0
+
+
+def test_rows_that_show_nothing_give_a_probe(make_config: MakeConfig, tmp_path: Path) -> None:
+    values = make_config(tmp_path / "run", method="auto")
+    rows = [json.loads(line) for line in Path(values["data"]["train"]).read_text().splitlines()]
+    values["data"]["train"] = str(write_jsonl(tmp_path / "few.jsonl", rows[:15]))
+
+    fit(config_of(values))
+
+    choice = choice_of(tmp_path / "run")
+    assert choice["method"] == "probe"
+    assert "too few to choose by" in choice["reason"]
+
+
+def test_random_head_is_refused_for_auto(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`method: auto` starts LoRA from the probe"):
+        config_of(make_config(tmp_path, method="auto", model={"head_init": "random"}))

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from serve.files import open_atomic
-from serve.inference.backends.torch import TorchBackend
-from serve.inference.passes import batched_logits
 from serve.inference.scores import Array, activate, chosen, default_activation
 from train.fit.adapter import Trained
 from train.fit.choice.folds import fold_numbers, judged_rows
@@ -97,13 +95,12 @@ def init_from_probe(
             f"head initialized from a linear probe: accuracy {accuracy:.4f}, cross-fitted on "
             f"{rows} rows"
         )
-    backend = TorchBackend(base.model, device=str(run.device))
     validation = Tokens(inputs.validation, base.encoder.columns)
-    return Baseline(
-        cross_fitted=accuracy,
-        rows=rows,
-        validation_NC=batched_logits(backend, base.encoder, validation, batch_size=64),
-    )
+    _, last = last_linear(base.model)
+    with torch.no_grad():
+        unseen_ND = features(base.model, base.encoder, validation, device=run.device)
+        logits_NC = last(unseen_ND.to(run.device)).float().cpu().numpy()
+    return Baseline(cross_fitted=accuracy, rows=rows, validation_NC=logits_NC)
 
 
 def _cross_fitted(
