@@ -15,7 +15,7 @@ class AutoSection(Config):
     stock: bool = False
     """Never choose `model.pooling: mean`, so that the bundle loads in the stock classes."""
 
-    budget_minutes: Annotated[float, Field(ge=0)] = 10.0
+    budget_minutes: Annotated[float, Field(ge=0)] = 20.0
     """Minutes that training on parts of the rows may take; beyond, validation rows decide."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = 4

@@ -57,6 +57,8 @@ def test_earlier_checkpoint_is_kept_if_it_is_shown_to_be_better_and_after_a_resu
 
     before = fit(config, callbacks=[Spoil()])
 
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert kept == ["checkpoint-32", "checkpoint-48"], "the best and the last of three epochs"
     assert chosen(tmp_path) == f"checkpoint-{2 * STEPS}"
     assert "instead of the last, checkpoint-48: its log-loss on 31" in capsys.readouterr().out
 

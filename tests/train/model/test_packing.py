@@ -108,7 +108,7 @@ def test_activation_checkpointing_falls_back_to_padding(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the backward pass they would attend to every text of the flat batch."""
-    monkeypatch.setattr("train.fit.fit.packing_is_faster", lambda device, bf16: True)
+    monkeypatch.setattr("train.fit.assemble.packing_is_faster", lambda device, bf16: True)
     trainer = {"activation_checkpointing": True, "max_steps": 1}
 
     fit(RunConfig(**make_config(tmp_path / "run", trainer=trainer)))
@@ -127,7 +127,7 @@ def test_run_on_flat_batches_gives_the_losses_of_padded_ones(
     logs = []
     for packs in (False, True):
         monkeypatch.setattr(
-            "train.fit.fit.packing_is_faster", lambda device, bf16, packs=packs: packs
+            "train.fit.assemble.packing_is_faster", lambda device, bf16, packs=packs: packs
         )
         values = make_config(
             tmp_path / f"run-{packs}",

@@ -163,7 +163,8 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
             f"training on {config.auto.folds} parts of the rows would take {error.minutes:.1f} "
             f"min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
         )
-        return _awaiting(run, found[0], probes, why)
+        likely = found[1] if "mean" in poolings[1:] and is_shown(found[1], found[0]) else found[0]
+        return _awaiting(run, likely, probes, why)
     chosen = best(found)
     rival = min((each for each in found if each is not chosen), key=lambda each: each.log_loss)
     return Choice(

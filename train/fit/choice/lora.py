@@ -27,6 +27,9 @@ from train.model.loss import Loss
 
 _WARM_STEPS, _TIMED_STEPS = 2, 5
 
+_TIMED_SHARE = 0.04
+"""Share of the budget that is timed before it is judged: the first steps may be slow by chance."""
+
 
 class OverBudget(Exception):
     """Training on all folds would take too long; holds the minutes."""
@@ -130,22 +133,26 @@ class _Watch(TrainerCallback):
         self.run, self.bar, self.total, self.what, self.budget = run, bar, total, what, minutes
         self.steps = 0
         self.started = 0.0
+        self.has_said = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count a step; once some are timed, and at the end of each fold, look at the budget."""
+        """Count a step; once enough are timed, and at the end of each fold, look at the budget."""
         self.steps += 1
         self.bar.update()
         if self.steps == _WARM_STEPS:
             self.started = time.monotonic()
-        elif self.steps == _WARM_STEPS + _TIMED_STEPS or (
-            state.global_step >= state.max_steps and self.steps > _WARM_STEPS
-        ):
-            per_step = (time.monotonic() - self.started) / (self.steps - _WARM_STEPS)
-            (minutes,) = broadcast_object_list([per_step * self.total / 60])
-            if minutes > self.budget:
-                raise OverBudget(minutes)
-            if self.steps == _WARM_STEPS + _TIMED_STEPS:
-                self.run.say(f"auto: {self.what} takes about {_duration(minutes)}")
+        timed = self.steps - _WARM_STEPS
+        if timed < _TIMED_STEPS or (self.has_said and state.global_step < state.max_steps):
+            return
+        (seconds,) = broadcast_object_list([time.monotonic() - self.started])
+        if seconds < _TIMED_SHARE * 60 * self.budget:
+            return
+        minutes = seconds / timed * self.total / 60
+        if minutes > self.budget:
+            raise OverBudget(minutes)
+        if not self.has_said:
+            self.run.say(f"auto: {self.what} takes about {_duration(minutes)}")
+        self.has_said = True
 
 
 def _duration(minutes: float) -> str:
