@@ -8,6 +8,8 @@ from pydantic import Field
 
 from serve.config import Config
 
+FEW_ROWS = 150
+
 
 class AutoSection(Config):
     """How `method: auto` chooses between a linear probe and LoRA; unused by other methods."""
@@ -18,5 +20,15 @@ class AutoSection(Config):
     budget_minutes: Annotated[float, Field(ge=0)] = 20.0
     """Minutes that training on parts of the rows may take; beyond, validation rows decide."""
 
-    folds: Annotated[int, Field(ge=2, le=20)] = 4
-    """Parts of the training rows, each judged by models that were trained on the others."""
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+    """Parts of the rows, each judged by models of the others; null: 10 up to 150 rows, else 4."""
+
+    def folds_of(self, rows: int) -> int:
+        """Return the number of parts of so many training rows.
+
+        On 90 rows of SST-2, 10 parts show the gain of mean pooling in 11 of 12 draws and 4 parts
+        in 10, while on MRPC, where there is none, 4 parts show one in 2 draws and 10 in none.
+        """
+        if self.folds is not None:
+            return self.folds
+        return 10 if rows <= FEW_ROWS else 4

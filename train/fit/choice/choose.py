@@ -160,8 +160,8 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
             found.append(judged("lora", pooling, logits_NC))
     except OverBudget as error:
         why = (
-            f"training on {config.auto.folds} parts of the rows would take {error.minutes:.1f} "
-            f"min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
+            f"training on {config.auto.folds_of(total)} parts of the rows would take "
+            f"{error.minutes:.1f} of the {minutes:g} min that auto.budget_minutes allows"
         )
         likely = found[1] if "mean" in poolings[1:] and is_shown(found[1], found[0]) else found[0]
         return _awaiting(run, likely, probes, why)
@@ -205,7 +205,8 @@ def _look(run: Run) -> Rows:
     inputs = encode_splits(run, base)
     targets = torch.tensor(inputs.train["labels"])
     given_NC = given(targets, len(data.labels))
-    fold_N = fold_numbers(data.train.texts, given_NC, folds=config.auto.folds, seed=config.seed)
+    folds = config.auto.folds_of(len(targets))
+    fold_N = fold_numbers(data.train.texts, given_NC, folds=folds, seed=config.seed)
     only_native = config.auto.stock or len(targets) > CROSS_FIT_ROWS
     poolings = ["native"] if only_native else ["native", "mean"]
     if config.model.pooling == "mean":
@@ -269,7 +270,7 @@ def _lora(
         rows.targets,
         loss,
         rows.fold_N,
-        what=f"training on {run.config.auto.folds} parts of the rows, {pooling} pooling",
+        what=f"training on {rows.fold_N.max() + 1} parts of the rows, {pooling} pooling",
         minutes=minutes,
     )
 

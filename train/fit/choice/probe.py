@@ -109,7 +109,9 @@ def _cross_fitted(
     """Return the accuracy of cross-fitted probes, and the number of rows that can be judged."""
     config, num_labels = run.config, len(run.data.labels)
     given_NC = given(targets, num_labels)
-    fold_N = fold_numbers(run.data.train.texts, given_NC, folds=config.auto.folds, seed=config.seed)
+    fold_N = fold_numbers(
+        run.data.train.texts, given_NC, folds=config.auto.folds_of(len(targets)), seed=config.seed
+    )
     if len(np.unique(fold_N)) < 2:
         return float("nan"), 0
     judged_N = judged_rows(given_NC, fold_N, config.task)
