@@ -64,7 +64,7 @@ class RowRules:
             parts = [value_of(row, column) for column in data.text_columns]
             if any(isinstance(part, bytes) for part in parts):
                 raise RowError("the text is bytes; store the column as a string")
-            return parts[0] if len(parts) == 1 else (parts[0], parts[1])  # type: ignore[return-value]
+            return parts[0] if len(parts) == 1 else (parts[0], parts[1])
         values = {}
         for name in fields_of(data.template):
             derived = data.derive.get(name)
