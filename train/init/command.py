@@ -105,7 +105,8 @@ def _names(given: list[str] | None) -> tuple[str, ...]:
 
 def _understood(request: Request, arguments: argparse.Namespace) -> tuple[Plan, list[str]]:
     """Return the plan, and lines on an export that was converted."""
-    from train.init.conversion import convert
+    from serve.formats.options import format_of
+    from train.init.conversion import as_lines, convert
     from train.init.exports.convert import tool_of
     from train.init.neighbours import find_splits
     from train.init.plan import make_plan
@@ -113,7 +114,10 @@ def _understood(request: Request, arguments: argparse.Namespace) -> tuple[Plan, 
 
     keys: dict[str, Any] = request.overrides.get("data", {})
     sources = find_splits(request.source)
-    sample = read_sample(sources["train"], keys)
-    if tool := tool_of(sample.rows):
-        return convert(request, sample, tool, arguments.output, force=arguments.force)
+    with as_lines(sources["train"]) as source:
+        sample = read_sample(source, keys)
+        if tool := tool_of(sample.rows):
+            return convert(request, sample, tool, arguments.output, force=arguments.force)
+    if source != sources["train"]:
+        format_of(sources["train"])  # raises
     return make_plan(request, sources, sample), []

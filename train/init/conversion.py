@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,20 +39,32 @@ def convert(
     merged = merge(found, columns, labels)
     write_rows(path, merged.rows)
     lines = [f"{request.source}: an export of {tool.name} with {len(found.rows):,} annotations"]
-    lines += [f"  left out: {count:,} {reason}" for reason, count in found.left_out.items()]
+    lines += [f"  left out, {reason}: {count:,}" for reason, count in found.left_out.items()]
     counts = {
-        "texts have no label: left out": merged.unlabelled,
-        "texts have several annotations, all alike": merged.agreed,
-        "texts have annotations that differ: the label of the majority is taken": merged.decided,
-        "texts have annotations that differ, and no majority: left out": merged.undecided,
+        "texts left out, as no annotation has a label": merged.unlabelled,
+        "texts left out, as their annotations differ and none has a majority": merged.undecided,
+        "texts whose annotations differ; the majority decides": merged.decided,
+        "texts with several annotations that agree": merged.agreed,
     }
-    lines += [f"  {count:,} {what}" for what, count in counts.items() if count]
+    lines += [f"  {what}: {count:,}" for what, count in counts.items() if count]
     lines.append(f"  wrote {path}: {len(merged.rows):,} texts, one per line; the run reads it")
     written = Sample(
         source=str(path), rows=merged.rows, num_read=len(merged.rows), stride=1, reached_end=True
     )
     request = replace(request, label=tuple(labels))
     return make_plan(request, {"train": str(path)}, written), lines
+
+
+@contextmanager
+def as_lines(source: str) -> Iterator[str]:
+    """Give the manifest of Ground Truth, which is JSON Lines, a name that says so."""
+    if not source.endswith(".manifest") or not Path(source).is_file():
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"{Path(source).stem}.jsonl"
+        link.symlink_to(Path(source).absolute())
+        yield str(link)
 
 
 def _names(found: Annotations) -> list[str]:

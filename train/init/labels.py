@@ -103,8 +103,6 @@ def problem_of(column: Column, *, is_named: bool) -> str | None:
     if kind in ("date", "link", "code"):
         what = {"date": "dates or times", "link": "addresses", "code": "identifiers"}[kind]
         return f"its values are {what}"
-    if column.is_identifier:
-        return "its values are identifiers: they number the rows"
     steps = rows / len(counts)
     if kind == "float" and (len(counts) > _MAX_STEPS or steps < 2):
         return (
@@ -114,8 +112,10 @@ def problem_of(column: Column, *, is_named: bool) -> str | None:
     if kind == "integer" and len(counts) > _MAX_STEPS and not _are_classes(column, is_named):
         return (
             f"its values are {len(counts)} different numbers such as {next(iter(counts))}, which "
-            "looks like a quantity and no classes; replace them by ranges"
+            "looks like a quantity or a number of the row, and no classes; replace them by ranges"
         )
+    if column.is_identifier:
+        return "its values are identifiers of the rows"
     if column.mean_chars > _MAX_CHARS or (column.mean_words > 5 and column.distinct > 0.3):
         return "its values are texts, not names of classes"
     if separator_of(counts) is None and len(counts) > 0.5 * rows:
@@ -211,11 +211,10 @@ def read_label(column: Column, task: Task | None) -> LabelChoice:
         return LabelChoice(
             task="multi_label", columns=(column,), separator=separator, counts=counts
         )
-    if column.kind in ("integer", "float") and len(column.counts) > 2:
-        doubts.append(
-            f"the labels of `{column.name}` are numbers: they are taken for classes without an "
-            "order, and data.label_map can name them"
-        )
+    if column.kind in ("integer", "float"):
+        shown = ", ".join(f'"{label}": NAME' for label in sorted(column.counts)[:2])
+        order = ", taken for classes without an order" if len(column.counts) > 2 else ""
+        doubts.append(f"the labels are numbers{order}; data.label_map={{{shown}}} names them")
     return LabelChoice(
         task="single_label", columns=(column,), counts=column.counts, doubts=tuple(doubts)
     )

@@ -12,12 +12,12 @@ from typing import Any
 from serve.formats.options import Row, list_columns
 from serve.inference.text import Text
 from train.config.template_spec import fields_of
-from train.data.label_names import look_alikes
+from train.data.label_names import notes_on_labels
 from train.data.rows import SplitName
 from train.init.base import BaseChoice, Length, choose_base, choose_length
 from train.init.columns import Column, describe
 from train.init.labels import LabelChoice, Task, choose_label, choose_named
-from train.init.neighbours import class_names, split_column
+from train.init.neighbours import WORDS, class_names, split_column
 from train.init.sample import Sample, flattened
 from train.init.texts import TextChoice, choose_texts
 
@@ -91,8 +91,8 @@ def make_plan(request: Request, sources: Mapping[SplitName, str], sample: Sample
     """Return the plan for a sample. Raises ValueError where a guess would be one in the dark."""
     if sample.num_read < MIN_ROWS and sample.reached_end:
         raise ValueError(
-            f"`{sample.source}` has {sample.num_read} rows, too few to train and test on; "
-            f"{MIN_ROWS} are the least, and 20 for each label a start"
+            f"`{sample.source}` has {sample.num_read} row{'s' * (sample.num_read != 1)}, too few "
+            f"to train and test on; {MIN_ROWS} are the least, and 20 for each label a start"
         )
     columns = columns_of(sample.rows, sample.class_names)
     for name in (*request.label, *(() if _template(request) else request.text)):
@@ -232,11 +232,7 @@ def _quoted(name: str) -> str:
 
 def _label_doubts(labels: LabelChoice) -> list[str]:
     doubts = list(labels.doubts)
-    for group in look_alikes(labels.counts)[:5]:
-        shown = ", ".join(f"{label!r} ({labels.counts[label]})" for label in group)
-        doubts.append(
-            f"labels that may be one, written in different ways: {shown}; data.label_map joins them"
-        )
+    doubts += notes_on_labels(labels.counts, multi=labels.task == "multi_label")
     rows = sorted(labels.counts.values())
     if len(rows) > 1 and rows[-1] >= 10 * max(rows[0], 1):
         doubts.append(
@@ -281,7 +277,9 @@ def _language_doubts(base: BaseChoice, texts: Sequence[Text]) -> list[str]:
 def default_output_dir(source: str) -> Path:
     """Return a directory for the run that does not exist yet, named after the source."""
     name = Path(source.partition("#")[0].partition("?")[0].rstrip("/")).name
-    stem = name.partition(".")[0] or "run"
+    stem = name.partition(".")[0]
+    if stem.lower() in WORDS["train"]:
+        stem = Path(source).absolute().parent.name
     kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"
     candidates = [Path("runs") / kept, *(Path("runs") / f"{kept}-{n}" for n in range(2, 1000))]
     return next(path for path in candidates if not path.exists())

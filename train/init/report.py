@@ -122,7 +122,8 @@ def _rows(plan: Plan) -> Iterator[str]:
         if plan.labels.is_hot:
             label = ", ".join(c.name for c in columns if str(c.values[number]).lower()[:1] in "1t")
         else:
-            label = str(columns[0].values[number])
+            value = columns[0].values[number]
+            label = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         row = f"  {label[:40]:<12} | {' | '.join(_line(text) for text in texts)}"
         if row in seen or not any(texts):
             continue
@@ -137,7 +138,7 @@ def _varied(plan: Plan) -> Iterator[int]:
     """Yield the first rows that have different labels."""
     seen = set[str]()
     for number, value in enumerate(plan.labels.columns[0].values):
-        if value is not None and str(value).strip() and str(value) not in seen:
+        if value not in (None, []) and str(value).strip() and str(value) not in seen:
             seen.add(str(value))
             yield number
         if len(seen) == 3:

@@ -29,6 +29,7 @@ MAX_READ_ROWS = 1_000_000
 MAX_READ_CHARS = 1_000_000_000
 """Characters that are read."""
 
+_MAX_TWICE = 50
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "`|`"}
 
 
@@ -122,8 +123,15 @@ def _read_delimited(source: str, keys: Mapping[str, Any]) -> Sample:
         raise error
     if "column_names" in keys or not seems_data(sample.rows):
         return sample
-    names = [f"column_{number}" for number in range(1, _width(sample) + 1)]
-    return _read(source, {**sample.keys, "column_names": names})
+    refused: ValueError | None = None
+    for width in range(_width(sample), _width(sample) + _MAX_TWICE):
+        names = [f"column_{number}" for number in range(1, width + 1)]
+        try:
+            return _read(source, {**sample.keys, "column_names": names})
+        except ValueError as error:  # values that are alike in the first row are left out above
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _width(sample: Sample) -> int:
