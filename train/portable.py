@@ -102,7 +102,7 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
             raise ValueError(
                 f"`{name}` is not published: `{shown}` contains a password, token or key; put it "
                 "into an environment variable, write ${NAME} in the configuration, and rerun "
-                "`python -m train merge`"
+                "`textloop merge`"
             )
         for directory, what in names.items():
             # Not inside a longer word, as in a URL.
@@ -110,5 +110,5 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
                 raise ValueError(
                     f"`{name}` is not published: it names the {what} of this machine, "
                     f"`{directory}`; use relative paths in the configuration and rerun "
-                    "`python -m train merge`"
+                    "`textloop merge`"
                 )

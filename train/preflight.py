@@ -66,11 +66,11 @@ def read_fitted(adapter: Path) -> dict[str, Any]:
     """Read what `fit` recorded. Raises ValueError if nothing was trained, or it cannot be read."""
     record = adapter / "fit.json"
     if not record.is_file():
-        raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
+        raise ValueError(f"`{adapter}` has no trained model; make it with `textloop fit`")
     try:
         fitted: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"`{record}` is broken ({error}); make it again with `train fit --fresh`"
+            f"`{record}` is broken ({error}); make it again with `textloop fit --fresh`"
         ) from None
     return fitted

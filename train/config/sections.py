@@ -91,7 +91,7 @@ def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 class GateSection(Config):
-    """Requirements that a candidate must meet to replace the champion (`train gate`)."""
+    """Requirements that a candidate must meet to replace the champion (`textloop gate`)."""
 
     require: Literal["superior", "non_inferior"] = "superior"
     """Whether accuracy must be better than the champion's, or only not worse by margin."""

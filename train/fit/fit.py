@@ -1,4 +1,4 @@
-"""Fine-tune: what `accelerate launch -m train fit` runs.
+"""Fine-tune: what `textloop fit` runs.
 
 A rerun with the same configuration resumes from the latest complete checkpoint; a rerun with a
 different one is refused, so that no result is ever a mixture of two.

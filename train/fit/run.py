@@ -88,8 +88,8 @@ def check_single_gpu(arguments: TrainingArguments) -> None:
     """
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
-            "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
+            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with --processes "
+            f"{arguments.n_gpu}, or use one: CUDA_VISIBLE_DEVICES=0"
         )
 
 

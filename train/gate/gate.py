@@ -5,7 +5,7 @@ server would choose on this device. Bundles with different test rows or labels a
 at all (ValueError). Otherwise the result is a `GateReport`, which `train.gate.judge` makes from
 both bundles' predictions and times.
 
-    python -m train gate --config configs/X.yaml --candidate DIR --champion DIR
+    textloop gate --config configs/X.yaml --candidate DIR --champion DIR
 """
 
 from __future__ import annotations
