@@ -150,12 +150,12 @@ def _shared_labels(
     champions: Sequence[Bundle], candidates: Sequence[Bundle], config: RunConfig
 ) -> SharedLabels:
     """Match the labels of both sides. Raises ValueError if one side's bundles differ in theirs."""
-    sides: list[tuple[str, ...]] = []
     for side, bundles in (("champion", champions), ("candidate", candidates)):
         if len({frozenset(bundle.manifest.labels) for bundle in bundles}) > 1:
-            raise ValueError(f"the {side}'s bundles have different labels")
-        sides.append(bundles[-1].manifest.labels)
-    return share_labels(*sides, config.data.label_map)
+            raise ValueError(f"the bundles of the {side} have different labels")
+    return share_labels(
+        champions[-1].manifest.labels, candidates[-1].manifest.labels, config.data.label_map
+    )
 
 
 def _compared_rows(
