@@ -37,7 +37,7 @@ def checked(plan: Plan) -> Plan:
     )
     whole = is_local and sample.reached_end and sample.num_read <= MAX_CHECKED_ROWS
     with TemporaryDirectory() as folder:
-        data = {} if whole else _sampled(plan, Path(folder))
+        data = _linked(plan, Path(folder)) if whole else _sampled(plan, Path(folder))
         plan = _with_neighbours(plan, data, Path(folder))
         plan, loaded = _with_fractions(plan, data, Path(folder))
         invalid = loaded.num_dropped
@@ -54,6 +54,16 @@ def checked(plan: Plan) -> Plan:
         )
 
 
+def _linked(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Name a local file by a link: what a run keeps beside its data, a trial must not write."""
+    source = Path(plan.sources["train"])
+    if not source.is_file():
+        return {}
+    link = folder / source.name
+    link.symlink_to(source.absolute())
+    return {"train": str(link)}
+
+
 def _sampled(plan: Plan, folder: Path) -> dict[str, Any]:
     """Write the sample to a file; return the keys of `data` that name it."""
     path = folder / "sample.jsonl"
@@ -68,7 +78,11 @@ def _sampled(plan: Plan, folder: Path) -> dict[str, Any]:
 def _load(plan: Plan, data: Mapping[str, Any], folder: Path) -> LabelledData:
     values = settings(plan, str(folder / "run"))
     values["data"] = {**values["data"], **data, "drop_invalid_rows": True}
-    return load_data(RunConfig.model_validate(values))
+    try:
+        return load_data(RunConfig.model_validate(values))
+    except ValueError as error:
+        shown = str(error).replace(str(data.get("train")), plan.sources["train"])
+        raise ValueError(shown) from None
 
 
 def _with_neighbours(plan: Plan, data: Mapping[str, Any], folder: Path) -> Plan:

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--label", action="append", help="column of the label; A,B,C for a column per label"
     )
     parser.add_argument("--task", choices=["single_label", "multi_label"], help="default: a guess")
-    parser.add_argument("--method", choices=["probe", "lora", "full"], help="default: lora")
+    parser.add_argument("--method", help="method of training; default: lora")
     parser.add_argument("--base", help="directory, package:NAME/PATH, or Hub id with @REVISION")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(DEFAULT_OUTPUT), help=f"default: {DEFAULT_OUTPUT}"
@@ -53,11 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join([*lines, *report(plan)]))
     output_dir = str(request.overrides.get("output_dir") or default_output_dir(request.source))
     values = settings(plan, output_dir)
-    command = f"textloop run --config {shlex.quote(str(arguments.output))}"
+    config = shlex.quote(str(arguments.output))
+    named = "" if is_default(arguments.output) else f" --config {config}"
+    command = f"textloop run{named}"
     head = ["Written by `textloop init`. Train, merge and evaluate with:", f"  {command}"]
     write_atomic(arguments.output, to_yaml(values, comments(plan), head).encode())
     print(f"\nwrote {arguments.output}; next: {command}")
     return 0
+
+
+def is_default(path: Path) -> bool:
+    """Whether `textloop run` reads this YAML where none is named."""
+    return path.absolute() == Path(DEFAULT_OUTPUT).absolute()
 
 
 def _check_output(path: Path, force: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from serve.formats.options import Row, list_columns
 from serve.inference.text import Text
+from serve.language.spelling import did_you_mean
 from train.config.template_spec import fields_of
 from train.data.label_names import notes_on_labels
 from train.data.rows import SplitName
@@ -121,7 +121,7 @@ def make_plan(request: Request, sources: Mapping[SplitName, str], sample: Sample
         label_map=named or _short_names(labels),
         doubts=(
             *_column_doubts(texts, labels),
-            *_label_doubts(labels),
+            *_label_doubts(labels, is_named=bool(named)),
             *_split_doubts(splitting, sources),
             *_language_doubts(base, shown),
             *(
@@ -140,8 +140,7 @@ def _check_name(name: str, columns: Sequence[Column]) -> None:
     known = [column.name for column in columns]
     if name in known:
         return
-    alike = difflib.get_close_matches(name, known, 1, 0.6)
-    hint = f"; did you mean `{alike[0]}`?" if alike else ""
+    hint = did_you_mean(name, known, cutoff=0.6)
     raise ValueError(f"there is no column `{name}`, only {list_columns(known)}{hint}")
 
 
@@ -230,8 +229,8 @@ def _quoted(name: str) -> str:
     )
 
 
-def _label_doubts(labels: LabelChoice) -> list[str]:
-    doubts = list(labels.doubts)
+def _label_doubts(labels: LabelChoice, *, is_named: bool) -> list[str]:
+    doubts = [] if is_named else list(labels.doubts)
     doubts += notes_on_labels(labels.counts, multi=labels.task == "multi_label")
     rows = sorted(labels.counts.values())
     if len(rows) > 1 and rows[-1] >= 10 * max(rows[0], 1):
