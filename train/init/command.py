@@ -49,7 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     _check_output(arguments.output, arguments.force)
     request = _request(arguments)
     plan, lines = _understood(request, arguments)
-    plan = checked(plan)
+    try:
+        plan = checked(plan)
+    except ValueError:
+        if lines:  # the rows of an export, written for a run that cannot be
+            Path(plan.sources["train"]).unlink()
+        raise
     print("\n".join([*lines, *report(plan)]))
     output_dir = str(request.overrides.get("output_dir") or default_output_dir(request.source))
     values = settings(plan, output_dir)
