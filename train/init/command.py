@@ -122,7 +122,7 @@ def _understood(request: Request, arguments: argparse.Namespace) -> tuple[Plan, 
     from train.init.exports.convert import tool_of
     from train.init.neighbours import find_splits
     from train.init.plan import make_plan
-    from train.init.sample import read_sample
+    from train.init.reading.sample import read_sample
 
     keys: dict[str, Any] = request.overrides.get("data", {})
     sources = find_splits(request.source)

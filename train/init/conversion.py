@@ -13,7 +13,7 @@ from train.data.sources import open_source
 from train.init.exports.convert import merge, read_all, write_rows
 from train.init.exports.shape import Annotations, Tool
 from train.init.plan import Plan, Request, make_plan
-from train.init.sample import Sample
+from train.init.reading.sample import Sample
 
 
 def convert(

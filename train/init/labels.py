@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve.formats.options import list_columns
-from train.init.columns import Column, words_of
 from train.init.multi_label import (
     hot_columns,
     hot_rows,
@@ -16,6 +15,7 @@ from train.init.multi_label import (
     separator_of,
     split_counts,
 )
+from train.init.reading.columns import Column, words_of
 
 Task = Literal["single_label", "multi_label"]
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from train.init.columns import Column, as_text
+from train.init.reading.columns import Column, as_text
 
 _SURE = ("|", ";", ",", "#", "\n", "\t")
 _RARE = ("/", "&", "+", " ")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serve.formats.options import format_of
 from train.data.rows import SplitName
-from train.init.columns import Column
+from train.init.reading.columns import Column
 
 WORDS: Mapping[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -15,10 +15,10 @@ from train.config.template_spec import fields_of
 from train.data.label_names import notes_on_labels
 from train.data.rows import SplitName
 from train.init.base import BaseChoice, Length, choose_base, choose_length
-from train.init.columns import Column, describe
 from train.init.labels import LabelChoice, Task, choose_label, choose_named
 from train.init.neighbours import WORDS, class_names, split_column
-from train.init.sample import Sample, flattened
+from train.init.reading.columns import Column, describe
+from train.init.reading.sample import Sample, flattened
 from train.init.texts import TextChoice, choose_texts
 
 MIN_ROWS = 10

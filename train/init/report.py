@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve.formats.options import list_columns
-from train.init.columns import Column
 from train.init.plan import Plan
+from train.init.reading.columns import Column
 
 _SHOWN_LABELS = 8
 _TEXT_CHARS = 64

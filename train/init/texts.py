@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train.init.columns import Column, words_of
+from train.init.reading.columns import Column, words_of
 
 _NAMES = frozenset(
     """

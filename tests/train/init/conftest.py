@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from initiating import Initiated, init
+
+from tests.train.init.initiating import Initiated, init
 
 
 @pytest.fixture

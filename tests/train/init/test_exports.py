@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from initiating import Initiated, labelled, to_csv, to_lines
 
+from tests.train.init.initiating import Initiated, labelled, to_csv, to_lines
 from train.data.splits import load_data
 
 Initiate = Callable[..., Initiated]

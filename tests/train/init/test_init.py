@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from initiating import Initiated, labelled, to_csv, to_lines
 
+from tests.train.init.initiating import Initiated, labelled, to_csv, to_lines
 from train.data.splits import load_data
 
 Initiate = Callable[..., Initiated]
@@ -273,7 +273,7 @@ def test_files_of_other_splits_are_used_if_they_fit(initiate: Initiate) -> None:
 def test_directory_of_splits_is_not_read_as_one_table(
     initiate: Initiate, tiny_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from initiating import init
+    from tests.train.init.initiating import init
 
     Path("parts").mkdir()
     for number in range(2):

@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from initiating import to_csv, to_lines
 
-from train.init import sample as module
+from tests.train.init.initiating import to_csv, to_lines
 from train.init.base import choose_base
-from train.init.columns import describe
-from train.init.encoding import guess_encoding
 from train.init.multi_label import separator_of
-from train.init.sample import read_sample
+from train.init.reading import sample as module
+from train.init.reading.columns import describe
+from train.init.reading.encoding import guess_encoding
+from train.init.reading.sample import read_sample
 
 
 def test_long_source_is_sampled_over_its_length(

@@ -14,8 +14,8 @@ from typing import Any
 
 from serve.formats.options import ReadOptions, Row, format_of
 from train.data.sources import open_source
-from train.init.encoding import guess_encoding
-from train.init.header import seems_data
+from train.init.reading.encoding import guess_encoding
+from train.init.reading.header import seems_data
 
 MAX_ROWS = 20_000
 """Rows that are kept; of more, every second, fourth ... one."""
