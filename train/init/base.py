@@ -117,7 +117,9 @@ def choose_length(base: BaseChoice, texts: Sequence[Text]) -> Length | None:
     fitting = [tokens for tokens in _LENGTHS if _allows(base, tokens)] or [4]
     tokens = next((each for each in fitting if each >= needed), fitting[-1])
     longer = sum(count > tokens for count in counts) / len(counts)
-    reason = f"{'all' if is_short else '99 % of the'} texts have at most {needed} tokens"
+    reason = (
+        f"{'all' if is_short else '99 %'} of {len(counts):,} texts have at most {needed} tokens"
+    )
     return Length(tokens=tokens, reason=reason, truncated=longer)
 
 

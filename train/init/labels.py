@@ -26,6 +26,7 @@ _RANKS: Mapping[str, int] = {
     **dict.fromkeys(("intent", "intents", "emotion", "emotions", "polarity", "stance"), 90),
     **dict.fromkeys(("topic", "topics", "annotation", "verdict", "accept", "choice"), 85),
     **dict.fromkeys(("tag", "tags", "genre", "genres", "duplicate", "spam", "toxic"), 80),
+    **dict.fromkeys(("obscene", "insult", "threat", "abusive", "profanity", "sexist"), 80),
     **dict.fromkeys(("toxicity", "sarcastic", "hate", "offensive", "humor", "entailment"), 80),
     **dict.fromkeys(("rating", "ratings", "stars", "star", "score", "overall", "quality"), 60),
     **dict.fromkeys(("type", "kind", "department", "queue", "priority", "urgency"), 55),
@@ -167,7 +168,9 @@ def _hot(columns: Sequence[Column], named: Mapping[str, int]) -> list[Column]:
     """Return the columns that are one per label; a column that is the label by name is not."""
     able = [c for c in columns if c.kind != "text" and named[c.name] >= 0]
     sure = [column for column in able if column.is_binary and named[column.name] >= 85]
-    return hot_columns([column for column in able if len(sure) > 1 or column not in sure])
+    found = hot_columns([column for column in able if len(sure) > 1 or column not in sure])
+    ranks = [named[column.name] >= NAMED for column in found]
+    return [] if len(found) == 2 and sum(ranks) == 1 else found  # one label, and something else
 
 
 def _with_names(

@@ -209,7 +209,7 @@ def _column_doubts(texts: TextChoice, labels: LabelChoice) -> list[str]:
     if texts.template is not None:
         doubts.append(
             f"the text is made of two columns, and clients must send it in the same form; --text "
-            f"{texts.columns[-1].name} takes one alone"
+            f"{_quoted(texts.columns[-1].name)} takes one alone"
         )
     for column in texts.others[:3]:
         if column not in labels.columns:

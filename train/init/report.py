@@ -37,7 +37,7 @@ def _source(plan: Plan) -> Iterator[str]:
     if not sample.reached_end:
         extent = f"the first {sample.num_read:,} rows were read, and the source has more"
     if sample.stride > 1:
-        extent += f"; every {sample.stride}th was looked at ({len(sample.rows):,})"
+        extent += f"; one in {sample.stride} was looked at ({len(sample.rows):,})"
     yield f"{sample.source}: {extent}"
     for note in sample.notes:
         yield f"  {note}"

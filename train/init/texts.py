@@ -70,16 +70,27 @@ def text_score(column: Column) -> float:
     """Return how much a column looks like a text; over 0 if it could be one."""
     if column.kind not in ("text", "word") or column.is_identifier:
         return 0.0
-    words = words_of(column.name)
+    words = _words(column)
     named = bool(_NAMES.intersection(words))
-    unlike = bool(_NOT_TEXT.intersection(words[-1:])) or "parse" in words
-    if column.distinct < 0.2 or (column.distinct < 0.5 and not named):
+    unlike = bool(_NOT_TEXT.intersection(words_of(column.name)[-1:])) or "parse" in words
+    repeated = named and column.mean_words > 3 and len(column.counts) > 20  # one text in many rows
+    if column.distinct < (0.2 if named else 0.5) and not repeated:
         return 0.0
     if column.kind == "word" and not named:
         return 0.1 * column.distinct
     length = math.sqrt(min(column.mean_chars, 400.0))
     score = length * column.distinct * (len(column.present) / len(column.values))
     return score * (1 + 2 * named) * (0.1 if unlike else 1)
+
+
+def _words(column: Column) -> set[str]:
+    """Return the words of a column's name, with the singular of plurals."""
+    words = words_of(column.name)
+    return {
+        *words,
+        *(word.removesuffix("s") for word in words),
+        *(word.removesuffix("ies") + "y" for word in words if word.endswith("ies")),
+    }
 
 
 def choose_texts(columns: Sequence[Column]) -> TextChoice | None:
@@ -126,15 +137,15 @@ def _pair(able: Sequence[Column]) -> tuple[Column, Column] | None:
 
 def _titled(able: Sequence[Column]) -> tuple[Column, Column] | None:
     """Return a title and the body that it belongs to."""
-    titles = [c for c in able if _TITLES.intersection(words_of(c.name)) and c.kind == "text"]
+    titles = [c for c in able if _TITLES.intersection(_words(c)) and c.kind == "text"]
     titles = [title for title in titles if title.mean_chars <= _TITLE_CHARS]
     for title in titles:
         bodies = [
             column
             for column in able
             if column is not title
-            and not _TITLES.intersection(words_of(column.name))
-            and _NAMES.intersection(words_of(column.name))
+            and (not _TITLES.intersection(_words(column)) or "summary" in _words(column))
+            and _NAMES.intersection(_words(column))
             and column.kind == "text"
             and column.mean_chars > title.mean_chars
         ]
