@@ -87,7 +87,10 @@ def _request(arguments: argparse.Namespace) -> Request:
     from train.init.plan import METHOD, Request
 
     needed = ["output_dir=-", f"data.train={arguments.source}", "model.base=-"]
-    given = load_config(RunConfig, None, [*needed, *arguments.overrides])
+    options = [
+        f"{name}={value}" for name in ("method", "task") if (value := getattr(arguments, name))
+    ]
+    given = load_config(RunConfig, None, [*needed, *arguments.overrides, *options])
     overrides = given.model_dump(mode="json", exclude_unset=True)
     named = {override.partition("=")[0] for override in arguments.overrides}
     for key in ("output_dir", "data.train", "model.base"):
@@ -98,8 +101,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         source=overrides.get("data", {}).pop("train", None) or arguments.source,
         text=_names(arguments.text),
         label=_names(arguments.label),
-        task=arguments.task or overrides.get("task"),
-        method=arguments.method or overrides.get("method") or METHOD,
+        task=overrides.pop("task", None),
+        method=overrides.pop("method", METHOD),
         base=arguments.base or overrides.get("model", {}).get("base"),
         overrides={key: value for key, value in overrides.items() if value != {}},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from serve.formats.options import list_columns
@@ -187,9 +187,9 @@ def _with_names(
             if other.kind in ("word", "text") and _is_same(column, other):
                 made = read_label(other, None)
                 said = f"`{other.name}` names the classes that `{column.name}` numbers"
-                return LabelChoice(**{**vars(made), "doubts": (*made.doubts, said)})
+                return replace(made, doubts=(*made.doubts, said))
     others = [each for each in rest if each in strong or rank(each) >= 0]
-    return LabelChoice(**{**vars(choice), "others": tuple(others)})
+    return replace(choice, others=tuple(others))
 
 
 def _is_same(first: Column, second: Column) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serve.formats.options import format_of
@@ -102,7 +102,7 @@ def split_column(columns: Sequence[Column]) -> Column | None:
     return None
 
 
-def class_names(source: str, labels: Sequence[str]) -> tuple[str, dict[str, str]] | None:
+def class_names(source: str, labels: Collection[str]) -> tuple[str, dict[str, str]] | None:
     """Return a file beside the data that names the classes, and the name by number.
 
     labels: all of the data; numbers, or there is nothing to name.

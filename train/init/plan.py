@@ -115,19 +115,16 @@ def make_plan(request: Request, sources: Mapping[SplitName, str], sample: Sample
         length=choose_length(base, shown),
         num_rows=len(shown),
     )
-    named = {} if labels.is_hot else _names_beside(request, labels)
+    named = None if labels.is_hot or labels.names else class_names(request.source, labels.counts)
     return replace(
         plan,
-        label_map=named or _short_names(labels),
+        label_map=named[1] if named else _short_names(labels),
         doubts=(
             *_column_doubts(texts, labels),
             *_label_doubts(labels, is_named=bool(named)),
             *_split_doubts(splitting, sources),
             *_language_doubts(base, shown),
-            *(
-                [f"the names of the classes are those of `{_name_file(request, labels)}`"]
-                * bool(named)
-            ),
+            *([f"the names of the classes are those of `{named[0]}`"] if named else []),
         ),
     )
 
@@ -183,16 +180,6 @@ def texts_of(choice: TextChoice) -> list[Text]:
         return [" ".join(parts).strip() for parts in strings if any(map(str.strip, parts))]
     full = [parts for parts in strings if all(map(str.strip, parts))]
     return [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in full]
-
-
-def _names_beside(request: Request, labels: LabelChoice) -> dict[str, str]:
-    found = class_names(request.source, list(labels.counts))
-    return found[1] if found and not labels.names else {}
-
-
-def _name_file(request: Request, labels: LabelChoice) -> str:
-    found = class_names(request.source, list(labels.counts))
-    return found[0] if found else ""
 
 
 def _short_names(labels: LabelChoice) -> dict[str, str]:

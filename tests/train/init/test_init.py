@@ -317,6 +317,32 @@ def test_options_and_keys_of_the_user_win(initiate: Initiate) -> None:
     assert (made.config.seed, made.config.model.max_length) == (7, 9)
 
 
+def test_any_name_of_a_column_or_label_is_read_back(initiate: Initiate) -> None:
+    text, label = 'the: "text" #1', "it's\u00fc {yes}"
+    names = ["null", "1.0", "- a", "# b", "\u2028c", "no"]
+    rows = [{text: each, label: names[n % 6], "other.dot": "x"} for n, (each, _) in enumerate(ROWS)]
+
+    made = initiate("odd: name #1.csv", to_csv(rows), "--text", text, "--label", label)
+
+    assert (made.config.data.text_columns, made.config.data.label_column) == ((text,), label)
+    assert made.config.data.train == "odd: name #1.csv"
+    assert len(load_data(made.config).labels) == 6
+
+
+def test_mistyped_method_is_named(initiate: Initiate) -> None:
+    with pytest.raises(ValueError, match="`method` = 'lorra'"):
+        initiate("rows.csv", to_csv(TABLE), "--method", "lorra")
+
+
+def test_one_binary_column_that_is_named_is_the_label(initiate: Initiate) -> None:
+    rows = with_columns(text="text", spam=chosen("0 1"), has_link=chosen("0 1", seed=1))
+
+    made = initiate("rows.csv", to_csv(rows))
+
+    assert (made.config.task, made.config.data.label_column) == ("single_label", "spam")
+    assert "column `has_link` would also do" in made.output
+
+
 def test_existing_file_is_kept_unless_forced(initiate: Initiate) -> None:
     initiate("rows.csv", to_csv(TABLE))
     before = Path("textloop.yaml").read_text()
