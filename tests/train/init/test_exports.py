@@ -148,6 +148,24 @@ def test_prodigy_rejections_of_the_only_label_are_its_counterexamples(initiate: 
     assert len(read(made)) == 60
 
 
+def test_prodigy_labels_that_were_asked_one_by_one_are_those_of_one_text(
+    initiate: Initiate,
+) -> None:
+    rows = [
+        {"text": t, "_input_hash": n, "label": label, "answer": "accept" if is_on else "reject"}
+        for n, (t, _) in enumerate(ROWS)
+        for label, is_on in (("joy", n % 2 == 0), ("love", n % 3 == 0), ("other", n % 6 != 0))
+    ]
+
+    made = initiate("prodigy.jsonl", to_lines(rows))
+
+    found = dict(read(made))
+    assert made.config.task == "multi_label"
+    assert len(found) == 60
+    assert (found[ROWS[0][0]], found[ROWS[2][0]]) == (("joy", "love"), ("joy", "other"))
+    assert "left out, rejected, which leaves the right label open: 80" in made.output
+
+
 def _argilla(number: int, text: str, label: str) -> dict[str, Any]:
     status = "discarded" if number == 0 else "submitted"
     response = {"value": label, "user_id": "u", "status": status}
