@@ -29,6 +29,8 @@ class Run:
     arguments: TrainingArguments
     state: PartialState
     data: LabelledData
+    quiet: bool = False
+    """Print nothing: the run is a part of another one."""
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +55,7 @@ class Run:
 
     def say(self, line: str) -> None:
         """Print a line, once for all processes."""
-        if self.state.is_main_process:
+        if self.state.is_main_process and not self.quiet:
             print(line)
 
     def progress_bar(self, description: str, *, texts: int) -> tqdm[Any]:
