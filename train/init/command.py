@@ -30,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--label", action="append", help="column of the label; A,B,C for a column per label"
     )
     parser.add_argument("--task", choices=["single_label", "multi_label"], help="default: a guess")
-    parser.add_argument("--method", help="method of training; default: lora")
+    parser.add_argument("--method", help="auto, probe, lora or full; default: auto")
+    parser.add_argument(
+        "--stock", action="store_true", help="auto: a bundle that stock transformers load"
+    )
     parser.add_argument("--base", help="directory, package:NAME/PATH, or Hub id with @REVISION")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(DEFAULT_OUTPUT), help=f"default: {DEFAULT_OUTPUT}"
@@ -90,6 +93,10 @@ def _request(arguments: argparse.Namespace) -> Request:
     options = [
         f"{name}={value}" for name in ("method", "task") if (value := getattr(arguments, name))
     ]
+    if arguments.stock:
+        if (arguments.method or METHOD) != "auto":
+            raise ValueError(f"--stock is for method auto, not {arguments.method}; remove one")
+        options.append("auto.stock=true")
     given = load_config(RunConfig, None, [*needed, *arguments.overrides, *options])
     overrides = given.model_dump(mode="json", exclude_unset=True)
     named = {override.partition("=")[0] for override in arguments.overrides}

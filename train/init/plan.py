@@ -24,7 +24,7 @@ from train.init.texts import TextChoice, choose_texts
 MIN_ROWS = 10
 """Fewest rows that can be split into train, validation and test."""
 
-METHOD = "lora"
+METHOD = "auto"
 """The method of a new run."""
 
 

@@ -11,6 +11,12 @@ from train.init.plan import Plan
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./@-]*( [\w./-]+)*")
 _WORDS = frozenset("null true false yes no on off y n nan inf".split())
+_METHODS = {
+    "auto": "a linear probe or LoRA, whichever predicts held-out training rows better",
+    "probe": "the last layer alone",
+    "lora": "low-rank adapters and the last layer",
+    "full": "all weights",
+}
 _MANY_ROWS, _SOME_ROWS = 20_000, 4_000
 
 
@@ -86,6 +92,7 @@ def comments(plan: Plan) -> dict[str, str]:
     """Return what is said beside keys."""
     labels, length = plan.labels, plan.length
     found = {
+        "method": _METHODS.get(plan.request.method, ""),
         "output_dir": "checkpoints, bundle and reports go here",
         "task": "one label per text" if labels.task == "single_label" else "any number of labels",
         "data.template": "one text from two columns; clients send it in the same form",

@@ -334,6 +334,23 @@ def test_mistyped_method_is_named(initiate: Initiate) -> None:
         initiate("rows.csv", to_csv(TABLE), "--method", "lorra")
 
 
+def test_method_is_auto_and_may_be_kept_to_stock_classes(initiate: Initiate) -> None:
+    made = initiate("rows.csv", to_csv(TABLE))
+    assert (made.config.method, made.config.auto.stock) == ("auto", False)
+
+    made = initiate("rows.csv", to_csv(TABLE), "--stock", "--force")
+    assert (made.config.method, made.config.auto.stock) == ("auto", True)
+    with pytest.raises(ValueError, match="--stock is for method auto, not lora"):
+        initiate("rows.csv", to_csv(TABLE), "--stock", "--force", "--method", "lora")
+
+
+def test_training_by_lora_has_values_that_were_measured(initiate: Initiate) -> None:
+    made = initiate("rows.csv", to_csv(TABLE), "--method", "lora")
+
+    assert made.config.trainer["num_train_epochs"] == 5
+    assert made.config.loss.label_smoothing == 0.05
+
+
 def test_one_binary_column_that_is_named_is_the_label(initiate: Initiate) -> None:
     rows = with_columns(text="text", spam=chosen("0 1"), has_link=chosen("0 1", seed=1))
 
