@@ -22,7 +22,8 @@ Task = Literal["single_label", "multi_label"]
 _RANKS: Mapping[str, int] = {
     **dict.fromkeys(("label", "labels", "gold", "etikett", "etiqueta"), 100),
     **dict.fromkeys(("class", "classes", "target", "clase", "klasse", "classe"), 95),
-    **dict.fromkeys(("category", "categories", "categoria", "kategorie", "sentiment"), 90),
+    **dict.fromkeys(("category", "categories", "categoria", "kategorie", "categorie"), 90),
+    **dict.fromkeys(("kategoria", "sentiment", "tema", "thema", "sujet"), 90),
     **dict.fromkeys(("intent", "intents", "emotion", "emotions", "polarity", "stance"), 90),
     **dict.fromkeys(("topic", "topics", "annotation", "verdict", "accept", "choice"), 85),
     **dict.fromkeys(("tag", "tags", "genre", "genres", "duplicate", "spam", "toxic"), 80),

@@ -100,7 +100,7 @@ def make_plan(request: Request, sources: Mapping[SplitName, str], sample: Sample
     splitting = split_column(columns)
     texts = _choose_texts(request, [c for c in columns if c is not splitting])
     labels = _choose_labels(
-        request, [c for c in columns if c not in texts.columns and c is not splitting]
+        request, [c for c in columns if c not in texts.columns and c is not splitting], texts
     )
     base = choose_base(request.base)
     shown = texts_of(texts)
@@ -162,13 +162,17 @@ def _choose_texts(request: Request, columns: Sequence[Column]) -> TextChoice:
     return found
 
 
-def _choose_labels(request: Request, columns: Sequence[Column]) -> LabelChoice:
+def _choose_labels(request: Request, columns: Sequence[Column], texts: TextChoice) -> LabelChoice:
     if request.label:
         if clash := [name for name in request.label if name not in {c.name for c in columns}]:
             raise ValueError(f"column `{clash[0]}` is the text, or marks the splits; name another")
         return choose_named(columns, request.label, request.task)
     if not columns:
-        raise ValueError("there is no column beside the text; a label is needed to train")
+        fast = any(str(v).startswith("__label__") for v in texts.columns[0].present[:5])
+        hint = "; it looks like a file of fastText: write text and label as two columns"
+        raise ValueError(
+            f"there is no column beside the text; a label is needed to train{hint if fast else ''}"
+        )
     return choose_label(columns, request.task)
 
 

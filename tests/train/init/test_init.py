@@ -74,6 +74,12 @@ def with_columns(**columns: Any) -> list[dict[str, Any]]:
             "v1",
         ),
         (
+            "accents.csv",
+            to_csv(with_columns(Texte="text", Catégorie="label", Région=chosen("a b")), ";"),
+            "Texte",
+            "Catégorie",
+        ),
+        (
             "tweets.csv",
             to_csv(
                 with_columns(
@@ -223,6 +229,7 @@ def test_scores_by_label_in_an_object_are_labels_without_its_path(initiate: Init
         ({"text": "text", "on": [f"2024-01-{n % 28 + 1:02d}" for n in range(60)]}, [], "are dates"),
         ({"text": "text", "a": chosen("x y"), "b": chosen("u v")}, [], "several columns.*--label"),
         ({"text": "text"}, [], "there is no column beside the text"),
+        ({"a": [f"__label__x words of {n} rows" for n in range(60)]}, [], "a file of fastText"),
         ({"a": "class", "b": "number"}, [], "no column looks like a text.*--text"),
         ({"text": "text", "label": "label"}, ["--label", "labl"], "did you mean `label`"),
         ({"text": "text", "label": "label"}, ["--text", "label"], "cannot be the label: .*texts"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,9 +160,14 @@ def as_text(value: Any) -> str:
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a column's name in lower case: of `reviewText`, `review` and `text`."""
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
-    return [word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
+    """Return the words of a column's name in lower case: of `reviewText`, `review` and `text`.
+
+    Accents are left out: `Catégorie` is `categorie`.
+    """
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", plain)
+    return [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word]
 
 
 def _is_missing(value: Any) -> bool:
