@@ -299,7 +299,7 @@ def test_label_of_every_row_is_said(tmp_path: Path) -> None:
 
     data = load(write_jsonl(tmp_path / "a.jsonl", rows), task="multi_label")
 
-    assert data.notes == (
+    assert data.notes[:1] == (
         "every row of data.train has the label 'all', so nothing can be learned about it",
     )
 
@@ -360,5 +360,5 @@ def test_positive_label_is_the_configured_one_else_the_rarer(
 
 
 def test_positive_label_that_is_no_label_is_refused() -> None:
-    with pytest.raises(ValueError, match="'Spam', which is not a label of the task; .* 'spam'"):
+    with pytest.raises(ValueError, match=r"'Spam', which is not a label of the task; .* 'spam'"):
         positive_label({"ham": 9, "spam": 2}, "Spam")
