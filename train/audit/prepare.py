@@ -27,6 +27,7 @@ from train.audit.report import report_html
 from train.config.run import RunConfig
 from train.data.fixes import write_fixes
 from train.data.rows import SplitName
+from train.data.split_checks import check_metric
 from train.data.splits import InvalidRow, LabelledData, Split, load_data
 from train.evaluation.measure import reference
 from train.model.base import Base, load_base
@@ -57,6 +58,9 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
     torch.set_num_threads(config.cpu_threads or usable_cores())
     invalid: list[InvalidRow] = []
     data = load_data(config, invalid=invalid)
+    if config.method != "probe":
+        metric = config.trainer.get("metric_for_best_model") or ""
+        check_metric(metric, data.labels, data.validation.labels)
     # The audit pools the hidden states itself.
     native = config.model.model_copy(update={"pooling": "native"})
     base = load_base(config.model_copy(update={"model": native}), data.labels)

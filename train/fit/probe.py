@@ -40,7 +40,7 @@ def evaluate_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> Trained:
     encodings = Tokens(inputs.validation, base.encoder.columns)
     backend = TorchBackend(base.model, device=str(run.device))
     logits_NC = batched_logits(backend, base.encoder, encodings, batch_size=64)
-    metrics = ValidationMetrics(run.config.task)
+    metrics = ValidationMetrics(run.config.task, run.data.labels, run.metric)
     return Trained(
         write=partial(_write_model, run, base),
         logits_NC=logits_NC,

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from serve.inference.cores import usable_cores
 from train.config.run import RunConfig
+from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import global_batch, training_arguments, training_precision
 from train.fit.tracking import check_trackers
@@ -32,6 +33,11 @@ class Run:
         """The device of this process."""
         device: torch.device = self.arguments.device
         return device
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the checkpoint."""
+        return str(self.arguments.metric_for_best_model).removeprefix("eval_")
 
     @property
     def notes(self) -> list[str]:
@@ -70,6 +76,7 @@ def start_run(config: RunConfig, data: LabelledData | None) -> Run:
     state = PartialState()
     set_threads(config, state)
     data = load_in_turn(config, state) if data is None else data
+    check_metric(str(arguments.metric_for_best_model), data.labels, data.validation.labels)
     run = Run(config=config, arguments=arguments, state=state, data=data)
     for note in data.notes:
         run.say(f"data: {note}")
