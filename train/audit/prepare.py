@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from serve.files import write_atomic
 from serve.inference.cores import usable_cores
@@ -31,6 +30,7 @@ from train.data.split_checks import check_metric
 from train.data.splits import InvalidRow, LabelledData, Split, load_data
 from train.evaluation.measure import reference
 from train.model.base import Base, load_base
+from train.report.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def _judge_labels(config: RunConfig, data: LabelledData, base: Base, device: str
     picked = pick_device(device)
     total = sum(map(len, data.splits.values()))
     issues: dict[SplitName, LabelIssues] = {}
-    with tqdm(total=total, unit="texts", desc="embed", disable=None) as bar:
+    with Progress("embed", total) as bar:
 
         def features(split: Split) -> Any:
             return embed(base, split.texts, device=picked, progress=bar.update)

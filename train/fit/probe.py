@@ -20,7 +20,7 @@ from train.model.loss import Loss
 
 def init_from_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> None:
     """Fit the head on the frozen features of the training rows, in place."""
-    with run.progress_bar("probe", texts=len(inputs.train)) as bar:
+    with run.progress("probe", texts=len(inputs.train)) as bar:
         accuracy = init_head(
             base.model,
             base.encoder,
