@@ -13,8 +13,8 @@ import numpy as np
 from serve.files import replace_directory, write_atomic
 from serve.inference.pooling import set_custom_model_type
 from serve.inference.scores import Array
-from train.fit.callbacks import shown_name
 from train.fit.run import Run
+from train.statistics.metrics import shown_name
 
 TRAINED_LOGITS = "validation_logits.npy"
 """File with the trained model's logits on the validation rows, sorted by length."""

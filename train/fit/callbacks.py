@@ -18,6 +18,7 @@ from transformers import (
 
 from train.fit.sampler import TrainingSampler
 from train.report.progress import Pace
+from train.statistics.metrics import shown_name
 
 
 class RunCallback(TrainerCallback):
@@ -128,11 +129,6 @@ class Console(TrainerCallback):
                 f"better validation {shown_name(self.metric, self.task)}",
                 flush=True,
             )
-
-
-def shown_name(metric: str, task: str) -> str:
-    """Return a metric's name for people: the accuracy of several labels is that of whole rows."""
-    return "all labels right" if (metric, task) == ("accuracy", "multi_label") else metric
 
 
 def set_console(trainer: Trainer, console: Console) -> None:
