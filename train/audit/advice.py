@@ -149,7 +149,8 @@ def class_weights(
         text=(
             f"loss.class_weights=balanced: labels differ in rows by a factor of {ratio:.1f}; with "
             f"it, cross-fitted probes gain {value:.3f} [{low:.3f}, {high:.3f}] of macro-F1 "
-            f"on these training rows (expect less on new ones), the recall of {labels[rarest][:40]!r} goes from {recall[0]:.2f} to {recall[1]:.2f}, and "
+            "on these training rows (expect less on new ones), the recall of "
+            f"{labels[rarest][:40]!r} goes from {recall[0]:.2f} to {recall[1]:.2f}, and "
             f"accuracy from {accuracy[0]:.3f} to {accuracy[1]:.3f}"
         ),
         settings=("loss.class_weights=balanced",),
