@@ -38,7 +38,7 @@ def summary_lines(result: Evaluation) -> Iterator[str]:
 def table(intervals: dict[str, Measured], task: str) -> str:
     """One line per metric: name, value and 95 % interval, as fractions."""
     shown = {shown_name(name, task): metric for name, metric in intervals.items()}
-    return "\n".join(f"{name:<{max(map(len, shown))}} {each}" for name, each in shown.items())
+    return "\n".join(f"{name:<{max(12, *map(len, shown))}} {each}" for name, each in shown.items())
 
 
 def _measurement_lines(measurement: Measurement, task: str) -> Iterator[str]:
