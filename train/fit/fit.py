@@ -26,7 +26,7 @@ from train.data.splits import LabelledData
 from train.fit.adapter import Trained, print_best_metrics, save_trained
 from train.fit.arguments import compute_precision, training_arguments
 from train.fit.assemble import choose_batches, make_trainer, select_parameters
-from train.fit.callbacks import stopped_early
+from train.fit.callbacks import Console, set_console, stopped_early
 from train.fit.choice.choose import choose
 from train.fit.choice.probe import (
     evaluate_probe,
@@ -93,6 +93,7 @@ def fit(
     model = select_parameters(run, base)
     pushing = push_callbacks(run)
     trainer = make_trainer(run, base, model, loss, inputs, packing, [*callbacks, *pushing])
+    set_console(trainer, Console(config.task, run.metric, config.early_stopping_patience))
     trainer.add_callback(RunRecord(trainer, run.config, run.data.fingerprints))
     train(run, trainer, checkpoint)
     trained = evaluate_best(run, base, trainer)

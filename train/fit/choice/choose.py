@@ -170,7 +170,7 @@ def _features(run: Run, base: Base, inputs: Inputs, poolings: list[str]) -> dict
     encodings = Tokens(inputs.train, base.encoder.columns)
     has_own = hasattr(base.model.config, "classifier_pooling")  # ModernBERT
     passes = len(poolings) if has_own else 1
-    with run.progress_bar("features", texts=passes * len(encodings)) as bar:
+    with run.progress("features", texts=passes * len(encodings)) as bar:
         settings["progress"] = bar.update
         if len(poolings) == 2 and not has_own:
             return features_by_pooling(base.model, base.encoder, encodings, **settings)

@@ -84,7 +84,7 @@ def init_from_probe(
     """
     encodings = Tokens(inputs.train, base.encoder.columns)
     if features_ND is None:
-        with run.progress_bar("features", texts=len(inputs.train)) as bar:
+        with run.progress("features", texts=len(inputs.train)) as bar:
             features_ND = features(
                 base.model,
                 base.encoder,
@@ -175,7 +175,7 @@ def evaluate_probe(run: Run, base: Base, inputs: Inputs, loss: Loss, probe: Base
     """Evaluate a model of which only the head was fitted, without the Trainer."""
     labels = torch.tensor(inputs.validation["labels"])
     logits_NC = probe.validation_NC
-    metrics = ValidationMetrics(run.config.task)
+    metrics = ValidationMetrics(run.config.task, run.data.labels, run.metric)
     return Trained(
         write=partial(_write_model, run, base),
         logits_NC=logits_NC,
