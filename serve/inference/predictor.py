@@ -27,6 +27,7 @@ from serve.inference.placement import (
     BackendName,
     DeviceFailed,
     DoesNotFit,
+    missing_for_torch,
     pick_backend,
     pick_device,
     pick_precision,
@@ -226,6 +227,11 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
     """
     manifest = bundle.manifest
     sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
+    if not manifest.tokenizer.fast and (missing := missing_for_torch()):
+        raise BundleError(
+            f"bundle `{bundle.path}`: its tokenizer is not a fast one and needs transformers, "
+            f"but {missing}"
+        )
     try:
         if manifest.tokenizer.fast:
             encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)
