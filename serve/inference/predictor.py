@@ -170,6 +170,13 @@ class Predictor:
             tokens_per_s=best_rate * self.backend.concurrency,
         )
 
+    def release(self) -> bool:
+        """Release some of the memory that passes left allocated, in some milliseconds.
+
+        The next large batch allocates it again. Returns False if there is no more.
+        """
+        return self.backend.release(self.encoder.pad([self._text_of(4)]))
+
     def _text_of(self, length: int) -> Encoding:
         """Return an encoding of `length` tokens, at most `max_length`."""
         length = min(length, self.encoder.max_length)

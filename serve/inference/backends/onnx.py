@@ -62,6 +62,10 @@ class OnnxBackend:
             )
             self._idle.put(session)
         self.inputs = [each.name for each in session.get_inputs()]
+        self._used: set[Any] = set()
+        """Sessions that have run since their working memory was released."""
+        self._releasing = onnxruntime.RunOptions()
+        self._releasing.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     @classmethod
     def load(cls, bundle: Path) -> OnnxBackend:
@@ -73,16 +77,31 @@ class OnnxBackend:
 
         Thread-safe; at most `concurrency` calls run at the same time, the others wait.
         """
-        feeds = {
-            name: batch_NL[name] if name in batch_NL else np.zeros_like(batch_NL["input_ids"])
-            for name in self.inputs
-        }
         session = self._idle.get()
+        self._used.add(session)
         try:
-            logits_NC: Array = session.run(None, feeds)[0]
+            logits_NC: Array = session.run(None, self._feeds(batch_NL))[0]
         finally:
             self._idle.put(session)
         return logits_NC
+
+    def release(self, batch_NL: Batch) -> bool:
+        """Release the working memory of one session, which keeps that of its largest batch.
+
+        Done by a pass over `batch_NL`, a small one. Returns False if no session has any.
+        """
+        try:
+            session = self._used.pop()
+        except KeyError:
+            return False
+        session.run(None, self._feeds(batch_NL), self._releasing)
+        return True
+
+    def _feeds(self, batch_NL: Batch) -> Batch:
+        return {
+            name: batch_NL[name] if name in batch_NL else np.zeros_like(batch_NL["input_ids"])
+            for name in self.inputs
+        }
 
 
 def _large_weights(file: Path) -> Iterator[tuple[str, Array]]:
