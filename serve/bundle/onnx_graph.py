@@ -157,6 +157,7 @@ class _Reader:
         """The numbers of a packed field."""
         start, end = span
         while start < end:
+            self._count()
             number, start = self._varint(start, end)
             yield number
 
@@ -170,9 +171,7 @@ class _Reader:
         """The fields of a message: numbers, and where the bytes of others start and end."""
         start, end = within
         while start < end:
-            self.left -= 1
-            if self.left < 0:
-                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
+            self._count()
             key, start = self._varint(start, end)
             kind = key & 7
             if kind == _VARINT:
@@ -189,6 +188,11 @@ class _Reader:
                 raise ValueError("it is truncated")
             yield key >> 3, (start, start + length)
             start += length
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
 
     def _varint(self, start: int, end: int) -> tuple[int, int]:
         number = 0

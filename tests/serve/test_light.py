@@ -17,6 +17,7 @@ import pytest
 from altered import forge, manifest, without_export
 from processes import ROOT, Server, children_of, free_port, run, running, wait_for
 
+from serve.inference import placement
 from serve.inference.predictor import Predictor
 
 Bundles = Callable[[str], Path]
@@ -202,3 +203,15 @@ def test_half_an_installation_is_none(bundles: Bundles, tmp_path: Path, hidden: 
     assert done.returncode == 2, done.stderr
     assert f"but `{hidden}` is not installed" in done.stderr
     assert REMEDY in done.stderr
+
+
+def test_a_gpu_without_pytorch_leaves_the_work_to_the_cpu_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(placement, "GPU_NODES", ("/dev/null",))
+    monkeypatch.setattr(placement, "is_installed", lambda name: False)
+
+    assert placement.pick_device("auto") == "cpu"
+    assert "there is a GPU, but `torch` and `transformers` are not installed" in caplog.text
+    with pytest.raises(ValueError, match=r"device `cuda:1` requested, but `torch`"):
+        placement.pick_device("cuda:1")
