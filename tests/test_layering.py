@@ -272,6 +272,21 @@ def test_light_modules_import_without_torch() -> None:
     assert run("-c", code).returncode == 0
 
 
+LIGHT = (
+    "serve.__main__, serve.http.api, serve.http.arm, serve.http.tracing, serve.predict_file, "
+    "serve.inference.predictor, serve.inference.backends.onnx, serve.processes.litserver"
+)
+"""What a server of an int8 export imports, in one of its processes or another."""
+
+
+def test_an_int8_server_imports_without_pytorch_and_transformers() -> None:
+    hidden = "torch=None, transformers=None, pandas=None, pyarrow=None"
+
+    done = run("-c", f"import sys; sys.modules.update({hidden}); import {LIGHT}")
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_http_processes_import_no_training_library() -> None:
     code = f"import sys, serve.http.api; sys.exit(bool(set({HEAVY_FOR_HTTP}) & set(sys.modules)))"
 

@@ -5,11 +5,15 @@ Shared by `Predictor.load` and by processes that report the choice without loadi
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Literal
 
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle
+from serve.command.failures import is_installed
+
+logger = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "torch", "onnx"]
 
@@ -53,12 +57,29 @@ def pick_precision(bundle: Bundle, *, backend: str, device: str) -> str:
     return precision
 
 
-def pick_device(device: str) -> str:
-    """Resolve auto to cuda if there is a CUDA GPU, else to cpu.
+def missing_for_torch() -> str | None:
+    """Return what running a model in PyTorch lacks here, with the remedy; None if nothing."""
+    missing = [each for each in ("torch", "transformers") if not is_installed(each)]
+    if not missing:
+        return None
+    names = " and ".join(f"`{each}`" for each in missing)
+    return (
+        f"{names} {'is' if len(missing) == 1 else 'are'} not installed; "
+        "install them with pip install 'textloop[serve]'"
+    )
 
-    Raises ValueError if a CUDA device is requested and PyTorch sees none.
+
+def pick_device(device: str) -> str:
+    """Resolve auto to cuda if there is a CUDA GPU and PyTorch is installed, else to cpu.
+
+    Raises ValueError if a CUDA device is requested and PyTorch is missing, or sees none.
     """
     if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_NODES))):
+        return "cpu"
+    if missing := missing_for_torch():
+        if device != "auto":
+            raise ValueError(f"device `{device}` requested, but {missing}, or use device cpu")
+        logger.warning("there is a GPU, but %s; using the CPU", missing)
         return "cpu"
     import torch
 
@@ -75,8 +96,21 @@ def pick_backend(
     """Choose the backend for a resolved device; return it with the reason.
 
     auto selects onnx on the CPU if the bundle has the int8 export, torch otherwise.
-    Raises BundleError if onnx is requested but not available.
+    Raises BundleError if onnx is requested but not available, and if torch is chosen without
+    PyTorch.
     """
+    name, reason = _choose_backend(bundle, device=device, requested=requested)
+    if name == "torch" and (missing := missing_for_torch()):
+        raise BundleError(
+            f"bundle `{bundle.path}` needs PyTorch (backend torch: {reason}), but {missing}; "
+            "an int8 export needs neither"
+        )
+    return name, reason
+
+
+def _choose_backend(
+    bundle: Bundle, *, device: str, requested: BackendName
+) -> tuple[Literal["torch", "onnx"], str]:
     if requested == "torch":
         return "torch", "requested"
     int8 = bundle.manifest.int8

@@ -115,6 +115,10 @@ def own_function(model: Any) -> None:
     model.functions.add(name="f", domain="")
 
 
+def endless_shape(graph: Any) -> None:
+    graph.initializer[0].dims.extend([1] * 600_000)
+
+
 def header(edit: Callable[[dict[str, Any]], None]) -> altered.Change:
     """Alter the header of the weights, and nothing after it."""
 
@@ -374,6 +378,7 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "export with constants elsewhere": ("single", onnx(external_constant), "another file"),
     "export with functions": ("single", whole_onnx(own_function), "functions"),
     "export without end": ("single", file("onnx/model_int8.onnx", b"\x08\x01" * 600_000), "fields"),
+    "export with a shape without end": ("single", onnx(endless_shape), "fields"),
     "length of the export": ("single", onnx(fixed_length), "any number of texts"),
     "export not there": ("single", removed("onnx/model_int8.onnx"), "is missing"),
     "export not stated": ("single", manifest(int8={"shipped": False}), "is there"),

@@ -86,7 +86,7 @@ def test_stock_dynamic_quantization_depends_on_the_batch_and_ours_does_not(
         alone_NC = batched_logits(backend, encoder, encodings, batch_size=1)
         return float(np.abs(together_NC - alone_NC).max())
 
-    assert moved(OnnxBackend(str(tmp_path / "stock.onnx"))) > 1e-2
+    assert moved(OnnxBackend(tmp_path / "stock.onnx")) > 1e-2
     assert moved(OnnxBackend.load(bundle.path)) <= OnnxBackend.tolerance
 
 
@@ -140,7 +140,7 @@ def test_export_serves_batches_of_any_size_and_length(bundles: Bundles, tmp_path
     encodings = encoder.encode([*TEXTS[:8], "parcel " * 40, "a"])
 
     export_int8(bundle.path, [encoder.pad(encodings[:2])], tmp_path / "onnx" / "model.onnx")
-    backend = OnnxBackend(str(tmp_path / "onnx" / "model.onnx"))
+    backend = OnnxBackend(tmp_path / "onnx" / "model.onnx")
 
     for rows in (encodings[8:9], encodings[9:], encodings):
         assert backend.forward(encoder.pad(rows)).shape == (len(rows), 3)
