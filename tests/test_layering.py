@@ -20,8 +20,8 @@ WINGS = {
         predictor pooling
     """.split(),
     "train": """
-        launcher config statistics report data model portable evaluation publish audit gate fit
-        preflight merge tune __main__
+        launcher config statistics report data model portable origin evaluation publish audit gate
+        fit preflight merge tune importing __main__
     """.split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
