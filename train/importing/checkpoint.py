@@ -82,6 +82,10 @@ def load_checkpoint(
     encoder = TextEncoder.of(own, max_length=limit, is_pair=is_pair)
     try:
         encoder.check(int(model.get_input_embeddings().weight.shape[0]))
+    except NotImplementedError:
+        raise ImportRefused(
+            f"`{source.name}`: {type(model).__name__} embeds no tokens, which servers need"
+        ) from None
     except ValueError as error:
         raise ImportRefused(f"the tokenizer of `{source.name}` cannot be used: {error}") from None
     return Checkpoint(
