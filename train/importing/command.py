@@ -117,6 +117,7 @@ def _check_output(output: Path, source: str) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> Imported:
+    from serve.privacy import refuse_hub_kernels
     from train.importing.convert import convert, describe
     from train.importing.labels import Naming, read_names, read_renames
     from train.importing.source import MAX_WEIGHTS_GB, open_source
@@ -134,6 +135,7 @@ def _import(arguments: argparse.Namespace) -> Imported:
     options = {"text_columns": columns, "max_length": arguments.max_length}
     if arguments.texts is None:
         return convert(described, arguments.output, **options)
+    refuse_hub_kernels()
     rows = _user_rows(arguments, described, columns)
     from train.importing.fitting import fit_on, record_user_metrics
 
