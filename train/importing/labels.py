@@ -103,7 +103,7 @@ def labels_of(
     """
     own, problem, notes = _own_names(config)
     if naming.labels:
-        if own and not problem and len(naming.labels) != len(own):
+        if own and not problem and len(naming.labels) != len(own) and _count(config) is not None:
             raise ValueError(
                 f"--labels gives {len(naming.labels)} names, `{name}` has {len(own)} labels"
             )

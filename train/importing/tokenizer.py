@@ -16,6 +16,7 @@ from serve.bundle.contents import is_tokenizer_file
 from serve.language.lines import first_line
 from train.importing.refusal import ImportRefused
 from train.importing.source import Source
+from train.model.compatibility import is_decoder
 
 DEFAULT_LENGTH = 512
 """Maximum tokens per text where a checkpoint states no limit."""
@@ -26,6 +27,7 @@ one text grow with its square."""
 
 
 def load_tokenizer(source: Source) -> Any:
+    """Load the stock tokenizer. Raises ImportRefused for one that is missing or broken."""
     from transformers import AutoTokenizer
 
     if not any(map(is_tokenizer_file, source.content)):
@@ -50,18 +52,6 @@ def load_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def is_decoder(kind: str) -> bool:
-    """Return whether an architecture's classifier reads the last token before the padding."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
-        kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-
-
 def set_pad_token(source: Source, tokenizer: Any, model: Any) -> Iterator[str]:
     """Give a tokenizer without a pad token one, and tell a decoder the pad token."""
     settings = model.config
@@ -79,7 +69,7 @@ def set_pad_token(source: Source, tokenizer: Any, model: Any) -> Iterator[str]:
             f"the tokenizer has no pad token; batches are padded with {token!r}"
             + ("" if named else ", and a text that ends in it is read without it")
         )
-    if is_decoder(settings.model_type):
+    if is_decoder(settings):
         settings.pad_token_id = tokenizer.pad_token_id
 
 
