@@ -245,7 +245,8 @@ def _why(error: Exception) -> str:
 def _check_weights(source: Source, model: Any, info: dict[str, Any]) -> None:
     """Raise ImportRefused for weights that would be random, and for a head of other labels."""
     prefix = model.base_model_prefix + "."
-    for name, stored, expected in info["mismatched_keys"]:
+    mismatched = sorted(info["mismatched_keys"], key=lambda each: not each[0].endswith("weight"))
+    for name, stored, expected in mismatched:
         if not name.startswith(prefix) and stored and expected and stored[0] != expected[0]:
             raise ImportRefused(
                 f"`{source.name}` has {expected[0]} labels in its config.json, but the head "

@@ -54,9 +54,8 @@ def fetch(model: str, *, max_weights_gb: float) -> tuple[Path, str]:
             "it with --max-weights-gb"
         )
     with _explained(model):
-        path = snapshot_download(name, revision=info.sha, allow_patterns=names)
-    assert info.sha is not None
-    return Path(path), info.sha
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=names))
+    return found, found.name  # the folder of a snapshot has the name of its commit
 
 
 def wanted_files(names: Any) -> list[str]:

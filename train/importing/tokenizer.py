@@ -16,7 +16,6 @@ from serve.bundle.contents import is_tokenizer_file
 from serve.language.lines import first_line
 from train.importing.refusal import ImportRefused
 from train.importing.source import Source
-from train.model.compatibility import is_decoder
 
 DEFAULT_LENGTH = 512
 """Maximum tokens per text where a checkpoint states no limit."""
@@ -54,6 +53,8 @@ def load_tokenizer(source: Source) -> Any:
 
 def set_pad_token(source: Source, tokenizer: Any, model: Any) -> Iterator[str]:
     """Give a tokenizer without a pad token one, and tell a decoder the pad token."""
+    from train.model.compatibility import is_decoder  # imports torch
+
     settings = model.config
     if tokenizer.pad_token_id is None:
         stated = getattr(settings, "pad_token_id", None)

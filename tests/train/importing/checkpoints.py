@@ -83,6 +83,7 @@ def _config_of(name: str, words: Path, path: Path) -> Any:
 def edit(path: Path, name: str = "config.json", **changes: Any) -> Path:
     """Set keys of a JSON file of a checkpoint; None removes them. Returns the checkpoint."""
     values = json.loads((path / name).read_text()) | changes
-    kept = {key: value for key, value in values.items() if value is not None}
+    removed = {key for key, value in changes.items() if value is None}
+    kept = {key: value for key, value in values.items() if key not in removed}
     (path / name).write_text(json.dumps(kept))
     return path

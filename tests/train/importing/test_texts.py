@@ -77,8 +77,11 @@ def test_few_texts_do_not_judge_an_export_and_it_is_said(source: Path, tmp_path:
     assert "too few to judge it by" in int8.reason
 
 
-def test_labels_calibrate_and_measure_on_different_rows(source: Path, tmp_path: Path) -> None:
-    file = write_jsonl(tmp_path / "rows.jsonl", make_rows(600, seed=6))
+@pytest.mark.parametrize("number", [200, pytest.param(600, marks=pytest.mark.slow)])
+def test_labels_calibrate_and_measure_on_different_rows(
+    number: int, source: Path, tmp_path: Path
+) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", make_rows(number, seed=6))
 
     code = run(
         *(source, "--output", tmp_path / "bundle", "--texts", file, "--label-column", "label"),
@@ -89,7 +92,11 @@ def test_labels_calibrate_and_measure_on_different_rows(source: Path, tmp_path: 
     fitted = manifest.calibration
     assert code == 0
     assert fitted is not None
-    assert set(fitted.abstention) >= {"torch"}
+    int8 = manifest.int8
+    assert int8 is not None
+    assert set(fitted.abstention) == ({"torch", "onnx"} if int8.shipped else {"torch"})
+    assert (int8.accuracy_fp32 is not None) == (number == 600)  # 200 rows are too few to judge it
+    assert ("test_int8" in manifest.metrics) == int8.shipped
     assert "the hash of the text" in fitted.notes[0]
     assert not any("selected the checkpoint" in note for note in fitted.notes)
     assert {"test", "validation"} <= manifest.metrics.keys()
@@ -117,7 +124,7 @@ def test_multi_label_rows_choose_thresholds(tiny_base: Path, tmp_path: Path) -> 
         labels=TOPICS,
         problem_type="multi_label_classification",
     )
-    rows = [row | {"label": ";".join(row["label"])} for row in make_rows(400, seed=7, multi=True)]
+    rows = [row | {"label": ";".join(row["label"])} for row in make_rows(200, seed=7, multi=True)]
     file = table(tmp_path / "rows.csv", rows)
 
     code = run(
@@ -182,7 +189,7 @@ def test_a_wrong_column_is_answered_with_the_right_one(tmp_path: Path) -> None:
 def test_few_labelled_rows_are_refused(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", make_rows(50, seed=8))
 
-    with pytest.raises(ValueError, match="50 labelled rows; .* at least 100"):
+    with pytest.raises(ValueError, match=r"50 labelled rows; .* at least 100"):
         user_rows(file)
 
 
