@@ -21,10 +21,12 @@ from processes import ROOT, Server
 
 from serve.__main__ import _parser as serve_parser
 from serve.bundle.manifest import Measured
+from serve.command.run import CommandParser
 from serve.config import Config, load_config, parse_yaml
 from serve.settings import ServeConfig
 from train.__main__ import _parser as train_parser
 from train.config.run import RunConfig
+from train.importing.command import configure as configure_import
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "BENCHMARKS.md", "CHANGELOG.md")),
@@ -125,7 +127,9 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_every_option_in_prose_exists() -> None:
-    known = options_of(train_parser()) | options_of(serve_parser())
+    importing = CommandParser(prog="textloop import")
+    configure_import(importing)
+    known = options_of(train_parser()) | options_of(serve_parser()) | options_of(importing)
     scripts = "".join(file.read_text() for file in (ROOT / "scripts").iterdir() if file.is_file())
     known |= {*re.findall(r"--[\w-]+", scripts), "--build-arg", "--config_file"}
     for page in MANUAL:

@@ -6,9 +6,7 @@ than pickles. Credentials are those of `hf auth login` or HF_TOKEN.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ def fetch(model: str, *, max_weights_gb: float) -> tuple[Path, str]:
             f"`hub:{model}`: fetching from the Hub needs huggingface_hub; pip install "
             "'textloop[serve]', or download the model and name its directory"
         )
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     name, _, revision = model.partition("@")
@@ -40,8 +38,10 @@ def fetch(model: str, *, max_weights_gb: float) -> tuple[Path, str]:
     try:
         info = HfApi().model_info(name, revision=revision or None, files_metadata=True)
     except (OfflineModeIsEnabled, OSError) as error:
-        with _explained(model, error):
-            found = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        cached = try_to_load_from_cache(name, CONFIG, revision=revision or "main")
+        if not isinstance(cached, str):
+            raise _unavailable(model, error) from error
+        found = Path(cached).parent
         return found, found.name
     if MANIFEST not in {each.rfilename for each in info.siblings or []}:
         require_torch(f"hub:{model}")
@@ -53,9 +53,11 @@ def fetch(model: str, *, max_weights_gb: float) -> tuple[Path, str]:
             f"`hub:{model}` has {total / 1e9:.1f} GB, over the limit of {max_weights_gb:g}; raise "
             "it with --max-weights-gb"
         )
-    with _explained(model):
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=names))
-    return found, found.name  # the folder of a snapshot has the name of its commit
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=names)
+    except (OSError, ValueError) as error:
+        raise _unavailable(model, error) from error
+    return Path(path), Path(path).name  # the folder of a snapshot has the name of its commit
 
 
 def wanted_files(names: Any) -> list[str]:
@@ -72,14 +74,9 @@ def wanted_files(names: Any) -> list[str]:
     return [e for e in top if e in _OTHER_FILES or e in weights or is_tokenizer_file(e)]
 
 
-@contextlib.contextmanager
-def _explained(model: str, cause: Exception | None = None) -> Iterator[None]:
-    """Raise ValueError, with what the Hub said, for a model that cannot be had."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        why = first_line(cause or error)
-        raise ValueError(
-            f"`hub:{model}` cannot be fetched: {why}; check the id and the network, log in with "
-            "`hf auth login` for a private model, or download it and name the directory"
-        ) from error
+def _unavailable(model: str, error: Exception) -> ValueError:
+    """Return the error for a model that cannot be had, with what the Hub said."""
+    return ValueError(
+        f"`hub:{model}` cannot be fetched: {first_line(error)}; check the id and the network, log "
+        "in with `hf auth login` for a private model, or download it and name the directory"
+    )
