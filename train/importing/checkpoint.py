@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serve.bundle.contents import CONFIG, TOKENIZER_CONFIG
+from serve.bundle.manifest import BundleError
+from serve.bundle.tensors import read_tensors
 from serve.files import write_atomic
 from serve.inference.text import TextEncoder
 from serve.language.lines import first_line
@@ -128,7 +131,9 @@ def _settings(source: Source, labels: tuple[str, ...], task: Task) -> Any:
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     )
 
-    values = {k: v for k, v in source.config.items() if k not in ("num_labels", "_num_labels")}
+    # Labels and precision are given below and at the loading, whatever is stated here.
+    stated = ("num_labels", "_num_labels", "dtype", "torch_dtype")
+    values = {key: value for key, value in source.config.items() if key not in stated}
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ImportRefused(
@@ -213,14 +218,12 @@ def _load_model(source: Source, settings: Any) -> tuple[Any, str, list[str]]:
             output_loading_info=True,
         )
     except Exception as error:  # damaged files raise errors of safetensors, pickle, torch, ...
-        raise ImportRefused(
-            f"the weights of `{source.name}` cannot be loaded: {_why(error)}"
-        ) from error
+        raise ImportRefused(f"`{source.name}` cannot be loaded: {_why(error)}") from error
     _check_weights(source, model, info)
     for name, values in model.named_parameters():
         if values.numel() and not torch.isfinite(values).all():
             raise ImportRefused(f"the weights `{name}` of `{source.name}` are not finite")
-    dtype = str(source.config.get("dtype") or source.config.get("torch_dtype") or "float32")
+    dtype = _dtype_on_disk(source)
     notes = []
     if unused := sorted(info["unexpected_keys"]):
         notes.append(
@@ -230,6 +233,24 @@ def _load_model(source: Source, settings: Any) -> tuple[Any, str, list[str]]:
     if dtype != "float32":
         notes.append(f"the weights are {dtype} on disk; served in fp32, from the same values")
     return model.eval(), dtype, notes
+
+
+_PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def _dtype_on_disk(source: Source) -> str:
+    """Return the precision of most weights; of pickles as the configuration states it."""
+    try:
+        names = [each for each in source.weights if each.endswith(".safetensors")]
+        bytes_of = Counter[str]()
+        for tensor in read_tensors(source.directory, names).values():
+            bytes_of[tensor.dtype] += tensor.end - tensor.start
+        if bytes_of:
+            kind = bytes_of.most_common(1)[0][0]
+            return _PRECISIONS.get(kind, kind)
+    except BundleError:  # a layout that a bundle may not have, and transformers reads
+        pass
+    return str(source.config.get("dtype") or source.config.get("torch_dtype") or "float32")
 
 
 def _why(error: Exception) -> str:

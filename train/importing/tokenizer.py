@@ -103,7 +103,8 @@ def limit_of(
         usable_positions(model),
         stated_positions(model.config.to_dict()),
     ]
-    limit = min((int(each) for each in limits if each and 0 < each < MAX_LENGTH), default=None)
+    numbers = (each for each in limits if isinstance(each, int | float))
+    limit = min((int(each) for each in numbers if 1 <= each < MAX_LENGTH), default=None)
     if wanted is not None:
         if limit is not None and wanted > limit:
             raise ValueError(f"--max-length {wanted}: `{source.name}` takes at most {limit} tokens")

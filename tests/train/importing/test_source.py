@@ -89,7 +89,7 @@ def keys(**changes: Any) -> Callable[[Path], Any]:
         (files(config__json="{"), "is not a JSON object"),
         (files(model__safetensors=None), "has no weights for PyTorch"),
         (files(model__safetensors=None, tf_model__h5=""), "only those of TensorFlow"),
-        (files(model__safetensors="x" * 5000), "the weights of `source` cannot be loaded"),
+        (files(model__safetensors="x" * 5000), "`source` cannot be loaded: "),
         (files(tokenizer__json=None), "the tokenizer of `source`"),
         (files(tokenizer__json=None, tokenizer_config__json=None), "has no tokenizer"),
         (files(tokenizer__json="{}"), "the tokenizer of `source` cannot be loaded"),
@@ -223,6 +223,16 @@ def test_half_precision_is_served_in_fp32_and_said(
     assert f"the weights are {name} on disk; served in fp32" in " ".join(imported.notes)
     assert imported.bundle.manifest.base_model["dtype"] == name
     assert Predictor.load(tmp_path / "bundle", device="cpu").backend.precision == "fp32"
+
+
+@pytest.mark.parametrize("stated", ["float16", "auto"])
+def test_the_precision_is_that_of_the_weights_and_not_what_is_said(
+    stated: str, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    imported = bring(edit(make(), dtype=stated), tmp_path / "bundle")
+
+    assert imported.checkpoint_dtype == "float32"
+    assert imported.notes == ()
 
 
 def test_weights_that_the_classifier_does_not_use_are_left_out_and_said(

@@ -94,6 +94,15 @@ def test_the_length_of_a_model_without_one_is_said(
     assert "the model states no maximum length" in imported.notes[0]
 
 
+@pytest.mark.parametrize("stated", ["many", 0, -1, None, 1e30])
+def test_a_length_that_is_none_leaves_the_positions(
+    stated: Any, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = edit(make(), "tokenizer_config.json", model_max_length=stated)
+
+    assert bring(source, tmp_path / "bundle").bundle.manifest.max_length == 72
+
+
 def test_a_shorter_length_may_be_asked_for_and_a_longer_one_not(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:
