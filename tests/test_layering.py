@@ -23,7 +23,7 @@ WINGS = {
         launcher config processes statistics report data model portable origin evaluation publish
         audit gate fit preflight merge tune init importing cli __main__
     """.split(),
-    "textloop": "binding commands completion __main__".split(),
+    "textloop": "binding serving commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 

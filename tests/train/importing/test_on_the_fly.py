@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -122,6 +123,26 @@ def test_a_light_installation_refuses_with_the_remedy(make: Callable[..., Path])
     assert done.returncode == 1
     assert "needs torch and transformers, which this light installation leaves out" in done.stderr
     assert "pip install 'textloop[serve]'" in done.stderr
+
+
+def test_textloop_serve_imports_a_model_that_is_no_bundle(
+    make: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.cli import serve
+    from textloop.__main__ import main
+
+    served: list[Path] = []
+
+    def keep(arguments: argparse.Namespace) -> int:
+        served.append(arguments.bundle)
+        return 0
+
+    monkeypatch.setattr(serve, "run", keep)
+
+    assert main(["serve", str(make()), "port=8123"]) == 0
+    assert served[0].parent == cache
+    assert main(["serve", str(served[0])]) == 0
+    assert served[1] == served[0]
 
 
 @pytest.mark.slow

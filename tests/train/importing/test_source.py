@@ -225,7 +225,7 @@ def test_half_precision_is_served_in_fp32_and_said(
     assert Predictor.load(tmp_path / "bundle", device="cpu").backend.precision == "fp32"
 
 
-@pytest.mark.parametrize("stated", ["float16", "auto"])
+@pytest.mark.parametrize("stated", ["float16", "bfloat16"])
 def test_the_precision_is_that_of_the_weights_and_not_what_is_said(
     stated: str, make: Callable[..., Path], tmp_path: Path
 ) -> None:
