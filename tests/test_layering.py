@@ -20,10 +20,10 @@ WINGS = {
         predictor pooling
     """.split(),
     "train": """
-        launcher config processes statistics report data model portable evaluation publish audit
-        gate fit preflight merge tune init cli __main__
+        launcher config processes statistics report data model portable origin evaluation publish
+        audit gate fit preflight merge tune init importing cli __main__
     """.split(),
-    "textloop": "binding commands completion __main__".split(),
+    "textloop": "binding serving commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 

@@ -195,7 +195,8 @@ class Manifest(FrozenModel):
     """Tokenizer settings that `tokenizer.json` does not contain."""
 
     base_model: dict[str, Any]
-    """Name and revision of the pretrained model, and the SHA-256 of its weights."""
+    """Name and revision of the pretrained model, and the SHA-256 of its weights; with `imported`
+    true, of the classifier itself."""
 
     config: dict[str, Any]
     """The run's resolved configuration."""
@@ -234,6 +235,11 @@ class Manifest(FrozenModel):
     def is_pair(self) -> bool:
         """Whether the model classifies pairs of texts."""
         return len(self.text_columns) == 2
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the model was trained elsewhere, on rows that nobody here knows."""
+        return self.base_model.get("imported") is True
 
     @property
     def version(self) -> str:

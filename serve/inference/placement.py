@@ -36,6 +36,10 @@ BF16_TEXTS, BF16_CHANGED, BF16_PROBABILITY = "bf16_texts", "bf16_changed", "bf16
 """Keys of the manifest's `parity`: validation texts that `merge` ran in bf16 and in fp32, those
 of them with another decision, and the largest difference of a probability."""
 
+STOCK_SINGLE = "stock_single"
+"""Key of the `parity` of an imported bundle: the largest difference of logits between the stock
+pipeline and the bundle, text by text."""
+
 MAX_BF16_CHANGED, MAX_BF16_PROBABILITY = 0.01, 0.05
 """Largest fraction of changed decisions (one text is always allowed), and largest difference of a
 probability, with which a bundle is served in bf16. Its temperature and thresholds were fitted on
@@ -43,7 +47,13 @@ fp32."""
 
 
 def bf16_serves(parity: dict[str, float]) -> bool:
-    """Return whether bf16 is close enough to fp32; True for bundles without the comparison."""
+    """Return whether bf16 is close enough to fp32.
+
+    Without the comparison True for trained bundles, made before there was one, and False for
+    imported ones, for which there were no texts to compare on.
+    """
+    if STOCK_SINGLE in parity and BF16_TEXTS not in parity:
+        return False
     allowed = max(1.0, MAX_BF16_CHANGED * parity.get(BF16_TEXTS, 0))
     difference = parity.get(BF16_PROBABILITY, 0.0)
     return parity.get(BF16_CHANGED, 0) <= allowed and difference <= MAX_BF16_PROBABILITY

@@ -127,7 +127,7 @@ def _write_metrics(test: Split, manifest: Manifest, result: Evaluation) -> None:
 def _record(predictor: Predictor, test: Split, result: Evaluation) -> None:
     """Record the metrics in the manifest of the run's own bundle, if the test rows are its own."""
     sealed = predictor.bundle
-    if test.fingerprint != sealed.manifest.data["test"]:
+    if test.fingerprint != sealed.manifest.data.get("test"):
         print("note: these are not the test rows recorded in the bundle; its manifest is unchanged")
         return
     sealed = record_metrics(sealed, "test", result.full.intervals)

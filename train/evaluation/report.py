@@ -89,7 +89,8 @@ def write_report(
         ),
         *(section(name, title, *bodies[name]) for name, title in SECTIONS),
     ]
-    title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, fine-tuned"
+    origin = "imported" if manifest.is_imported else "fine-tuned"
+    title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, {origin}"
     write_atomic(result.directory / "report.html", page(title, SECTIONS, parts))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ def add_int8(
     """Export to int8; return the comparison, and the calibration with the export's abstention."""
     int8, int8_NC = export_into(staging, config, data, merged, calibration)
     if calibration and calibration.abstention and int8.shipped:
+        assert merged.reference_NC is not None
         found = abstention(
             int8_NC,
             merged.reference_NC,
@@ -104,13 +106,14 @@ def export_into(
 def compare_int8(
     full_NC: Array,
     int8_NC: Array,
-    reference_NC: Choice,
+    reference_NC: Choice | None,
     *,
     task: str,
     thresholds: Sequence[float] | None = None,
 ) -> Int8Export:
     """Compare the export's logits with those of full precision, both of shape (N, C).
 
+    reference_NC: the true labels; None where they are unknown, and agreement alone decides.
     thresholds: one per label of a multi-label bundle, None for 0.5.
     """
     thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
@@ -120,18 +123,25 @@ def compare_int8(
         for logits_NC in (full_NC, int8_NC)
     )
     agreement = float((first_NC == second_NC).all(axis=1).mean())
-    first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
-    value, low, high = paired_difference(first_N, second_N)
-    figures = (
-        f"accuracy {first_N.mean():.4f} in full precision, {second_N.mean():.4f} in int8, "
-        f"difference {value:+.4f} [{low:+.4f}, {high:+.4f}]; "
-        f"{agreement:.2%} of {len(full_NC)} labels agree"
-    )
+    figures = f"{agreement:.2%} of {len(full_NC)} labels agree"
     problems = []
     if not agreement >= MIN_AGREEMENT:
         problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
-    if not value >= -MAX_LOSS:
-        problems.append(f"the accuracy loss is over {MAX_LOSS}")
+    accuracy: dict[str, Any] = {}
+    if reference_NC is not None:
+        first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
+        value, low, high = paired_difference(first_N, second_N)
+        figures = (
+            f"accuracy {first_N.mean():.4f} in full precision, {second_N.mean():.4f} in int8, "
+            f"difference {value:+.4f} [{low:+.4f}, {high:+.4f}]; {figures}"
+        )
+        if not value >= -MAX_LOSS:
+            problems.append(f"the accuracy loss is over {MAX_LOSS}")
+        accuracy = {
+            "accuracy_fp32": float(first_N.mean()),
+            "accuracy_int8": float(second_N.mean()),
+            "difference": Measured(value=value, low=low, high=high),
+        }
     if not np.isfinite(int8_NC).all():
         problems.append("logits are not finite")
     return Int8Export(
@@ -139,8 +149,6 @@ def compare_int8(
         reason="; ".join([*problems, figures]),
         texts=len(full_NC),
         agreement=agreement,
-        accuracy_fp32=float(first_N.mean()),
-        accuracy_int8=float(second_N.mean()),
-        difference=Measured(value=value, low=low, high=high),
         max_logit_difference=float(np.abs(full_NC - int8_NC).max()),
+        **accuracy,
     )

@@ -45,7 +45,8 @@ class Merged:
     logits_NC: Array
     """Calibrated logits of all validation rows."""
 
-    reference_NC: Choice
+    reference_NC: Choice | None
+    """The true labels; None for an imported model where they are unknown."""
 
 
 def merge_weights(
