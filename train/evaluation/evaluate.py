@@ -21,6 +21,7 @@ from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data
+from train.evaluation.binary import BinaryResult
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
@@ -134,6 +135,7 @@ def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
         "metrics": _values(full),
         "per_label": [_label_values(each) for each in full.metrics.per_label],
         "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "decision": _binary_values(full.binary),
         "abstention": _abstention_values(full.abstention),
         "slices": [
             {"by": each.by, "value": each.value, "rows": each.rows, "flag": each.flag}
@@ -146,6 +148,7 @@ def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
             "metrics": _values(int8),
             "accuracy_difference": difference.model_dump(),
             "agreement": result.agreement,
+            "decision": _binary_values(int8.binary),
             "abstention": _abstention_values(int8.abstention),
         }
     return values
@@ -155,6 +158,17 @@ def _label_values(label: LabelMetrics) -> dict[str, Any]:
     measured = {name: getattr(label, name).model_dump() for name in ("precision", "recall", "f1")}
     counts = {"support": label.support, "predicted": label.predicted}
     return {"label": label.label, **counts, **measured}
+
+
+def _binary_values(result: BinaryResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    served = result.at_threshold
+    return {
+        "asked": result.requested.model_dump(),
+        "at_half": _label_values(result.at_half),
+        "at_threshold": _label_values(served) if served else None,
+    }
 
 
 def _abstention_values(result: AbstentionResult | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from serve.bundle.manifest import Abstention, Measured
 from serve.inference.decision import Decision
 from serve.inference.scores import Array
+from train.evaluation.binary import BinaryResult
 from train.evaluation.slices import Slices
 from train.statistics.intervals import Metrics
 from train.statistics.metrics import Choice
@@ -40,6 +41,8 @@ class Measurement:
     metrics: Metrics
     abstention: AbstentionResult | None
     """None where the bundle has no abstention threshold."""
+    binary: BinaryResult | None = None
+    """None where no threshold of a binary model was requested."""
 
     @property
     def predicted_NC(self) -> Choice:

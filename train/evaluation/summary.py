@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve.bundle.manifest import Measured
+from train.evaluation.binary import BinaryResult
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 
 INTERVALS = "95 % intervals (approximate, except for accuracy)"
@@ -37,8 +38,21 @@ def table(intervals: dict[str, Measured]) -> str:
 
 def _measurement_lines(measurement: Measurement) -> Iterator[str]:
     yield table(measurement.intervals)
+    if measurement.binary:
+        yield from _binary_lines(measurement.binary)
     if measurement.abstention:
         yield f"abstention: {_abstention_line(measurement.abstention)}"
+
+
+def _binary_lines(result: BinaryResult) -> Iterator[str]:
+    label = result.requested.positive_label
+    for place, metrics in result.rows:
+        yield (
+            f"{label} {place}: precision {metrics.precision}, recall {metrics.recall}, "
+            f"F1 {metrics.f1}"
+        )
+    if result.at_threshold is None:
+        yield f"no decision threshold, 0.5 decides: {result.requested.reason}"
 
 
 def _abstention_line(result: AbstentionResult) -> str:
