@@ -39,9 +39,11 @@ from serve.inference.predictor import Predictor
 CANARY = "import os, pathlib; pathlib.Path(os.environ['CANARY']).touch()\n"
 CALIBRATION = {"rows": 1, "log_loss_before": 1.0, "log_loss_after": 1.0, "ece_before": 0.0,
                "ece_after": 0.0, "temperature": 1.0, "thresholds": None, "abstention": {},
-               "notes": []}  # fmt: skip
+               "decision": {}, "notes": []}  # fmt: skip
 ABSTENTION = {"max_risk": 0.1, "risk_confidence": 0.95, "abstain_below": 0.5, "reason": "",
               "rows": 1, "answered": 1, "errors": 0}  # fmt: skip
+DECISION = {"positive_label": "login", "threshold": 0.2, "chosen_for": "f1", "reason": "",
+            "rows": 1, "positives": 1}  # fmt: skip
 
 
 def calibration(**fields: Any) -> altered.Change:
@@ -349,6 +351,31 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
         "no probability",
     ),
     "thresholds of one label": ("single", calibration(thresholds=[0.1] * 3), "single_label"),
+    "decision threshold of three labels": (
+        "single",
+        calibration(decision={"torch": DECISION}),
+        "not binary",
+    ),
+    "decision threshold for no label": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"positive_label": "evil"}}),
+        "no label",
+    ),
+    "decision threshold over 1": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": 1.5}}),
+        "no probability",
+    ),
+    "decision threshold not a number": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": float("nan")}}),
+        "no probability",
+    ),
+    "decision threshold of a backend": (
+        "binary",
+        calibration(decision={"tpu": DECISION}),
+        "unknown backend",
+    ),
     "temperature zero": ("single", calibration(temperature=0.0), "temperature"),
     "temperature negative": ("single", calibration(temperature=-1.0), "temperature"),
     "temperature not a number": ("single", calibration(temperature=float("nan")), "temperature"),
