@@ -10,6 +10,7 @@ Shape suffixes: N texts, C labels.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,12 @@ def export_into(
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {first_line(error)}")
         return failed, np.zeros((0, 0), dtype=np.float32)
     int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
+    rules = Rules.fitted(calibration, "torch", task=config.task, labels=data.labels)
     result = compare_int8(
         merged.logits_NC,
         int8_NC,
         merged.reference_NC,
-        rules=Rules.fitted(calibration, "torch", task=config.task, labels=data.labels),
+        rules=replace(rules, binary=None),  # of a binary model each backend has its own
     )
     if not result.shipped:
         shutil.rmtree(file.parent)
@@ -104,8 +106,7 @@ def compare_int8(
 ) -> Int8Export:
     """Compare the export's logits with those of full precision, both of shape (N, C).
 
-    rules: of full precision. They decide for both: the comparison is of the scores, and the
-    export's own thresholds, chosen after it, may only bring the decisions closer to the aim.
+    rules: decide for both.
     """
     first_NC, second_NC = (
         rules.decide(activate(logits_NC, default_activation(rules.task))).predicted_NC

@@ -109,7 +109,7 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
         ("calibration.costs.false_negative=inf", r"`calibration.costs.false_negative`"),
         (
             "calibration.costs.false_negatives=5",
-            r"did you mean `calibration.costs.false_negative`\?",
+            r"mean `calibration.costs.false_negative`\?",
         ),
         ("calibration.threshold_confidence=0.9", r"neither `min_precision` nor `min_recall` is"),
     ],
