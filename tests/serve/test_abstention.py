@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from calibrated import calibrated
+from altered import calibrated
 from processes import Server, running
 from rows import make_rows, write_jsonl
 

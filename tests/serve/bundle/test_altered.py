@@ -39,16 +39,19 @@ from serve.inference.predictor import Predictor
 CANARY = "import os, pathlib; pathlib.Path(os.environ['CANARY']).touch()\n"
 CALIBRATION = {"rows": 1, "log_loss_before": 1.0, "log_loss_after": 1.0, "ece_before": 0.0,
                "ece_after": 0.0, "temperature": 1.0, "thresholds": None, "abstention": {},
-               "decision": {}, "notes": []}  # fmt: skip
+               "notes": []}  # fmt: skip
 ABSTENTION = {"max_risk": 0.1, "risk_confidence": 0.95, "abstain_below": 0.5, "reason": "",
               "rows": 1, "answered": 1, "errors": 0}  # fmt: skip
-DECISION = {"positive_label": "login", "threshold": 0.2, "chosen_for": "f1", "reason": "",
-            "rows": 1, "positives": 1}  # fmt: skip
+DECISION = {"positive_label": "login", "threshold": 0.2, "chosen_for": "f1", "wish": None,
+            "confidence": None, "costs": None, "reason": "", "rows": 1, "positives": 1,
+            "checkpoints": 1, "validation": {}}  # fmt: skip
 
 
 def calibration(**fields: Any) -> altered.Change:
     def change(path: Path, values: dict[str, Any]) -> None:
-        values["calibration"] = dict.fromkeys(Calibration.model_fields) | CALIBRATION | fields
+        left_out = {"decision"} - fields.keys()  # where it is empty
+        names = [name for name in Calibration.model_fields if name not in left_out]
+        values["calibration"] = dict.fromkeys(names) | CALIBRATION | fields
 
     return change
 
