@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from serve.bundle.manifest import MANIFEST, digest_of
+from serve.bundle.manifest import MANIFEST, Calibration, Manifest, digest_of
+from serve.bundle.seal import open_bundle, seal
 from serve.files import sha256_of
 
 Change = Callable[[Path, dict[str, Any]], None]
