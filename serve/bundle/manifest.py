@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from serve.bundle.binary import DecisionThreshold
 from serve.config import FrozenModel
 from serve.language.lines import one_line
 
@@ -134,6 +135,11 @@ class Calibration(FrozenModel):
 
     thresholds: tuple[float, ...] | None = None
     """Decision thresholds of a multi-label model, in label order; null: 0.5."""
+
+    decision: dict[str, DecisionThreshold] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Thresholds of a binary model by backend (torch, onnx); empty: the best label is predicted."""
 
     abstention: dict[str, Abstention] = Field(default_factory=dict)
     """Thresholds by backend (torch, onnx); empty if no maximum risk was configured."""

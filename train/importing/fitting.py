@@ -19,8 +19,9 @@ from train.importing.checkpoint import Checkpoint, write_checkpoint
 from train.importing.convert import Fitted
 from train.importing.rows import UserRows
 from train.merge.bf16 import compare_bf16
-from train.merge.calibrate import calibrate, choose_temperature, fitting_rows, scale_head
+from train.merge.calibrate import calibrate, choose_temperature, scale_head
 from train.merge.int8 import add_int8
+from train.merge.roles import fitting_rows
 from train.merge.weights import Merged
 from train.model.base import last_linear
 

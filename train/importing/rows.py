@@ -22,9 +22,9 @@ from serve.language.spelling import did_you_mean
 from serve.tables import open_rows
 from train.config.run import RunConfig
 from train.config.sections import CalibrationSection
-from train.data.hash_split import content_position
 from train.data.labels import LabelReader, Labels, RowError
 from train.data.splits import LabelledData, Split
+from train.data.splitting.assignment import content_key
 from train.importing.labels import Task, listed
 
 MAX_TEXTS = 20_000
@@ -182,7 +182,7 @@ def _divided(rows: Sequence[_Row], labels: tuple[str, ...], *, is_labelled: bool
     parts: dict[str, list[_Row]] = {"train": [], "validation": [], "test": []}
     ranges = RANGES if is_labelled else RANGES_UNLABELLED
     for row in rows:
-        position = content_position(row.text)
+        position = content_key(row.text) / 2**64
         name = "validation" if position < CHOOSING or not is_labelled else "test"
         parts["train" if position < ranges else name].append(row)
     splits: dict[str, Any] = {

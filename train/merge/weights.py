@@ -20,8 +20,9 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import reference
 from train.fit.adapter import TRAINED_LOGITS
-from train.merge.calibrate import choose_temperature, fitting_rows, scale_head
+from train.merge.calibrate import choose_temperature, scale_head
 from train.merge.parity import PARITY_TEXTS, TOLERANCE, ValidationTexts, max_difference
+from train.merge.roles import fitting_rows
 from train.model.adapters import peft_warnings_off
 from train.model.base import load_base
 from train.statistics.metrics import Choice

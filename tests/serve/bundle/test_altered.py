@@ -42,11 +42,16 @@ CALIBRATION = {"rows": 1, "log_loss_before": 1.0, "log_loss_after": 1.0, "ece_be
                "notes": []}  # fmt: skip
 ABSTENTION = {"max_risk": 0.1, "risk_confidence": 0.95, "abstain_below": 0.5, "reason": "",
               "rows": 1, "answered": 1, "errors": 0}  # fmt: skip
+DECISION = {"positive_label": "login", "threshold": 0.2, "chosen_for": "f1", "wish": None,
+            "confidence": None, "costs": None, "reason": "", "rows": 1, "positives": 1,
+            "checkpoints": 1, "validation": {}}  # fmt: skip
 
 
 def calibration(**fields: Any) -> altered.Change:
     def change(path: Path, values: dict[str, Any]) -> None:
-        values["calibration"] = dict.fromkeys(Calibration.model_fields) | CALIBRATION | fields
+        left_out = {"decision"} - fields.keys()  # where it is empty
+        names = [name for name in Calibration.model_fields if name not in left_out]
+        values["calibration"] = dict.fromkeys(names) | CALIBRATION | fields
 
     return change
 
@@ -353,6 +358,31 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
         "no probability",
     ),
     "thresholds of one label": ("single", calibration(thresholds=[0.1] * 3), "single_label"),
+    "decision threshold of three labels": (
+        "single",
+        calibration(decision={"torch": DECISION}),
+        "not binary",
+    ),
+    "decision threshold for no label": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"positive_label": "evil"}}),
+        "no label",
+    ),
+    "decision threshold over 1": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": 1.5}}),
+        "no probability",
+    ),
+    "decision threshold not a number": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": float("nan")}}),
+        "no probability",
+    ),
+    "decision threshold of a backend": (
+        "binary",
+        calibration(decision={"tpu": DECISION}),
+        "unknown backend",
+    ),
     "temperature zero": ("single", calibration(temperature=0.0), "temperature"),
     "temperature negative": ("single", calibration(temperature=-1.0), "temperature"),
     "temperature not a number": ("single", calibration(temperature=float("nan")), "temperature"),

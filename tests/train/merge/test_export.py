@@ -21,6 +21,7 @@ from serve.bundle.contents import ONNX_FILE
 from serve.bundle.seal import open_bundle
 from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.backends.torch import TorchBackend
+from serve.inference.decision import Rules
 from serve.inference.passes import batched_logits
 from serve.inference.predictor import load_encoder
 from serve.stats import paired_difference
@@ -40,6 +41,8 @@ from train.merge.int8 import compare_int8
 from train.merge.merge import merge
 
 Bundles = Callable[[str], Path]
+
+BEST = Rules(task="single_label", thresholds_C=None, abstention=None)
 
 TEXTS = [row["text"] for row in make_rows(120, seed=31)]
 
@@ -161,12 +164,10 @@ def test_gate_counts_agreement_and_accuracy() -> None:
     reference_NC = np.eye(2, dtype=bool)[[0] * 1000]
     full_NC = logits_of([0] * 950 + [1] * 50)
 
-    same = compare_int8(full_NC, full_NC, reference_NC, task="single_label")
-    worse = compare_int8(
-        full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, task="single_label"
-    )
+    same = compare_int8(full_NC, full_NC, reference_NC, rules=BEST)
+    worse = compare_int8(full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, rules=BEST)
     other = compare_int8(
-        full_NC, logits_of([1] * 6 + [0] * 950 + [1] * 44), reference_NC, task="single_label"
+        full_NC, logits_of([1] * 6 + [0] * 950 + [1] * 44), reference_NC, rules=BEST
     )
 
     assert same.shipped
@@ -186,7 +187,7 @@ def test_logits_that_are_not_finite_never_ship() -> None:
     broken_NC = logits_of([0] * 10)
     broken_NC[3, 1] = -np.inf
 
-    result = compare_int8(logits_of([0] * 10), broken_NC, reference_NC, task="single_label")
+    result = compare_int8(logits_of([0] * 10), broken_NC, reference_NC, rules=BEST)
 
     assert not result.shipped
     assert "not finite" in result.reason
