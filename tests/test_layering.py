@@ -16,7 +16,7 @@ from serve.command.failures import MODULES
 WINGS = {
     "serve": """
         language privacy command config settings files lines formats tables stats html
-        journal bundle inference engine http predict_file processes server cli __main__
+        journal bundle inference classifier engine http predict_file processes server cli __main__
         predictor pooling
     """.split(),
     "train": """
