@@ -23,7 +23,7 @@ from serve.classifier.inputs import read_texts
 from serve.inference.placement import BackendName
 from serve.inference.predictor import Predictor
 from serve.inference.scores import Array
-from serve.inference.text import Text
+from serve.inference.text import Text, TextError
 from serve.language.spelling import shown
 
 BLOCK_TEXTS = 1024
@@ -108,7 +108,10 @@ class Classifier:
             total=len(texts), unit="texts", disable=len(blocks) < 2 or not shows_progress()
         ) as bar:
             for start, stop in blocks:
-                yield self.predictor.predict(texts[start:stop])
+                try:
+                    yield self.predictor.predict(texts[start:stop])
+                except TextError as error:  # one that only the tokenizer refuses
+                    raise ValueError(f"at position {start + error.index}: {error}") from None
                 bar.update(stop - start)
 
     def __reduce__(self) -> tuple[Any, ...]:
