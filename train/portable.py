@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from train.config.names import BUNDLE
 from train.config.run import RunConfig
 from train.data.credentials import hide
 
@@ -47,6 +48,8 @@ def portable(values: Any) -> Any:
         return [portable(value) for value in values]
     if not isinstance(values, str):
         return values
+    if values.startswith(BUNDLE):
+        return BUNDLE + portable(values.removeprefix(BUNDLE))
     path = Path(values)
     if path.is_absolute() and len(path.parts) > 2 and (path.exists() or path.parent.exists()):
         here = Path.cwd()

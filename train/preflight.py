@@ -13,7 +13,7 @@ from typing import Any
 
 from train.config.run import RunConfig
 from train.data.credentials import hide
-from train.model.source import check_source
+from train.model.source import check_apart, check_source
 
 _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
 """What names something else than one local file."""
@@ -33,6 +33,7 @@ def check_inputs(config: RunConfig) -> None:
         if not Path(source).exists():
             raise ValueError(f"data.{key}: cannot read `{source}`: there is no data file")
     check_source(config.model)
+    check_apart(config)
     check_output(config.output_dir)
 
 

@@ -108,6 +108,12 @@ class GateSection(Config):
     max_recall_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Maximum drop of a label's recall (fraction); only a significantly larger one is refused."""
 
+    min_new_recall: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest recall (fraction), on the test rows, of a label that only the candidate knows."""
+
+    min_new_precision: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest precision (fraction), on the test rows, of a label that only the candidate knows."""
+
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
     """Expected calibration error that a candidate is refused for if shown to exceed; null: none."""
 

@@ -80,6 +80,12 @@ class GateReport(FrozenModel):
     champions: tuple[BundleInfo, ...] = ()
     """The champion, or its seeds."""
 
+    new_labels: tuple[str, ...] = ()
+    """Labels that only the candidate knows; the rows compared are those of the other labels."""
+
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """The candidate's names of the champion's labels that have another one."""
+
     test: dict[str, Any] = Field(default_factory=dict)
     """Number and SHA-256 of the test rows."""
 
@@ -97,6 +103,7 @@ def to_text(report: GateReport) -> str:
     lines = [
         f"candidate {names[0]} against champion {names[1]}",
         f"on {report.rows:,} test rows, by {' and '.join(sorted(kinds)) or 'given predictions'}",
+        *_label_lines(report),
         f"accuracy     {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, "
         f"difference {accuracy.interval:+.4f}",
         f"  only the candidate correct: {accuracy.gained:.2%}; only the champion correct: "
@@ -118,3 +125,16 @@ def to_text(report: GateReport) -> str:
         lines.append(f"  minimum detectable gain at power 0.8: {report.minimum_detectable:+.4f}")
     lines.append("PASSED" if report.passed else "NOT PASSED")
     return "\n".join([*lines, *(f"  - {reason}" for reason in report.reasons)])
+
+
+def _label_lines(report: GateReport) -> list[str]:
+    lines = []
+    if report.renamed:
+        names = ", ".join(f"{old} -> {new}" for old, new in report.renamed.items())
+        lines.append(f"renamed      {names}")
+    if report.new_labels:
+        lines.append(
+            f"new labels   {', '.join(report.new_labels)}: judged by floors; everything else is "
+            "compared on the rows whose labels both know"
+        )
+    return lines
