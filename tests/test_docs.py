@@ -38,7 +38,7 @@ MANUAL = [page for page in PAGES if page.name != "CHANGELOG.md"]
 MADE_BY_TUNE = Path("runs/quickstart-tune/tune/best.yaml")
 QUICKSTART = ROOT / "configs" / "quickstart" / "quickstart.yaml"
 LAUNCH = re.compile(
-    r"(?:accelerate launch(?: --config_file (?P<file>\S+))? -m )?textloop (?P<words>[^#]*)"
+    r"(?:accelerate launch(?: --config_file (?P<file>\S+))? -m )?textloop (?P<words>[^#>]*)"
 )
 
 
@@ -68,6 +68,7 @@ def launched(extra: str) -> list[list[str]]:
     """Arguments of each command that needs an extra and has any."""
     found = (LAUNCH.match(line) for line in commands())
     calls = [shlex.split(each["words"]) for each in found if each]
+    calls = [words for words in calls if "--help" not in words]
     named = [words for words in calls if len(words) > 1 and words[0] in COMMANDS]
     return [words for words in named if COMMANDS[words[0]].extra == extra]
 

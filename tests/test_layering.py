@@ -21,9 +21,9 @@ WINGS = {
     """.split(),
     "train": """
         launcher config processes statistics report data model portable evaluation publish audit
-        gate fit preflight merge tune cli __main__
+        gate fit preflight merge tune api cli __main__
     """.split(),
-    "textloop": "binding commands completion __main__".split(),
+    "textloop": "binding loading commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 

@@ -44,7 +44,15 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     require("serve", *(["train"] if _HOMES[name].startswith("train") else []))
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from serve.command.failures import explain
+
+        explained = explain(error, "train" if _HOMES[name].startswith("train") else "serve")
+        if explained is None:
+            raise
+        raise ImportError(explained[0]) from error
 
 
 def __dir__() -> list[str]:

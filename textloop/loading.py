@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from serve.classifier.classifier import Classifier
@@ -19,7 +20,5 @@ def load(source: str | Path, *, device: str = "auto", backend: BackendName = "au
         from textloop.binding import require
 
         require("train")
-        from train.importing.on_the_fly import bundle_for
-
-        source = bundle_for(source)
+        source = import_module("train.importing.on_the_fly").bundle_for(source)
     return Classifier.load(source, device=device, backend=backend)

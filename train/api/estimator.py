@@ -7,7 +7,9 @@ estimator keeps its bundle in a directory; when it is pickled, the bundle is in 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +32,7 @@ PAIR = ("text", "text_pair")
 """Names of the columns in the data and the bundle; the first alone unless X has two."""
 
 
-class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TextClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of texts, which is trained and calibrated as `textloop.train` does it.
 
     base: the pretrained model, as for `textloop.train`; None: the one that is installed.
@@ -118,7 +120,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the label of each text, as y had them; none is abstained from."""
-        predicted: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best_N = self.predict_proba(X).argmax(axis=1)
+        predicted: NDArray[Any] = self.classes_[best_N]
         return predicted
 
     def predict_proba(self, X: Any) -> Array:
@@ -139,14 +142,19 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._order_C = [labels.index(name) for name in _names_of(self.classes_)]
 
     def _new_directory(self) -> Path:
-        if self.output_dir is not None:
-            return Path(self.output_dir)
-        self._temporary = tempfile.TemporaryDirectory(prefix="textloop-")
-        return Path(self._temporary.name) / "run"
+        return Path(self.output_dir) if self.output_dir is not None else self._temporary() / "run"
+
+    def _temporary(self) -> Path:
+        """Make a directory that is removed with this estimator, or when it is fitted again."""
+        if "_remove" in vars(self):
+            self._remove()
+        directory = Path(tempfile.mkdtemp(prefix="textloop-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        return directory
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        for name in ("_classifier", "_temporary", "_order_C"):
+        for name in ("_classifier", "_remove", "_order_C"):
             state.pop(name, None)
         if "bundle_" in state:
             bundle = Path(state.pop("bundle_"))
@@ -159,8 +167,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         super().__setstate__(state)
         if files is None:
             return
-        self._temporary = tempfile.TemporaryDirectory(prefix="textloop-")
-        self.bundle_ = Path(self._temporary.name) / "bundle"
+        self.bundle_ = self._temporary() / "bundle"
         for name, content in files.items():
             path = self.bundle_ / name
             path.parent.mkdir(parents=True, exist_ok=True)

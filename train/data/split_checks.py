@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from serve.language.spelling import did_you_mean
 from train.config.run import RunConfig
 from train.data.label_names import plain_form
 from train.data.labels import Labels
@@ -94,4 +95,5 @@ def check_label_map(label_map: Mapping[str, str], written: set[str]) -> None:
         raise ValueError(
             f"data.label_map names {unmatched[0]!r}, which no row has; the labels are {shown}"
             + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            + did_you_mean(unmatched[0], known)
         )
