@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from calibrations import abstention, calibrated
+from altered import abstention, calibrated
 from processes import Server, running
 from rows import make_rows, write_jsonl
 

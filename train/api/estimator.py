@@ -146,8 +146,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _temporary(self) -> Path:
         """Make a directory that is removed with this estimator, or when it is fitted again."""
-        if "_remove" in vars(self):
-            self._remove()
+        if (remove := vars(self).get("_remove")) is not None:
+            remove()
         directory = Path(tempfile.mkdtemp(prefix="textloop-"))
         self._remove = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         return directory

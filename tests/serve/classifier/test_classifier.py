@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from calibrations import abstention, calibrated
+from altered import abstention, calibrated
 
 from serve.classifier import classifier as module
 from serve.classifier.classifier import Classifier
