@@ -131,6 +131,8 @@ def _explained_rows(
 
 def _open(path: Path, options: ReadOptions, say: Say, stack: ExitStack) -> Opened:
     suffix, _ = format_of(path)
+    if options.column_names and suffix not in (".csv", ".tsv"):
+        raise ValueError(f"{options.key}column_names is for CSV and TSV files, not {suffix}")
     if suffix == ".parquet":
         return open_parquet(path, options, stack)
     if suffix == ".json":

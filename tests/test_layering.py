@@ -21,7 +21,7 @@ WINGS = {
     """.split(),
     "train": """
         launcher config processes statistics report data model portable evaluation publish audit
-        gate fit preflight merge tune api cli __main__
+        gate fit preflight merge tune init api cli __main__
     """.split(),
     "textloop": "binding loading commands completion __main__".split(),
 }

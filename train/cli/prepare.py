@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from train.cli.options import add_device, add_run, load_run
 
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     prepared = prepare(config, device=arguments.device)
     print("\n".join(summary_lines(prepared)))
     print(f"wrote {prepared.directory / 'report.html'}, report.json and fixes.jsonl")
+    named = ["--config", str(arguments.config)] if arguments.config else []
+    print(f"next: {shlex.join(['textloop', 'run', *named, *arguments.overrides])}")
     if arguments.strict and not prepared.audit.is_clean:
         print(
             "failed (--strict): texts shared between splits, or duplicate texts with conflicting "

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.auto import AutoSection
 from train.config.data import READING, DataConfig
 from train.config.lora import LoraSection
 from train.config.names import string_keys
@@ -57,6 +58,9 @@ class ModelConfig(Config):
 
     head_init: Literal["probe", "random"] = "probe"
     """Initialize the head from a linear probe on the frozen features, or at random."""
+
+    probe_l2: Annotated[float, Field(gt=0)] | None = None
+    """L2 penalty of the probe on standardized features; null: 10, or what auto chooses."""
 
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Learning rate of the head; null: the base's, or a tenth of it for lora with a probe."""
@@ -115,11 +119,12 @@ class RunConfig(Config):
     task: Literal["single_label", "multi_label"] = "single_label"
     """One label per text, or any number of them."""
 
-    method: Literal["probe", "lora", "full"] = "lora"
-    """Fit the last layer only, or train low-rank adapters and the head, or all weights."""
+    method: Literal["auto", "probe", "lora", "full"] = "lora"
+    """Fit the last layer only, train low-rank adapters and the head, or all; auto: see `auto`."""
 
     data: DataConfig
     model: ModelConfig
+    auto: AutoSection = AutoSection()
     lora: LoraSection = LoraSection()
     loss: LossSection = LossSection()
     gate: GateSection = GateSection()
@@ -156,7 +161,7 @@ class RunConfig(Config):
         return self
 
     def _check_quantize(self) -> None:
-        if self.method != "lora":
+        if self.method not in ("lora", "auto"):
             raise ValueError(
                 f"`model.quantize` is set but `method` is {self.method}; remove it or set "
                 "method: lora"

@@ -62,9 +62,11 @@ NOT_TRAINING = frozenset(
 """Keys and sections of a run that do not affect the trained weights."""
 
 UNUSED = {
-    "lora": (),
-    "full": ("lora",),
+    "auto": (),
+    "lora": ("auto",),
+    "full": ("lora", "auto"),
     "probe": (
+        "auto",
         "lora",
         "trainer",
         "early_stopping_patience",

@@ -20,7 +20,10 @@ from serve.inference.predictor import Predictor
 from serve.stats import paired_difference
 from serve.tables import write_rows
 from train.config.run import RunConfig
-from train.data.splits import Split, load_data
+from train.data.label_names import positive_label
+from train.data.split_checks import count_labels
+from train.data.splits import LabelledData, Split, load_data
+from train.evaluation.console import commonest_answer
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
@@ -34,7 +37,8 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     """
     from train.evaluation.report import write_report  # fails early if matplotlib is missing
 
-    test = load_data(config).test
+    data = load_data(config)
+    test = data.test
     predictor = Predictor.load(
         bundle or config.output_dir / "bundle", device=device, backend="torch"
     )
@@ -43,7 +47,7 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     suffix = f"-{manifest.version}" if bundle else ""
     directory = config.output_dir / f"evaluation{suffix}"
 
-    result = _measure(predictor, test, config.seed, directory)
+    result = _measure(predictor, data, config.seed, directory)
     directory.mkdir(parents=True, exist_ok=True)
     _write_predictions(test, manifest.labels, result)
     _write_metrics(test, manifest, result)
@@ -53,9 +57,17 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     return result
 
 
-def _measure(predictor: Predictor, test: Split, seed: int, directory: Path) -> Evaluation:
+def _positive_label(data: LabelledData, manifest: Manifest) -> str | None:
+    """The label whose precision and recall are meant by those of a binary task."""
+    if manifest.task != "single_label" or len(manifest.labels) != 2:
+        return None
+    counts = count_labels(data.train.labels)
+    return positive_label(counts) if counts.keys() == {*manifest.labels} else None
+
+
+def _measure(predictor: Predictor, data: LabelledData, seed: int, directory: Path) -> Evaluation:
     """Measure full precision, and the int8 export where the bundle has one."""
-    manifest = predictor.bundle.manifest
+    manifest, test = predictor.bundle.manifest, data.test
     full = measure(predictor, test, seed)
     int8 = difference = agreement = None
     if manifest.int8 and manifest.int8.shipped:
@@ -71,6 +83,9 @@ def _measure(predictor: Predictor, test: Split, seed: int, directory: Path) -> E
         difference=difference,
         agreement=agreement,
         slices=find_slices(test, full.correct_N),
+        task=manifest.task,
+        positive=_positive_label(data, manifest),
+        commonest=commonest_answer(data.train.labels),
         directory=directory,
     )
 

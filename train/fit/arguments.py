@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
-from train.config.trainer_keys import LOGGING_STEPS
+from train.config.trainer_keys import LOGGING_STEPS, is_loss
 from train.publish.push import without_push
 
 FITTED_HEAD_LR = 0.1
@@ -29,7 +29,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
         "num_train_epochs": 4,
-        "learning_rate": 1e-3 if config.method == "lora" else 5e-5,
+        "learning_rate": 5e-5 if config.method == "full" else 1e-3,
         "warmup_steps": 0.06,
         "weight_decay": 0.01,
         "eval_strategy": "epoch",
@@ -56,6 +56,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         # Without it the patience of early stopping is reset on every resume.
         "restore_callback_states_from_checkpoint": True,
     }
+    values["greater_is_better"] = not is_loss(values["metric_for_best_model"] or "loss")
     with matmul_precision("highest"):  # restores the process-wide state that `tf32` sets
         return _construct(values, config.trainer)
 

@@ -31,9 +31,10 @@ def seal_run(
     calibration: Calibration | None,
     int8: Int8Export | None,
     *,
-    run: dict[str, Any],
+    fitted: dict[str, Any],
 ) -> Bundle:
-    """Seal the model directory `staging` as `output_dir/bundle`. run: the record of `fit`."""
+    """Seal the model directory `staging` as `output_dir/bundle`. fitted: the record of `fit`."""
+    run = fitted["run"]
     return seal(
         staging,
         config.output_dir / "bundle",
@@ -48,6 +49,7 @@ def seal_run(
             "content": run.get("base_content"),
         },
         config=portable_config(config),
+        choice=fitted.get("choice"),
         data=data.fingerprints,
         tokenizer=tokenizer_rules(staging, merged.encoder, data.validation.texts),
         parity=merged.parity,

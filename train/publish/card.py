@@ -168,6 +168,7 @@ def _training(manifest: Manifest, section: PublishSection) -> str:
         ("revision", base.get("revision")),
         ("SHA-256 of the base's weights", base.get("weights_sha256")),
         ("method", config.get("method")),
+        ("chosen by auto", (manifest.choice or {}).get("reason")),
         ("seed", config.get("seed")),
         ("code revision", manifest.code_revision),
     ]
