@@ -90,4 +90,5 @@ class Run:
         }
 
     def _table(self) -> str:
-        return table({name: self.metrics[name] for name in SHOWN_METRICS if name in self.metrics})
+        found = self.metrics
+        return table({n: found[n] for n in SHOWN_METRICS if n in found}, task=self.manifest.task)
