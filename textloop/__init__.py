@@ -44,8 +44,11 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     require("serve", *(["train"] if _HOMES[name].startswith("train") else []))
+    from serve.command.folder import libraries_first
+
     try:
-        return getattr(import_module(_HOMES[name]), name)
+        with libraries_first():
+            return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         from serve.command.failures import explain
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from serve.classifier.classifier import Classifier
+from serve.command.folder import libraries_first
 from serve.inference.placement import BackendName
 
 
@@ -20,5 +21,7 @@ def load(source: str | Path, *, device: str = "auto", backend: BackendName = "au
         from textloop.binding import require
 
         require("train")
-        source = import_module("train.importing.on_the_fly").bundle_for(source)
-    return Classifier.load(source, device=device, backend=backend)
+        with libraries_first():
+            source = import_module("train.importing.on_the_fly").bundle_for(source)
+    with libraries_first():
+        return Classifier.load(source, device=device, backend=backend)

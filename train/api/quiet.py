@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 from serve.command.failures import explain
+from serve.command.folder import libraries_first
 from serve.command.run import Refusal
 from serve.privacy import refuse_hub_kernels, silence
 
@@ -29,6 +30,7 @@ def as_guest(*, verbose: bool) -> Iterator[None]:
     had_kernels = "kernels" in sys.modules
     refuse_hub_kernels()
     with ExitStack() as stack:
+        stack.enter_context(libraries_first())
         if not verbose:
             stack.enter_context(redirect_stdout(io.StringIO()))
             stack.enter_context(redirect_stderr(io.StringIO()))

@@ -10,6 +10,7 @@ from typing import Any
 from serve.bundle.manifest import Manifest, Measured
 from serve.bundle.seal import open_bundle
 from serve.classifier.classifier import Classifier
+from serve.command.folder import libraries_first
 from train.evaluation.summary import table
 
 SHOWN_METRICS = ("accuracy", "f1_macro", "f1_micro", "log_loss", "ece")
@@ -58,7 +59,8 @@ class Run:
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier, loaded when it is first used."""
-        return Classifier.load(self.bundle)
+        with libraries_first():
+            return Classifier.load(self.bundle)
 
     @property
     def reports(self) -> dict[str, Report]:
