@@ -16,14 +16,14 @@ from serve.command.failures import MODULES
 WINGS = {
     "serve": """
         language privacy command config settings files lines formats tables stats html
-        journal bundle inference engine http predict_file processes server cli __main__
+        journal bundle inference classifier engine http predict_file processes server cli __main__
         predictor pooling
     """.split(),
     "train": """
         launcher config processes statistics report data model portable origin evaluation publish
-        audit gate fit preflight merge tune init importing cli __main__
+        audit gate fit preflight merge tune init importing api cli __main__
     """.split(),
-    "textloop": "binding serving commands completion __main__".split(),
+    "textloop": "binding serving loading commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 

@@ -27,7 +27,8 @@ MODULES = {
     "mlflow": "alembic mlflow",
     "tensorboard": "PIL tensorboard",
     "qlora": "bitsandbytes",
-    "tune": "optuna sklearn",
+    "tune": "optuna",
+    "sklearn": "sklearn",
     "train": """
         accelerate aiohttp datasets evaluate fsspec ftfy httpx2 huggingface_hub matplotlib onnx
         onnxscript peft safetensors scipy

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serve.bundle.contents import CONFIG, TOKENIZER_CONFIG, read_object
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
@@ -35,6 +37,7 @@ from serve.inference.placement import (
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import Encoding, Text, TextEncoder
 from serve.language.lines import first_line
+from serve.language.spelling import shown
 from serve.privacy import silence
 
 logger = logging.getLogger(__name__)
@@ -103,8 +106,14 @@ class Predictor:
         """Return probabilities of shape (N, C), rows in the order of the texts.
 
         Rows of a single-label model sum to 1; those of a multi-label model need not.
-        `rules` turns them into labels. Raises TextError for a text that cannot be classified.
+        `rules` turns them into labels; `serve.classifier.classifier` has labels for texts of any
+        form. Raises TextError for a text that cannot be classified, and TypeError for a single
+        text in place of a sequence.
         """
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, got one text; give [{shown(repr(texts))}]")
+        if not len(texts):
+            return np.zeros((0, len(self.bundle.manifest.labels)), dtype=np.float32)
         logits_NC = self.logits(self.encoder.encode(texts))
         return activate(logits_NC, default_activation(self.bundle.manifest.task))
 

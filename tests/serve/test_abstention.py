@@ -10,11 +10,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from altered import calibrated
+from altered import abstention, calibrated
 from processes import Server, running
 from rows import make_rows, write_jsonl
 
-from serve.bundle.manifest import Abstention
 from serve.bundle.seal import open_bundle
 from serve.inference.predictor import Predictor
 from serve.predict_file import predict_file
@@ -22,12 +21,6 @@ from serve.predict_file import predict_file
 TEXTS = [row["text"] for row in make_rows(40, seed=9)]
 
 Bundles = Callable[[str], Path]
-
-
-def abstention(below: float | None) -> Abstention:
-    return Abstention(
-        max_risk=0.1, risk_confidence=0.95, abstain_below=below, reason="no row is sure", rows=30
-    )
 
 
 def middle(bundle: Path, backend: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from serve.bundle.manifest import MANIFEST, Calibration, Manifest, digest_of
+from serve.bundle.manifest import MANIFEST, Abstention, Calibration, Manifest, digest_of
 from serve.bundle.seal import open_bundle, seal
 from serve.files import sha256_of
 
@@ -156,3 +156,9 @@ def calibrated(bundle: Path, directory: Path, **fitted: Any) -> Path:
     calibration = Calibration(**nothing, ece_before=0.1, ece_after=0.05, **fitted)
     seal(staging, directory / "bundle", **fields | {"calibration": calibration})
     return directory / "bundle"
+
+
+def abstention(below: float | None) -> Abstention:
+    return Abstention(
+        max_risk=0.1, risk_confidence=0.95, abstain_below=below, reason="no row is sure", rows=30
+    )

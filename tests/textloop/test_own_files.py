@@ -10,6 +10,7 @@ import pytest
 import yaml
 from own_files import call, were_run, write_own_files
 from processes import ROOT
+from rows import make_rows, write_jsonl
 
 from scripts.local_server import post, running_server
 
@@ -110,4 +111,22 @@ def test_server_and_its_processes_run_ours(
     with running_server("-m", "textloop", "serve", bundles("single")) as server:
         assert post(f"{server.url}/predict", {"inputs": "hello"})
 
+    assert were_run(folder) == []
+
+
+@pytest.mark.slow
+def test_training_in_a_notebook_runs_ours(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", make_rows(120, seed=1))
+    code = (
+        "import sys; assert sys.path[0] == ''; import textloop; "
+        f"run = textloop.train({str(rows)!r}, base={str(tiny_base)!r}, verbose=False, "
+        f"output_dir={str(tmp_path / 'run')!r}, method='lora', export_int8=False, "
+        "**{'model.max_length': 32, 'trainer.num_train_epochs': 1, "
+        "'trainer.dataloader_num_workers': 1}); "
+        "print(run.classifier.predict('my parcel'))"
+    )
+
+    done = call(folder, "-c", code)
+
+    assert done.returncode == 0, done.stderr
     assert were_run(folder) == []

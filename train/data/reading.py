@@ -10,6 +10,7 @@ from typing import Any
 
 from serve.formats.options import ReadOptions, list_columns
 from serve.inference.text import text_problem
+from serve.language.spelling import did_you_mean
 from serve.tables import Row
 from train.config.run import RunConfig
 from train.data.fixes import Fixes
@@ -122,6 +123,8 @@ def _known(seen: Mapping[str, Any], missing: str) -> str:
     )
     if alike := [name for name in names if plain_form(name) == plain_form(missing)]:
         hint = f"; {alike[0]!a} is not {missing!a}"
+    elif close := did_you_mean(missing, names):
+        hint = close
     elif any(name.startswith("__label__") for name in names):
         hint = "; it looks like a file of fastText, write text and label as two columns"
     elif nested := [name for name, value in seen.items() if isinstance(value, dict)]:

@@ -114,6 +114,7 @@ def check_label_map(label_map: Mapping[str, str], written: set[str]) -> None:
         raise ValueError(
             f"data.label_map names {unmatched[0]!r}, which no row has; the labels are {shown}"
             + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            + did_you_mean(unmatched[0], known)
         )
 
 
