@@ -1,4 +1,4 @@
-"""`textloop.load`: a classifier from a bundle, the directory of a run, or the Hub."""
+"""`textloop.load`: a classifier from a bundle, a run, a Hugging Face checkpoint, or the Hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from serve.inference.placement import BackendName
 def load(source: str | Path, *, device: str = "auto", backend: BackendName = "auto") -> Classifier:
     """Open, verify and load a classifier.
 
-    source: a bundle, the directory of a run, or hub:OWNER/NAME[@REVISION] for a published bundle.
+    source: a bundle, the directory of a run, or hub:OWNER/NAME[@REVISION]. A Hugging Face sequence
+    classifier, a directory or on the Hub, is imported in full precision into a cache of the user.
     device: auto, cpu, cuda or cuda:N. backend: auto (the int8 export on a CPU, if there is one),
     torch or onnx. Raises BundleError, a ValueError, for what is no complete, unaltered bundle.
     """
-    if isinstance(source, str) and source.startswith("hub:"):
-        from textloop.binding import require
+    from textloop.binding import require
 
-        require("train")
-        with libraries_first():
-            source = import_module("train.importing.on_the_fly").bundle_for(source)
+    require("train")
     with libraries_first():
-        return Classifier.load(source, device=device, backend=backend)
+        bundle = import_module("train.importing.on_the_fly").bundle_for(str(source))
+        return Classifier.load(bundle, device=device, backend=backend)
