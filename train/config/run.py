@@ -154,6 +154,11 @@ class RunConfig(Config):
             check_values(self.trainer)
         if self.model.quantize and self.method != "probe":
             self._check_quantize()
+        if self.method == "auto" and self.model.head_init == "random":
+            raise ValueError(
+                "`method: auto` starts LoRA from the probe that it is compared with; remove "
+                "model.head_init, or set method: lora"
+            )
         if self.data.label_columns and self.task != "multi_label":
             raise ValueError("`data.label_columns` needs task: multi_label")
         if self.task == "multi_label" and self.calibration.positive_label is not None:

@@ -101,7 +101,7 @@ class TuneSection(Config):
     """Name of the study in the storage; null uses output_dir."""
 
     metric: str | None = None
-    """Validation metric to optimize; null uses trainer.metric_for_best_model."""
+    """Validation metric to optimize; null: trainer.metric_for_best_model, or else accuracy."""
 
     pruner: Literal["median", "hyperband", "none"] = "median"
     """Rule that stops a trial early if its evaluations fall behind those of the others."""

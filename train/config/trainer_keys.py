@@ -14,8 +14,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-VALIDATION_METRICS = ("loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted")
-"""Metrics of each evaluation during training: the loss, and those of `train.statistics.metrics`."""
+VALIDATION_METRICS = ("loss", "log_loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted")
+"""Metrics of each evaluation during training: the training loss, the log-loss at the temperature
+that suits the model best, and those of `train.statistics.metrics`."""
 
 LABEL_METRICS = ("f1", "precision", "recall")
 """Those of one label, as `f1:LABEL`."""

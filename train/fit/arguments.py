@@ -38,7 +38,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "logging_steps": LOGGING_STEPS,
         "logging_nan_inf_filter": False,
         "disable_tqdm": not sys.stderr.isatty(),
-        "metric_for_best_model": "accuracy" if config.task == "single_label" else "f1_micro",
+        "metric_for_best_model": "log_loss",
         "use_cpu": not cuda,
         "bf16": not config.trainer.get("fp16")
         and (torch.cuda.is_bf16_supported() if cuda else cpu_multiplies_bf16()),

@@ -80,6 +80,7 @@ def make_trainer(
         train_dataset=inputs.train,
         eval_dataset=inputs.validation,
         data_collator=collator,
+        prefers_last="metric_for_best_model" not in config.trainer,
         train_collator=dataclasses.replace(collator, packing=packing),
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import suppress_progress_bars
 
@@ -27,7 +28,7 @@ from train.fit.adapter import Trained, print_best_metrics, save_trained
 from train.fit.arguments import compute_precision, training_arguments
 from train.fit.assemble import choose_batches, make_trainer, select_parameters
 from train.fit.callbacks import Console, set_console, stopped_early
-from train.fit.choice.choose import choose
+from train.fit.choice.choose import choose, settle
 from train.fit.choice.probe import (
     evaluate_probe,
     init_from_probe,
@@ -42,7 +43,7 @@ from train.fit.tracking import RunRecord
 from train.fit.trainer import ClassifierTrainer
 from train.model.adapters import check_targets
 from train.model.base import Base, load_base
-from train.model.loss import make_loss
+from train.model.loss import Loss, make_loss
 from train.publish.push import PushCallback
 
 
@@ -70,16 +71,14 @@ def fit(
     with needs_one_device():
         if config.method == "auto":
             run, choice, features_ND = choose(run, loss)
+    if run.config.method == "probe":
+        return finish(run, train_probe(run, loss, features_ND), choice)
     set_seed(config.seed)
-    base = load_base(run.config, run.data.labels)
-    if run.config.method == "lora":
-        check_targets(base, run.config)
-    for note in [*base.notes, *run.notes, *notes_on_bundle(config, run.data)]:
-        run.say(f"note: {note}")
+    base = prepare_base(run)
     inputs = encode_splits(run, base)
     packing = choose_batches(run, base, inputs)
     probe = None
-    if run.config.method == "probe" or run.config.model.head_init == "probe":
+    if run.config.model.head_init == "probe":
         directory = config.output_dir / "checkpoints"
         probe = kept_baseline(directory) if checkpoint else None
         if checkpoint is None:
@@ -87,9 +86,6 @@ def fit(
                 probe = init_from_probe(run, base, inputs, loss, features_ND)
             if run.state.is_main_process:
                 keep_baseline(directory, probe)
-    if run.config.method == "probe":
-        assert probe is not None
-        return finish(run, evaluate_probe(run, base, inputs, loss, probe), choice)
     model = select_parameters(run, base)
     pushing = push_callbacks(run)
     trainer = make_trainer(run, base, model, loss, inputs, packing, [*callbacks, *pushing])
@@ -98,18 +94,43 @@ def fit(
     train(run, trainer, checkpoint)
     trained = evaluate_best(run, base, trainer)
     if probe is not None:
-        run.say(probe.line(trained, inputs.validation["labels"], config.task))
+        labels = inputs.validation["labels"]
+        run.say(probe.line(trained, labels, config.task))
+        if choice is not None and choice.awaits_validation:
+            run, choice = settle(run, choice, trained.logits_NC, probe.validation_NC, labels)
+            if choice.method == "probe":
+                trained = train_probe(run, loss, features_ND)
     best = finish(run, trained, choice)
     for push in pushing:
         push.push_trained(config.output_dir / "adapter")
     return best
 
 
+def prepare_base(run: Run) -> Base:
+    """Load the base, check the adapters' layers, and print what the user should know."""
+    base = load_base(run.config, run.data.labels)
+    if run.config.method == "lora":
+        check_targets(base, run.config)
+    for note in [*base.notes, *run.notes, *notes_on_bundle(run.config, run.data)]:
+        run.say(f"note: {note}")
+    return base
+
+
+def train_probe(run: Run, loss: Loss, features_ND: Tensor | None) -> Trained:
+    """Fit the head alone. features_ND: its input for the training rows, if it is known."""
+    set_seed(run.config.seed)
+    base = prepare_base(run)
+    inputs = encode_splits(run, base)
+    choose_batches(run, base, inputs)
+    with needs_one_device():
+        probe = init_from_probe(run, base, inputs, loss, features_ND)
+    return evaluate_probe(run, base, inputs, loss, probe)
+
+
 def finish(run: Run, trained: Trained, choice: Choice | None) -> dict[str, float]:
     """Write the adapter with the run's choice, if it made one; return the best metrics."""
     if choice is not None:
-        record = trained.record | {"choice": asdict(choice)}
-        trained = replace(trained, record=record)
+        trained = replace(trained, record=trained.record | {"choice": asdict(choice)})
     save_trained(run, trained)
     return print_best_metrics(run, trained)
 
@@ -164,6 +185,8 @@ def evaluate_best(run: Run, base: Base, trainer: ClassifierTrainer) -> Trained:
     """Evaluate the best checkpoint on the validation split."""
     with matmul_precision("highest"):  # accelerate may have left TF32 on
         metrics = trainer.evaluate()
+    if trainer.checkpoint_reason:
+        run.say(f"checkpoint: {trainer.checkpoint_reason}")
     return Trained(
         write=trainer.save_model,
         logits_NC=trainer.compute_metrics.logits_NC,
@@ -172,6 +195,7 @@ def evaluate_best(run: Run, base: Base, trainer: ClassifierTrainer) -> Trained:
             "trained_modules": base.trained_modules,
             "precision": run.config.quantize or compute_precision(run.arguments),
             "global_step": trainer.state.global_step,
+            "checkpoint": Path(str(trainer.state.best_model_checkpoint)).name,
             "log_history": trainer.state.log_history,
         },
     )

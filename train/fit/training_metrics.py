@@ -16,6 +16,7 @@ import numpy as np
 
 from serve.inference.scores import Array, activate, chosen, default_activation
 from train.config.trainer_keys import label_metric
+from train.statistics.calibrated_loss import calibrated_losses
 from train.statistics.metrics import label_score, one_hot, scores
 
 
@@ -58,7 +59,10 @@ class ValidationMetrics:
         return self.of(self.logits_NC, result.label_ids)
 
     def of(self, logits_NC: Array, label_ids: Any) -> dict[str, float]:
-        """Compute the metrics from logits and label numbers, or 0/1 rows for multi-label."""
+        """Compute the metrics from logits and label numbers, or 0/1 rows for multi-label.
+
+        log_loss: see `train.statistics.calibrated_loss`.
+        """
         predicted_NC = chosen(activate(logits_NC, default_activation(self.task)), self.task)
         reference_NC = (
             label_ids.astype(bool)
@@ -73,4 +77,5 @@ class ValidationMetrics:
             c = self.labels.index(label)
             score = label_score(measure, reference_NC[:, c], predicted_NC[:, c])
             values[f"{measure}:{label}"] = score
-        return values
+        losses_N = calibrated_losses(logits_NC, reference_NC, self.task)
+        return {"log_loss": float(losses_N.mean()), **values}

@@ -22,6 +22,12 @@ def one_hot(classes_N: NDArray[np.int64], num_labels: int) -> Choice:
     return np.asarray(np.arange(num_labels) == np.asarray(classes_N)[:, None])
 
 
+def given(labels: Any, num_labels: int) -> Choice:
+    """Return encoded labels, class numbers or 0/1 rows, as boolean rows, (N, C)."""
+    values = np.asarray(labels)
+    return values.astype(bool) if values.ndim == 2 else one_hot(values, num_labels)
+
+
 def f1_macro(hit: Counts, predicted: Counts, support: Counts) -> Counts:
     """Mean F1 over the labels that occur in either, from counts per label on the last axis."""
     total = predicted + support

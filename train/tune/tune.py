@@ -143,7 +143,8 @@ def prepare(config: RunConfig) -> Search:
             f"one worker sees {arguments.n_gpu} GPUs; start one per GPU on the same output_dir, "
             "with CUDA_VISIBLE_DEVICES=0 and so on"
         )
-    metric = str(arguments.metric_for_best_model).removeprefix("eval_")
+    default = "accuracy" if config.task == "single_label" else "f1_micro"
+    metric = str(config.trainer.get("metric_for_best_model", default)).removeprefix("eval_")
     for corner in boundary_configs(config, settings.space):
         ignored = sorted(settings.space.keys() & set(corner.ignored_settings()))
         if ignored and "method" not in settings.space:
@@ -163,7 +164,7 @@ def prepare(config: RunConfig) -> Search:
         config=config,
         rows=rows,
         metric=metric,
-        maximize=bool(arguments.greater_is_better),
+        maximize=not metric.endswith("loss"),
         identity=_identity(config, rows, settings.space),
     )
 

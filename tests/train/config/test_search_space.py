@@ -162,5 +162,7 @@ def test_search_is_not_part_of_a_runs_settings() -> None:
 
 
 def test_metric_that_is_not_measured_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValidationError, match="`auc` is not measured; known: loss, accuracy"):
+    with pytest.raises(
+        ValidationError, match="`auc` is not measured; known: loss, log_loss, accuracy"
+    ):
         RunConfig.model_validate(RUN | {"tune": {"metric": "auc"}})

@@ -14,7 +14,7 @@ from serve.config import load_config
 from train.config.run import RunConfig
 from train.config.trainer_keys import OWNED, RENAMED, VALIDATION_METRICS, fields
 from train.fit.arguments import training_arguments
-from train.statistics.metrics import scores
+from train.fit.training_metrics import ValidationMetrics
 
 RUN = ["output_dir=x", "data.train=y", "model.base=z"]
 
@@ -58,7 +58,10 @@ def of(*overrides: str) -> RunConfig:
         ("metric_for_best_model=f1:", r"expected text or null, such as 'f1:LABEL'"),
         ("metric_for_best_model='f1:'", r"did you mean `f1:LABEL`\?"),
         ("metric_for_best_model=f1_makro", r"did you mean `f1_macro`\?"),
-        ("metric_for_best_model=eval_mcc", r"`eval_mcc` is not measured; known: loss, accuracy"),
+        (
+            "metric_for_best_model=eval_mcc",
+            r"`eval_mcc` is not measured; known: loss, log_loss, accuracy",
+        ),
         ("greater_is_better=false trainer.metric_for_best_model=accuracy", r"the worst checkpoint"),
         ("greater_is_better=true trainer.metric_for_best_model=eval_loss", r"the worst checkpoint"),
     ],
@@ -109,9 +112,12 @@ def test_only_the_loss_is_better_when_less(metric: str, greater: bool) -> None:
 
 
 def test_the_metrics_are_those_that_evaluations_measure() -> None:
-    two = np.eye(2, dtype=bool)
+    logits_NC, labels_N = np.eye(2, dtype=np.float32), np.arange(2)
 
-    assert {*VALIDATION_METRICS} == {"loss", *scores(two, two)}
+    assert {*VALIDATION_METRICS} == {
+        "loss",
+        *ValidationMetrics("single_label").of(logits_NC, labels_N),
+    }
 
 
 def test_the_fields_read_from_the_source_are_those_of_the_class() -> None:

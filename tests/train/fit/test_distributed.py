@@ -80,3 +80,21 @@ def test_two_processes_have_the_loss_curve_of_one(
 
     assert len(one) >= 8
     assert two == pytest.approx(one, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_as_one_does(
+    make_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    values = make_config(tmp_path / "run", method="auto", trainer={"num_train_epochs": 1})
+
+    losses(tmp_path, values, processes=1, batch=16, steps=1)
+    losses(tmp_path, values, processes=2, batch=8, steps=1)
+
+    one, two = (
+        json.loads((tmp_path / name / "adapter" / "fit.json").read_text())["choice"]
+        for name in ("1x16x1", "2x8x1")
+    )
+    assert (one["method"], one["pooling"]) == (two["method"], two["pooling"])
+    for first, second in zip(one["candidates"], two["candidates"], strict=True):
+        assert first == pytest.approx(second, abs=0.02)

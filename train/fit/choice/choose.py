@@ -8,6 +8,7 @@ the training.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +19,13 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.inference.scores import Array
+from train.config.auto import AutoSection
 from train.config.names import BUNDLE
 from train.fit.arguments import training_arguments
 from train.fit.choice.folds import fold_numbers, judged_rows
-from train.fit.choice.judge import Candidate, advantage, best, is_shown, judge
+from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
 from train.fit.choice.lora import OverBudget, cross_fit_lora
-from train.fit.choice.probe import given
 from train.fit.choice.probes import CrossFitted, best_probe, cross_fit
 from train.fit.choice.record import Choice, read_choice, resolved, write_choice
 from train.fit.encode import Inputs, encode_splits
@@ -33,14 +35,13 @@ from train.fit.tokens import Tokens
 from train.model.base import Base, last_linear, load_base
 from train.model.head import L2, features, features_by_pooling
 from train.model.loss import Loss
+from train.statistics.calibrated_loss import advantage
 from train.statistics.metrics import Choice as Flags
-
-PROBE_ROWS = 4000
-"""Rows that choose the probe's penalty and pooling, drawn at random if there are more."""
+from train.statistics.metrics import given
 
 CROSS_FIT_ROWS = 3000
-"""Training rows up to which LoRA is trained on folds. With more, a tenth of them, the validation
-rows, tell as much."""
+"""Training rows up to which models are trained on folds. With more, so many, drawn at random,
+choose the probe's penalty, and the validation rows tell enough of the trained model."""
 
 MIN_JUDGED = 20
 """Rows below which no choice is made."""
@@ -60,6 +61,19 @@ class Rows:
     bias: bool
     """Whether the head has one."""
 
+    def sample(self, count: int, seed: int, task: str) -> Rows:
+        """Return so many of the rows, drawn at random."""
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.fold_N))[:count])
+        given_NC, fold_N = self.given_NC[drawn], self.fold_N[drawn]
+        return Rows(
+            targets=self.targets[drawn],
+            given_NC=given_NC,
+            fold_N=fold_N,
+            judged_N=judged_rows(given_NC, fold_N, task),
+            features={pooling: each[drawn] for pooling, each in self.features.items()},
+            bias=self.bias,
+        )
+
 
 def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
     """Choose for a run of method auto, and print the choice with its reason.
@@ -68,6 +82,8 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
     rows under it; None if the same run chose before, which is kept.
     """
     config = run.config
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"):
+        raise ValueError("method: auto needs the whole model on one device; under FSDP set method")
     record = run_record(config, run.data, run.arguments)
     (choice,) = broadcast_object_list([read_choice(config.output_dir, record)])
     features_ND = None
@@ -80,7 +96,35 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
         if run.state.is_main_process:
             write_choice(config.output_dir, record, choice)
     run.say(f"auto: {choice.reason}")
-    return _with(run, choice), choice, features_ND
+    run = _with(run, choice)
+    config = run.config.model_copy(update={"auto": AutoSection()})  # has been used
+    return dataclasses.replace(run, config=config), choice, features_ND
+
+
+def settle(
+    run: Run, choice: Choice, trained_NC: Array, probe_NC: Array, labels: Any
+) -> tuple[Run, Choice]:
+    """Compare the trained model with the probe on the validation rows, and say which is taken.
+
+    The probe is taken if it is shown to be better. trained_NC, probe_NC: logits of the rows.
+    """
+    given_NC = given(labels, len(run.data.labels))
+    lora, probe = (
+        judge(method, choice.pooling, logits_NC, given_NC, run.config.task)
+        for method, logits_NC in (("lora", trained_NC), ("probe", probe_NC))
+    )
+    chosen, other = (probe, lora) if is_shown(probe, lora) else (lora, probe)
+    choice = dataclasses.replace(
+        choice,
+        method=chosen.method,
+        trainer=choice.trainer if chosen is lora else {},
+        reason=_reason(chosen, other, f"on {len(given_NC)} validation rows"),
+        rows=len(given_NC),
+        candidates=[lora.figures, probe.figures],
+        awaits_validation=False,
+    )
+    run.say(f"auto: {choice.reason}")
+    return _with(run, choice), choice
 
 
 def _with(run: Run, choice: Choice) -> Run:
@@ -96,50 +140,75 @@ def _going_on(run: Run) -> Choice:
         trainer=recipe(len(run.data.train), run.config.trainer),
         reason="LoRA, from the weights of a bundle: it may have learned from these rows, which "
         "therefore cannot judge a probe on its features",
-        judged_on="",
-        rows=0,
     )
 
 
 def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
+    config, total = run.config, len(rows.targets)
+    if total > CROSS_FIT_ROWS:
+        rows = rows.sample(CROSS_FIT_ROWS, config.seed, config.task)
+    count = int(rows.judged_N.sum())
+    if count < MIN_JUDGED:
+        return Choice(
+            method="probe",
+            pooling=next(iter(rows.features)),
+            probe_l2=config.model.probe_l2 or L2,
+            reason=f"the linear probe: {count} training rows can be judged, too few to choose by",
+            rows=count,
+        )
     probes = {
         pooling: _probe(run, rows, features_ND, loss)
         for pooling, features_ND in rows.features.items()
     }
     judged = partial(_judged, run, rows, loss)
     found = [judged("probe", pooling, probe.logits_NC) for pooling, probe in probes.items()]
-    start = best(found)
-    if (count := int(rows.judged_N.sum())) < MIN_JUDGED:
-        return _choice(
-            run,
-            probes,
-            start,
-            f"the linear probe, since {count} training rows that can be judged show nothing",
-            [],
-            0,
-        )
-    if len(rows.targets) > CROSS_FIT_ROWS:
-        return _awaiting(run, probes, start, found, "there are enough of them")
+    poolings = list(probes)
+    if len(found) == 2 and not is_shown(found[1], found[0], POOLING_SHOWN):
+        poolings.pop()
+    if total > CROSS_FIT_ROWS:
+        return _awaiting(run, found[0], probes, f"there are {total} training rows")
+    minutes = config.auto.budget_minutes / len(poolings)
     try:
-        for pooling in rows.features:
-            if pooling == "mean" and len(found) > 2 and not is_shown(found[1], found[0]):
-                continue
-            found.append(judged("lora", pooling, _lora(run, rows, probes, pooling, loss)))
+        for pooling in poolings:
+            logits_NC = _lora(run, rows, probes[pooling].l2, pooling, loss, minutes)
+            found.append(judged("lora", pooling, logits_NC))
     except OverBudget as error:
-        config = run.config.auto
         why = (
-            f"training on {config.folds} parts of the rows would take {error.minutes:.0f} min, "
-            f"over auto.budget_minutes = {config.budget_minutes:g}"
+            f"training on {config.auto.folds} parts of the rows would take {error.minutes:.1f} "
+            f"min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
         )
-        return _awaiting(run, probes, start, found, why)
+        return _awaiting(run, found[0], probes, why)
     chosen = best(found)
     rival = min((each for each in found if each is not chosen), key=lambda each: each.log_loss)
-    reason = (
-        f"{chosen.name}: log-loss {chosen.log_loss:.4f}, accuracy {chosen.accuracy:.4f}, against "
-        f"{rival.log_loss:.4f} and {rival.accuracy:.4f} for {rival.name}, cross-fitted on {count} "
-        f"rows ({advantage(chosen.losses_N, rival.losses_N):+.1f} standard errors)"
+    return Choice(
+        method=chosen.method,
+        pooling=chosen.pooling,
+        probe_l2=probes[chosen.pooling].l2,
+        trainer=_recipe_of(run) if chosen.method == "lora" else {},
+        reason=_reason(chosen, rival, f"cross-fitted on {count} training rows"),
+        rows=count,
+        candidates=[each.figures for each in found],
     )
-    return _choice(run, probes, chosen, reason, found, count)
+
+
+def _awaiting(run: Run, probe: Candidate, probes: dict[str, CrossFitted], why: str) -> Choice:
+    """LoRA, to be compared with the probe on the validation rows once it is trained."""
+    return Choice(
+        method="lora",
+        pooling=probe.pooling,
+        probe_l2=probes[probe.pooling].l2,
+        trainer=_recipe_of(run),
+        reason=f"LoRA, to be compared with the linear probe on the validation rows, since {why}",
+        awaits_validation=True,
+    )
+
+
+def _reason(chosen: Candidate, rival: Candidate, where: str) -> str:
+    return (
+        f"{chosen.name}: log-loss {chosen.log_loss:.4f}, accuracy {chosen.accuracy:.4f}, against "
+        f"{rival.log_loss:.4f} and {rival.accuracy:.4f} for {rival.name}, {where} "
+        f"({advantage(chosen.losses_N, rival.losses_N):+.1f} standard errors)"
+    )
 
 
 def _look(run: Run) -> Rows:
@@ -150,7 +219,8 @@ def _look(run: Run) -> Rows:
     targets = torch.tensor(inputs.train["labels"])
     given_NC = given(targets, len(data.labels))
     fold_N = fold_numbers(data.train.texts, given_NC, folds=config.auto.folds, seed=config.seed)
-    poolings = ["native"] if config.auto.stock else ["native", "mean"]
+    only_native = config.auto.stock or len(targets) > CROSS_FIT_ROWS
+    poolings = ["native"] if only_native else ["native", "mean"]
     if config.model.pooling == "mean":
         poolings = ["mean"]
     features = _features(run, base, inputs, poolings)
@@ -202,25 +272,18 @@ def _probe(run: Run, rows: Rows, features_ND: Tensor, loss: Loss) -> CrossFitted
 
 
 def _lora(
-    run: Run, rows: Rows, probes: dict[str, CrossFitted], pooling: str, loss: Loss
+    run: Run, rows: Rows, l2: float, pooling: str, loss: Loss, minutes: float
 ) -> NDArray[np.float32]:
     """Cross-fit LoRA with this pooling from its probe."""
-    choice = Choice(
-        method="lora",
-        pooling=pooling,
-        probe_l2=probes[pooling].l2,
-        trainer=recipe(len(rows.targets), run.config.trainer),
-        reason="",
-        judged_on="",
-        rows=0,
-    )
+    choice = Choice(method="lora", pooling=pooling, probe_l2=l2, trainer=_recipe_of(run))
     return cross_fit_lora(
         _with(run, choice),
         rows.features[pooling],
         rows.targets,
         loss,
         rows.fold_N,
-        f"training on {run.config.auto.folds} parts of the rows, {pooling} pooling",
+        what=f"training on {run.config.auto.folds} parts of the rows, {pooling} pooling",
+        minutes=minutes,
     )
 
 
@@ -234,41 +297,16 @@ def _judged(
     )
 
 
-def _awaiting(
-    run: Run, probes: dict[str, CrossFitted], start: Candidate, found: list[Candidate], why: str
-) -> Choice:
-    """LoRA, to be compared with the probe on the validation rows once it is trained."""
-    native = next(each for each in found if each.pooling == "native" or len(found) == 1)
-    reason = f"LoRA first, to be compared with the probe on the validation rows: {why}"
-    choice = _choice(
-        run, probes, dataclasses.replace(native, method="lora"), reason, found, len(start.losses_N)
-    )
-    return dataclasses.replace(choice, awaits_validation=True, judged_on="validation rows")
-
-
-def _choice(
-    run: Run,
-    probes: dict[str, CrossFitted],
-    chosen: Candidate,
-    reason: str,
-    found: list[Candidate],
-    rows: int,
-) -> Choice:
-    return Choice(
-        method=chosen.method,
-        pooling=chosen.pooling,
-        probe_l2=probes[chosen.pooling].l2,
-        trainer=recipe(len(run.data.train), run.config.trainer) if chosen.method == "lora" else {},
-        reason=reason,
-        judged_on="cross-fitted training rows",
-        rows=rows,
-        candidates=[each.figures for each in found],
-    )
+def _recipe_of(run: Run) -> dict[str, Any]:
+    return recipe(len(run.data.train), run.config.trainer)
 
 
 def recipe(rows: int, explicit: dict[str, Any]) -> dict[str, Any]:
-    """Return the Trainer's settings for so many training rows, without those that are set."""
+    """Return the Trainer's settings for so many training rows, without those that are set.
+
+    The fewer rows, the more epochs: 20 for up to 225, 16 for 300, 8 for 1,000, 4 for 10,000.
+    """
     if "max_steps" in explicit:
         return {}
-    settings = {"num_train_epochs": max(4, min(40, round(4 + 3600 / rows)))}
+    settings = {"num_train_epochs": max(4, min(20, round(4 + 3600 / rows)))}
     return {key: value for key, value in settings.items() if key not in explicit}

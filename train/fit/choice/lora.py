@@ -37,12 +37,20 @@ class OverBudget(Exception):
 
 
 def cross_fit_lora(
-    run: Run, features_ND: Tensor, targets: Tensor, loss: Loss, fold_N: NDArray[np.int64], what: str
+    run: Run,
+    features_ND: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    fold_N: NDArray[np.int64],
+    *,
+    what: str,
+    minutes: float,
 ) -> Array:
     """Train once per fold on the rows of the other folds; return the logits of all rows, (N, C).
 
     run: with the configuration to train. features_ND: the input of its head for each row, from
-    which each head starts. what: names the training. Raises OverBudget.
+    which each head starts. what: names the training. Raises OverBudget if it would take over
+    `minutes`.
     """
     arguments = _for_folds(run)
     part = dataclasses.replace(
@@ -58,7 +66,7 @@ def cross_fit_lora(
     logits_NC = np.zeros((len(fold_N), len(run.data.labels)), dtype=np.float32)
     disable = None if run.state.is_main_process else True
     with tqdm(total=sum(steps), unit="steps", desc=what, disable=disable) as bar:
-        watch = _Watch(run, bar, sum(steps), what)
+        watch = _Watch(run, bar, sum(steps), what, minutes)
         for fold in folds:
             held = np.flatnonzero(fold_N == fold)
             logits_NC[held] = _train_fold(
@@ -100,9 +108,8 @@ def _train_fold(
         states=inputs.states,
     )
     packing = choose_batches(run, base, inputs)
-    if config.model.head_init == "probe":
-        l2 = config.model.probe_l2 or L2
-        fit_head(base.model, features_ND[rows], targets[rows], loss, l2=l2)
+    l2 = config.model.probe_l2 or L2
+    fit_head(base.model, features_ND[rows], targets[rows], loss, l2=l2)
     model = select_parameters(run, base)
     trainer = make_trainer(run, base, model, loss, part, packing, [watch])
     for printing in (PrinterCallback, ProgressCallback):
@@ -119,9 +126,8 @@ def _train_fold(
 class _Watch(TrainerCallback):
     """Moves the bar, says how long all folds take, and stops them beyond the budget."""
 
-    def __init__(self, run: Run, bar: Any, total: int, what: str) -> None:
-        self.run, self.bar, self.total, self.what = run, bar, total, what
-        self.budget = run.config.auto.budget_minutes
+    def __init__(self, run: Run, bar: Any, total: int, what: str, minutes: float) -> None:
+        self.run, self.bar, self.total, self.what, self.budget = run, bar, total, what, minutes
         self.steps = 0
         self.started = 0.0
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from serve.files import open_atomic
-from serve.inference.backends.torch import TorchBackend
-from serve.inference.passes import batched_logits
 from serve.inference.scores import Array, activate, chosen, default_activation
 from train.fit.adapter import Trained
 from train.fit.choice.folds import fold_numbers, judged_rows
@@ -29,7 +27,7 @@ from train.model.base import Base, last_linear
 from train.model.head import L2, features, fit_head
 from train.model.loss import Loss
 from train.model.new_rows import fit_new_rows
-from train.statistics.metrics import Choice, one_hot
+from train.statistics.metrics import given
 
 CROSS_FIT_ROWS = 5000
 """Training rows up to which the probe's accuracy is cross-fitted; with more, the validation rows
@@ -68,12 +66,6 @@ class Baseline:
         )
 
 
-def given(labels: Any, num_labels: int) -> Choice:
-    """Return the labels of encoded rows, bool of shape (N, C)."""
-    values = np.asarray(labels)
-    return values.astype(bool) if values.ndim == 2 else one_hot(values, num_labels)
-
-
 def init_from_probe(
     run: Run, base: Base, inputs: Inputs, loss: Loss, features_ND: Tensor | None = None
 ) -> Baseline:
@@ -108,13 +100,14 @@ def init_from_probe(
             f"head initialized from a linear probe: accuracy {accuracy:.4f}, cross-fitted on "
             f"{rows} rows"
         )
-    backend = TorchBackend(base.model, device=str(run.device))
     validation = Tokens(inputs.validation, base.encoder.columns)
-    validation_NC = batched_logits(backend, base.encoder, validation, batch_size=64)
+    with torch.no_grad():
+        unseen_ND = features(base.model, base.encoder, validation, device=run.device)
+        logits_NC = head(unseen_ND.to(run.device)).float().cpu().numpy()
     if base.new_outputs is not None and goes_on:
         head.load_state_dict(kept)
         _fit_new_rows(run, base.new_outputs, head, features_ND, targets, loss)
-    return Baseline(cross_fitted=accuracy, rows=rows, validation_NC=validation_NC)
+    return Baseline(cross_fitted=accuracy, rows=rows, validation_NC=logits_NC)
 
 
 def _fit_new_rows(

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.scores import Array
-from train.fit.choice.judge import calibrated_losses
 from train.model.head import L2, fit_probe
 from train.model.loss import Loss
+from train.statistics.calibrated_loss import calibrated_losses
 from train.statistics.metrics import Choice
 
 COARSE = (1.0, 10.0, 100.0, 1000.0)

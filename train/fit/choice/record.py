@@ -23,15 +23,14 @@ class Choice:
 
     pooling: str
     probe_l2: float
-    trainer: dict[str, Any]
+    trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the Trainer; those of the configuration go before."""
 
-    reason: str
+    reason: str = ""
     """In one sentence, with the figures."""
 
-    judged_on: str
-    rows: int
-    """Number of rows that decided; 0 if none did."""
+    rows: int = 0
+    """Number of rows that decided."""
 
     candidates: list[dict[str, Any]] = field(default_factory=list)
     """Method, pooling, accuracy and log-loss of each, on the same rows."""
