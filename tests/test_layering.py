@@ -20,10 +20,10 @@ WINGS = {
         predictor pooling
     """.split(),
     "train": """
-        launcher config processes statistics report data model portable evaluation publish audit
-        gate fit preflight merge tune init api cli __main__
+        launcher config processes statistics report data model portable origin evaluation publish
+        audit gate fit preflight merge tune init importing api cli __main__
     """.split(),
-    "textloop": "binding loading commands completion __main__".split(),
+    "textloop": "binding loading serving commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 
@@ -270,6 +270,21 @@ def test_light_modules_import_without_torch() -> None:
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
 
     assert run("-c", code).returncode == 0
+
+
+LIGHT = (
+    "serve.__main__, serve.http.api, serve.http.arm, serve.http.tracing, serve.predict_file, "
+    "serve.inference.predictor, serve.inference.backends.onnx, serve.processes.litserver"
+)
+"""What a server of an int8 export imports, in one of its processes or another."""
+
+
+def test_an_int8_server_imports_without_pytorch_and_transformers() -> None:
+    hidden = "torch=None, transformers=None, pandas=None, pyarrow=None"
+
+    done = run("-c", f"import sys; sys.modules.update({hidden}); import {LIGHT}")
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_http_processes_import_no_training_library() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 from serve.classifier.classifier import Classifier
@@ -22,6 +21,8 @@ def load(source: str | Path, *, device: str = "auto", backend: BackendName = "au
 
         require("train")
         with libraries_first():
-            source = import_module("train.importing.on_the_fly").bundle_for(source)
+            from train.importing.on_the_fly import bundle_for
+
+            source = bundle_for(source)
     with libraries_first():
         return Classifier.load(source, device=device, backend=backend)

@@ -42,9 +42,9 @@ def _explain(path: Path) -> str:
         return f"`{path}` is what `fit` trained, not a bundle; create that with `textloop merge`"
     if (path / "adapter_config.json").is_file():
         return (
-            f"`{path}` is an adapter of another program, without `{MANIFEST}`; Textloop serves "
-            "only bundles that it trained: merge the adapter into its base there, and train a "
-            "bundle with the result as `model.base`"
+            f"`{path}` is an adapter of another program, without `{MANIFEST}`; merge it into its "
+            "base there, save the result with its tokenizer, and make a bundle of that with "
+            "`textloop import`"
         )
     if (path / "adapter").is_dir() or (path / "run.json").is_file():
         return (
@@ -54,8 +54,8 @@ def _explain(path: Path) -> str:
     if (path / "config.json").is_file():
         return (
             f"`{path}` is a Hugging Face model without `{MANIFEST}`, not a bundle; make one of a "
-            f"sequence classifier with `textloop import {path}`, or train with the model as "
-            "`model.base`"
+            f"classifier with `textloop import {path} --output DIRECTORY`, or train one with this "
+            "model as `model.base`"
         )
     return f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by `textloop merge`"
 

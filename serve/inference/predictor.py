@@ -29,6 +29,7 @@ from serve.inference.placement import (
     BackendName,
     DeviceFailed,
     DoesNotFit,
+    missing_for_torch,
     pick_backend,
     pick_device,
     pick_precision,
@@ -178,6 +179,13 @@ class Predictor:
             tokens_per_s=best_rate * self.backend.concurrency,
         )
 
+    def release(self) -> bool:
+        """Release some of the memory that passes left allocated, in some milliseconds.
+
+        The next large batch allocates it again. Returns False if there is no more.
+        """
+        return self.backend.release(self.encoder.pad([self._text_of(4)]))
+
     def _text_of(self, length: int) -> Encoding:
         """Return an encoding of `length` tokens, at most `max_length`."""
         length = min(length, self.encoder.max_length)
@@ -235,6 +243,11 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
     """
     manifest = bundle.manifest
     sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
+    if not manifest.tokenizer.fast and (missing := missing_for_torch()):
+        raise BundleError(
+            f"bundle `{bundle.path}`: its tokenizer is not a fast one and needs transformers, "
+            f"but {missing}"
+        )
     try:
         if manifest.tokenizer.fast:
             encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -32,7 +32,7 @@ def sections(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, t
     for name, field in schema.model_fields.items():
         for inner in (field.annotation, *get_args(field.annotation)):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
-                entry = "" if inner is field.annotation else "NAME."
+                entry = "NAME." if get_origin(field.annotation) is dict else ""
                 yield from sections(inner, f"{prefix}{name}.{entry}")
 
 
@@ -55,6 +55,8 @@ def kind_of(schema: dict[str, Any]) -> str:
     """The values that a JSON schema takes, in a few words; null is left to the default."""
     if parts := schema.get("anyOf"):
         return " or ".join(kind_of(part) for part in parts if part.get("type") != "null")
+    if "$ref" in schema:
+        return "mapping"
     if choices := schema.get("enum", [schema["const"]] if "const" in schema else []):
         return ", ".join(f"`{choice}`" for choice in choices)
     bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)

@@ -37,6 +37,11 @@ COMMANDS = {
         help="search hyperparameters on the validation split",
         extra="train",
     ),
+    "import": Command(
+        module="train.importing.command",
+        help="make a bundle of a Hugging Face classifier that was trained elsewhere",
+        extra="train",
+    ),
     "publish": Command(
         module="train.cli.publish",
         help="publish the bundle to the Hub, S3 or a directory",

@@ -19,6 +19,11 @@ def _one_name(value: Any) -> Any:
     return str(value) if is_number else value
 
 
+def _one_label(value: Any) -> Any:
+    """Turn a number or a boolean into the label that it means, as `string_keys` does."""
+    return str(value).lower() if isinstance(value, bool) else _one_name(value)
+
+
 def _names(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_one_name(item) for item in value)
@@ -36,6 +41,9 @@ def string_keys(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 """Names; a bare name is a list of one."""
+
+Label = Annotated[str, BeforeValidator(_one_label)]
+"""One label."""
 
 Name = Annotated[str, BeforeValidator(_one_name)]
 """One name."""

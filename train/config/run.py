@@ -156,6 +156,11 @@ class RunConfig(Config):
             self._check_quantize()
         if self.data.label_columns and self.task != "multi_label":
             raise ValueError("`data.label_columns` needs task: multi_label")
+        if self.task == "multi_label" and self.calibration.positive_label is not None:
+            raise ValueError(
+                "`calibration.positive_label` needs task: single_label with two labels; a "
+                "multi_label model gets a threshold per label (calibration.thresholds)"
+            )
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self

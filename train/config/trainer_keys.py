@@ -245,20 +245,18 @@ def label_metric(name: str) -> tuple[str, str] | None:
 
 
 def is_loss(metric: str) -> bool:
-    """Return whether less is better; transformers would take `f1:data loss` for a loss."""
+    """Whether less is better; transformers would take `f1:data loss` for a loss."""
     return metric.removeprefix("eval_") == "loss"
 
 
 def _check_metric(trainer: dict[str, Any]) -> None:
-    metric = trainer.get("metric_for_best_model")
-    if metric is None:
+    if (metric := trainer.get("metric_for_best_model")) is None:
         return
     if problem := metric_problem(metric):
         raise ValueError(f"trainer.metric_for_best_model: {problem}")
-    greater = trainer.get("greater_is_better")
-    if greater is not None and greater == is_loss(metric):
+    if trainer.get("greater_is_better", not is_loss(metric)) == is_loss(metric):
         raise ValueError(
-            f"`trainer.greater_is_better` = {greater} would keep the worst checkpoint by "
+            f"`trainer.greater_is_better` = {is_loss(metric)} would keep the worst checkpoint by "
             f"{metric}; remove it"
         )
 

@@ -15,6 +15,7 @@ from serve.inference.predictor import Predictor
 from serve.inference.scores import Array
 from train.config.run import RunConfig
 from train.data.splits import Split
+from train.evaluation.binary import measure_binary
 from train.evaluation.errors import evaluate_abstention
 from train.evaluation.result import Measurement
 from train.report.progress import Progress
@@ -52,6 +53,7 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
         reference_NC=reference_NC,
         metrics=metrics,
         abstention=evaluate_abstention(predictor.rules.abstention, decision.abstain_N, correct_N),
+        binary=measure_binary(predictor.rules, probabilities_NC, reference_NC, manifest.labels),
     )
 
 

@@ -13,6 +13,7 @@ from serve.bundle.manifest import Manifest
 from serve.files import write_atomic
 from serve.html import Html, image, page, paragraph, section, table
 from train.data.splits import Split
+from train.evaluation.binary import decision_parts
 from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
 from train.evaluation.figures import draw, requested_abstention
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
@@ -69,6 +70,7 @@ def write_report(
         "metrics": _metrics(result),
         "calibration": [
             *_calibration(manifest),
+            *decision_parts(full.binary),
             _figure(figures["reliability"], "reliability diagram"),
         ],
         "abstention": [
@@ -89,7 +91,8 @@ def write_report(
         ),
         *(section(name, title, *bodies[name]) for name, title in SECTIONS),
     ]
-    title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, fine-tuned"
+    origin = "imported" if manifest.is_imported else "fine-tuned"
+    title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, {origin}"
     write_atomic(result.directory / "report.html", page(title, SECTIONS, parts))
 
 

@@ -71,9 +71,9 @@ def rows_of_champion(
     """Which test rows are the champion's: all, or those whose labels it knows; bool, (N,).
 
     renamed: whether the rows have labels by other names than the champion's. Raises ValueError
-    if their SHA-256 is not the one that the champion records.
+    if their SHA-256 is not the one that the champion records; an imported one was made for none.
     """
-    recorded = manifest.data["test"]
+    recorded = manifest.data.get("test")
     if not renamed and recorded == test.fingerprint:
         return np.ones(len(test), dtype=bool)
     named = _under_its_names(manifest, config) if renamed else test
@@ -83,6 +83,9 @@ def rows_of_champion(
     theirs = Split(
         texts=[named.texts[row] for row in rows], labels=[named.labels[row] for row in rows]
     ).fingerprint
+    if manifest.is_imported:
+        return kept_N
+    assert recorded is not None
     if len(named) != len(test) or theirs != recorded:
         raise ValueError(
             f"records {recorded['rows']} test rows with SHA-256 {recorded['sha256'][:12]}, but "

@@ -50,6 +50,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config, adapter, data, staging, device, precision=fitted["precision"]
         )
         refuse_differences(merged.parity)
+        assert merged.reference_NC is not None
         calibration = calibrate(
             merged.logits_NC,
             merged.reference_NC,
