@@ -23,7 +23,7 @@ WINGS = {
         launcher config processes statistics report data model portable origin evaluation publish
         audit gate fit preflight merge tune init importing api cli __main__
     """.split(),
-    "textloop": "binding serving loading commands completion __main__".split(),
+    "textloop": "binding loading serving commands completion __main__".split(),
 }
 """Wings of each package from the ground up: a wing may import those before it, and itself."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 from serve.classifier.classifier import Classifier
@@ -22,5 +21,6 @@ def load(source: str | Path, *, device: str = "auto", backend: BackendName = "au
 
     require("train")
     with libraries_first():
-        bundle = import_module("train.importing.on_the_fly").bundle_for(str(source))
-        return Classifier.load(bundle, device=device, backend=backend)
+        from train.importing.on_the_fly import bundle_for
+
+        return Classifier.load(bundle_for(str(source)), device=device, backend=backend)

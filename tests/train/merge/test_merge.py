@@ -110,7 +110,7 @@ def test_merge_refuses_a_model_that_is_not_the_trained_one(
 ) -> None:
     config = RunConfig.model_validate(make_config(tmp_path / "run"))
     fit(config)
-    monkeypatch.setattr("train.merge.merge.TOLERANCE", -1.0)
+    monkeypatch.setattr("train.merge.parity.TOLERANCE", -1.0)
 
     with pytest.raises(MergeRefused, match="differ by up to"):
         merge(config)
