@@ -185,7 +185,8 @@ def scrolling(markup: str, label: str, *, tall: bool = False) -> Html:
 
 def paragraph(*parts: object, quiet: bool = False) -> Html:
     """Make a paragraph; plain text between backticks becomes code."""
-    return Html(f"<p{' class="quiet"' if quiet else ''}>{_joined(parts)}</p>")
+    attribute = ' class="quiet"' if quiet else ""
+    return Html(f"<p{attribute}>{_joined(parts)}</p>")
 
 
 def _joined(parts: Sequence[object]) -> str:
@@ -200,9 +201,9 @@ def bullets(items: Sequence[object]) -> Html:
     return Html("<ul>" + "".join(f"<li>{_joined([item])}</li>" for item in items) + "</ul>")
 
 
-def command(line: str) -> Html:
-    """Show a command to copy."""
-    return Html(f"<pre><code>{safe(line)}</code></pre>")
+def listing(text: str) -> Html:
+    """Show a command to copy, or a configuration, line by line."""
+    return Html(f'<pre tabindex="0"><code>{safe(text)}</code></pre>')
 
 
 def key_figures(figures: Sequence[tuple[str, object, object]]) -> Html:
@@ -267,7 +268,9 @@ def page(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(name_of_page)}</title><style>{STYLE}</style></head><body>\n"
-        f"<header>{''.join(top)}</header>\n<main>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+        f"<header>{''.join(top)}</header>\n<main>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
     ).encode("utf-8", "backslashreplace")
 
 

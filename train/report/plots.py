@@ -21,8 +21,8 @@ from serve.html import Html
 from serve.stats import wilson
 from train.report.svg import inline_svg
 from train.statistics.probability_metrics import Bins
-from train.statistics.ranking_metrics import PrecisionRecall
 from train.statistics.selective import RiskCurve
+from train.statistics.thresholds import PrecisionRecallCurve
 
 TEXT, BLUE, ORANGE, GREY = "#1b2430", "#2563a8", "#b4500f", "#566170"
 VARIABLES = {TEXT: "text", BLUE: "series", ORANGE: "accent", GREY: "quiet"}
@@ -112,7 +112,7 @@ def bin_intervals(bins: Bins) -> tuple[Any, Any]:
 
 @rc_context(STYLE)
 def precision_recall(
-    curve: PrecisionRecall, label: str, point: tuple[float, float], share: float
+    curve: PrecisionRecallCurve, label: str, point: tuple[float, float], share: float
 ) -> Plot:
     """Draw precision against recall of a label. point: recall and precision of the answers.
 
@@ -143,9 +143,7 @@ def precision_recall(
 
 
 @rc_context(STYLE)
-def risk_coverage(
-    curve: RiskCurve, point: tuple[float, float] | None, limit: float | None
-) -> Plot:
+def risk_coverage(curve: RiskCurve, point: tuple[float, float] | None, limit: float | None) -> Plot:
     """Draw selective risk against coverage. point: coverage and risk at the threshold."""
     figure, axes = _figure(4.2, 3.0)
     axes.plot(curve.coverage_K, curve.risk_K, color=BLUE, linewidth=1.4)
