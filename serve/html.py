@@ -50,7 +50,7 @@ a, summary { color: var(--series); } summary { cursor: pointer; width: fit-conte
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1rem 0; }
 :focus-visible { outline: 2px solid var(--series); outline-offset: 2px; }
 .quiet, caption, figcaption, dt, tr.quiet td, tr.quiet th { color: var(--quiet); }
-.kind, .about { color: var(--quiet); margin: 0; } .kind { font-size: .9rem; }
+.kind, .about { color: var(--quiet); margin: 0; max-width: none; } .kind { font-size: .9rem; }
 .verdict { font-size: 1.2rem; line-height: 1.4; max-width: none; margin: 1.1rem 0;
   padding: .8rem 1rem; background: var(--panel); border-left: .35rem solid var(--series); }
 .verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
@@ -73,9 +73,9 @@ th:last-child, td:last-child { padding-right: .4rem; }
 tbody tr + tr > * { border-top: 1px solid var(--faint); }
 .tall thead th { position: sticky; top: 0; background: var(--page); z-index: 1; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.name { min-width: 7.5rem; max-width: 20rem; unicode-bidi: plaintext; }
+.name { min-width: 10.5rem; max-width: 20rem; unicode-bidi: plaintext; }
 .text { min-width: 15rem; white-space: pre-wrap; unicode-bidi: plaintext; }
-thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 45%; }
+thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 30%; }
 tr.worse > * { background: var(--worse); } tr.better > * { background: var(--better); }
 code { font-size: .9em; } pre { overflow-x: auto; background: var(--panel); padding: .6rem .8rem; }
 .mark { color: var(--bad); font: .85em monospace; }
@@ -86,7 +86,7 @@ svg.dots, svg.bar { display: block; width: 100%; height: 1.3em; overflow: visibl
 .heat th, .heat td { padding: .15rem .3rem; border: 1px solid var(--faint); text-align: center; }
 .heat td { min-width: 1.8rem; font-variant-numeric: tabular-nums; }
 .heat th.name { max-width: 11rem; min-width: 5rem; position: sticky; left: 0; text-align: right;
-  background: var(--page); } .heat thead th { vertical-align: bottom; }
+  background: var(--page); } .heat thead th { vertical-align: bottom; font-weight: 400; }
 .heat thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; display: inline-block; }
 .heat th.name span { display: block; max-height: 3em; overflow: hidden; }

@@ -227,7 +227,9 @@ def _ids(table: pa.Table, config: RunConfig) -> dict[str, Sequence[Any]]:
     """Read the id columns; one with values of several types becomes text, as a file needs one."""
     columns = config.evaluation.id_columns
     rows = [[json.loads(value) for value in row] for row in ids_of(table)] if columns else []
-    found = {column: [row[number] for row in rows] for number, column in enumerate(columns)}
+    found: dict[str, Sequence[Any]] = {
+        column: [row[number] for row in rows] for number, column in enumerate(columns)
+    }
     for column, values in found.items():
         if len({type(value) for value in values} - {type(None)}) > 1:
             found[column] = [None if value is None else str(value) for value in values]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serve.html import Html, folded, paragraph, table
+from serve.html import Html, columns, folded, paragraph, table
 from train.data.splits import Split
 from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
 from train.evaluation.result import Measurement
@@ -17,6 +17,8 @@ from train.statistics.intervals import LabelMetrics
 
 MAX_OPEN_LABELS = 20
 """Labels that are shown at once; of more, the ones with the lowest F1, the others on demand."""
+
+OPEN_ERRORS = 10
 
 MAX_SLICES = 60
 
@@ -72,7 +74,8 @@ def confusion_section(full: Measurement, labels: Sequence[str]) -> list[Html]:
         parts.append(
             folded("More confusions", table(head, left, kinds=kinds, caption="Further ones"))
         )
-    return [*parts, confusion_table(matrix_CC, labels)]
+    matrix = confusion_table(matrix_CC, labels)
+    return [columns(Html("".join(parts)), matrix)] if len(labels) <= 12 else [*parts, matrix]
 
 
 def error_section(full: Measurement, split: Split, labels: Sequence[str]) -> list[Html]:
@@ -87,17 +90,21 @@ def error_section(full: Measurement, split: Split, labels: Sequence[str]) -> lis
         [text_cell(text), label_cell(true), label_cell(predicted), f"{sure:.3f}", row_of(split, n)]
         for n, text, true, predicted, sure in found
     ]
+
+    def listed(some: list[list[Any]], caption: str) -> Html:
+        head = ["text", "true", "predicted", "confidence", "row"]
+        kinds = ["text", "name", "name", "number", "number"]
+        return table(head, some, kinds=kinds, caption=caption)
+
+    shown, left = rows[:OPEN_ERRORS], rows[OPEN_ERRORS:]
+    caption = f"{len(shown)} of {total:,} errors" if len(shown) < total else f"All {total} errors"
     return [
         paragraph(
             "Texts with a wrong answer, the most confident first: check their labels before "
             "anything else. The row is the one in the source, counted from 1."
         ),
-        table(
-            ["text", "true", "predicted", "confidence", "row"],
-            rows,
-            kinds=["text", "name", "name", "number", "number"],
-            caption=f"{len(rows)} of {total:,} errors",
-        ),
+        listed(shown, caption),
+        *([folded(f"{len(left)} more errors", listed(left, "Further errors"))] if left else []),
     ]
 
 

@@ -111,10 +111,16 @@ def abstention_section(
     """The abstention threshold, and what it does on the test rows."""
     requested = requested_abstention(manifest)
     if requested is None:
-        return [
-            paragraph("The model never abstains: `calibration.max_risk` was not set."),
-            *plots_of(drawn, "risk_coverage"),
-        ]
+        text = paragraph(
+            "The model never abstains: `calibration.max_risk` was not set. The curve shows the "
+            "error rate among the answered texts (the selective risk) if only the surest were "
+            "answered, by their fraction (the coverage)."
+        )
+        return (
+            [columns(text, *plots_of(drawn, "risk_coverage"))]
+            if "risk_coverage" in drawn
+            else [text]
+        )
     parts = [paragraph(f"{requested.reason[0].upper()}{requested.reason[1:]}.")]
     if result is not None:
         parts.append(

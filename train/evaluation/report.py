@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.bundle.manifest import Manifest
+from serve.bundle.manifest import Manifest, Measured
 from serve.files import write_atomic
 from serve.html import Html, folded, listing, page, paragraph, section, table
 from train.data.splits import Split
@@ -149,9 +149,10 @@ def _metrics(result: Evaluation) -> list[Html]:
             + ("; filled: full precision, hollow: int8" if int8 else ""),
         ),
         table(
-            ["metric", *names],
-            [[NAMES[name], *map(interval, values(name))] for name in worse],
-            kinds=["name", *["number"] * len(names)],
+            ["metric", *names, "of a calibrated model"],
+            [[NAMES[name], *map(interval, values(name)), _by_chance(full[name])]
+             for name in worse],
+            kinds=["name", *["number"] * (len(names) + 1)],
             caption="The probabilities: lower is better",
         ),
     ]  # fmt: skip
@@ -174,6 +175,10 @@ def _metrics(result: Evaluation) -> list[Html]:
         )
     )
     return parts
+
+
+def _by_chance(metric: Measured) -> str:
+    return "" if metric.by_chance is None else f"up to {metric.by_chance:.4f}"
 
 
 def _provenance(manifest: Manifest, split: Split) -> list[Html]:

@@ -85,7 +85,7 @@ def figures(result: Evaluation, manifest: Manifest, split: Split) -> Html:
          percent_range(full.intervals["accuracy"])),
         (f1.replace("f1_", "") + "-F1", f"{full.intervals[f1].value:.3f}",
          ends(full.intervals[f1])),
-        ("one answer for all", percent(constant.share), Html(f"always {constant.shown}")),
+        ("without a model", percent(constant.share), Html(f"always {constant.shown}")),
     ]  # fmt: skip
     ece = full.intervals["ece"]
     chance = f"by chance up to {ece.by_chance:.3f}" if ece.by_chance is not None else ends(ece)

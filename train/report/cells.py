@@ -34,8 +34,10 @@ def interval(metric: Measured | None, spec: str = ".4f") -> Html:
     """Format a metric with its interval in grey; a dash for None."""
     if metric is None:
         return Html("&ndash;")
-    value, space, ends = format(metric, spec).partition(" ")
-    return Html(f'{value}{space}<span class="quiet">{ends}</span>' if ends else value)
+    shown = f"{metric.value:{spec}}"
+    if metric.low is not None and metric.high is not None:
+        shown += f' <span class="quiet">[{metric.low:{spec}}, {metric.high:{spec}}]</span>'
+    return Html(shown)
 
 
 def ends(metric: Measured, spec: str = ".3f") -> str:
