@@ -62,7 +62,11 @@ dd span { display: block; font-size: .85rem; }
 .columns { display: grid; gap: 0 2.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 .columns > * { min-width: 0; }
-.table { overflow-x: auto; margin: .8rem 0; position: relative; }
+.table { overflow-x: auto; margin: .8rem 0; background:
+  linear-gradient(90deg, var(--page) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(270deg, var(--page) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(90deg, var(--line), transparent) 0 0 / .7rem 100% no-repeat,
+  linear-gradient(270deg, var(--line), transparent) 100% 0 / .7rem 100% no-repeat; }
 .tall { max-height: 36rem; overflow-y: auto; }
 table { border-collapse: collapse; font-size: .9rem; } table.wide { width: 100%; }
 caption { text-align: left; padding-bottom: .3rem; font-size: .85rem; }
@@ -76,16 +80,19 @@ tbody tr + tr > * { border-top: 1px solid var(--faint); }
 .name { min-width: 10.5rem; max-width: 20rem; unicode-bidi: plaintext; }
 .text { min-width: 15rem; white-space: pre-wrap; unicode-bidi: plaintext; }
 thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 30%; }
-tr.worse > * { background: var(--worse); } tr.better > * { background: var(--better); }
+@media (max-width: 40rem) { tbody th.name { position: sticky; left: 0; background: var(--page);
+  min-width: 7rem; max-width: 9rem; } }
+tbody tr.worse > * { background: var(--worse); }
+tbody tr.better > * { background: var(--better); }
 code { font-size: .9em; } pre { overflow-x: auto; background: var(--panel); padding: .6rem .8rem; }
 .mark { color: var(--bad); font: .85em monospace; }
 figure { margin: .8rem 0; } figcaption { font-size: .85rem; max-width: 34rem; }
 svg.plot { display: block; width: 100%; max-width: 34rem; height: auto; }
 svg.dots, svg.bar { display: block; width: 100%; height: 1.3em; overflow: visible; }
 .scale { display: flex; justify-content: space-between; font-weight: 400; color: var(--quiet); }
-.heat th, .heat td { padding: .15rem .3rem; border: 1px solid var(--faint); text-align: center; }
+table.heat { font-size: .8rem; } .heat th, .heat td { padding: .15rem .3rem; border: 1px solid var(--faint); text-align: center; }
 .heat td { min-width: 1.8rem; font-variant-numeric: tabular-nums; }
-.heat th.name { max-width: 11rem; min-width: 5rem; position: sticky; left: 0; text-align: right;
+.heat th.name { max-width: 11rem; min-width: 7rem; position: sticky; left: 0; text-align: right;
   background: var(--page); } .heat thead th { vertical-align: bottom; font-weight: 400; }
 .heat thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; display: inline-block; }

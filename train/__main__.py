@@ -166,7 +166,7 @@ def _gate(config: RunConfig, arguments: argparse.Namespace) -> int:
         output=arguments.output,
     )
     print(to_text(report))
-    print(f"wrote {path}")
+    print(f"wrote {path.with_suffix('.html')}, and beside it {path.name}")
     return 0 if report.passed else 1
 
 
@@ -180,7 +180,7 @@ def _tune(config: RunConfig, arguments: argparse.Namespace) -> int:
     print(result.summary)
     if result.best is None:
         return 1
-    print(f"wrote {result.best_file} and {result.table_file}")
+    print(f"wrote {result.best_file}; see report.html beside it")
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TIMEOUT_S = 60
+MESSAGES = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
 
 @dataclass
@@ -129,9 +130,7 @@ class Browser:
             params = event.get("params", {})
             if event["method"] == "Network.requestWillBeSent":
                 view.requests.append(params["request"]["url"])
-            elif event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled"):
-                view.messages.append(json.dumps(params)[:500])
-            elif event["method"] == "Runtime.exceptionThrown":
+            elif event["method"] in MESSAGES:
                 view.messages.append(json.dumps(params)[:500])
         view.requests = [url for url in view.requests if url != file.as_uri()]
         return view

@@ -25,8 +25,10 @@ from serve.inference.text import Text
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data
 from train.evaluation.measure import check_task, predict, reference
+from train.gate.changes import changes_file, find_changes, label_changes, write_changes
 from train.gate.guards import finite_check
 from train.gate.judge import build_gate_report
+from train.gate.page import gate_page
 from train.gate.report import BundleInfo, GateReport
 from train.statistics.comparison import check_counts
 from train.statistics.resampling import Predictions
@@ -55,9 +57,10 @@ def gate(
 ) -> tuple[GateReport, Path]:
     """Compare, and write the report to `output`, by default to a file in `output_dir`.
 
-    candidates: several are seeds of one configuration, against as many champions or one.
-    Returns the report and its path. Raises ValueError for bundles that cannot be compared with
-    each other on these rows.
+    Beside it are a page of the same name that ends in .html, and all texts with another answer,
+    in a file that ends in -changed.parquet. candidates: several are seeds of one configuration,
+    against as many champions or one. Returns the report and its path. Raises ValueError for
+    bundles that cannot be compared with each other on these rows.
     """
     check_counts(len(candidates), len(champions))
     opened = {
@@ -102,6 +105,11 @@ def gate(
         names = f"{candidate.infos[0].version}-vs-{champion.infos[0].version}"
         output = config.output_dir / f"gate-{names}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
+    sides = champion.predictions[0], candidate.predictions[0]
+    changes = find_changes(test, *sides, labels=labels, task=config.task)
+    write_changes(changes_file(output), changes, is_pair=config.is_pair)
+    page = gate_page(report, changes, label_changes(*sides, labels), output)
+    write_atomic(output.with_suffix(".html"), page)
     write_atomic(output, (report.model_dump_json(indent=2) + "\n").encode())
     return report, output
 

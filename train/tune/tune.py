@@ -25,6 +25,7 @@ from optuna import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.config.search_space import (
     Dimension,
@@ -37,6 +38,7 @@ from train.config.search_space import (
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
 from train.model.source import base_content, check_source
+from train.tune.page import tune_page
 from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
     GRACE_S,
@@ -81,7 +83,7 @@ class Search:
 def tune(config: RunConfig) -> TuneResult:
     """Run trials until the study has `tune.trials` finished ones, or time is up.
 
-    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
+    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, `trials.csv` and `report.html`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
     datasets.disable_progress_bars()  # each trial would show several
@@ -235,7 +237,7 @@ def remove_finished_trial_dirs(study: Study, directory: Path) -> None:
 
 def _write(study: Study, search: Search) -> TuneResult:
     with locked(search.directory):  # the last worker to write has seen the most trials
-        return write_results(
+        result = write_results(
             study,
             search.directory,
             config=search.config,
@@ -243,3 +245,7 @@ def _write(study: Study, search: Search) -> TuneResult:
             metric=search.metric,
             num_validation=len(search.rows.validation),
         )
+        trials = finished_trials(study)
+        document = tune_page(result, trials, search.config, maximize=search.maximize)
+        write_atomic(search.directory / "report.html", document)
+        return result
