@@ -72,14 +72,15 @@ table { border-collapse: collapse; font-size: .9rem; } table.wide { width: 100%;
 caption { text-align: left; padding-bottom: .3rem; font-size: .85rem; }
 th { text-align: left; font-weight: 600; vertical-align: bottom; }
 thead th { border-bottom: 2px solid var(--line); } tbody th { font-weight: 400; }
-th, td { padding: .25rem 1.1rem .25rem 0; } tbody th, td { vertical-align: top; }
+th, td { padding: .25rem 1.1rem .25rem 0; overflow-wrap: normal; }
+.name, .text { overflow-wrap: anywhere; } tbody th, td { vertical-align: top; }
 th:last-child, td:last-child { padding-right: .4rem; }
 tbody tr + tr > * { border-top: 1px solid var(--faint); }
 .tall thead th { position: sticky; top: 0; background: var(--page); z-index: 1; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .name { min-width: 10.5rem; max-width: 20rem; unicode-bidi: plaintext; }
 .text { min-width: 15rem; white-space: pre-wrap; unicode-bidi: plaintext; }
-thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 30%; }
+thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 24%; } .few .chart { width: 55%; }
 @media (max-width: 40rem) { tbody th.name { position: sticky; left: 0; background: var(--page);
   min-width: 7rem; max-width: 9rem; } }
 tbody tr.worse > * { background: var(--worse); }
@@ -90,13 +91,15 @@ figure { margin: .8rem 0; } figcaption { font-size: .85rem; max-width: 34rem; }
 svg.plot { display: block; width: 100%; max-width: 34rem; height: auto; }
 svg.dots, svg.bar { display: block; width: 100%; height: 1.3em; overflow: visible; }
 .scale { display: flex; justify-content: space-between; font-weight: 400; color: var(--quiet); }
-table.heat { font-size: .8rem; } .heat th, .heat td { padding: .15rem .3rem; border: 1px solid var(--faint); text-align: center; }
+table.heat { font-size: .8rem; }
+.heat th, .heat td { padding: .15rem .3rem; border: 1px solid var(--faint); text-align: center; }
 .heat td { min-width: 1.8rem; font-variant-numeric: tabular-nums; }
-.heat th.name { max-width: 11rem; min-width: 7rem; position: sticky; left: 0; text-align: right;
+.heat th.name { max-width: none; min-width: 0; position: sticky; left: 0; text-align: right;
   background: var(--page); } .heat thead th { vertical-align: bottom; font-weight: 400; }
-.heat thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10rem;
+.heat thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 13rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; display: inline-block; }
-.heat th.name span { display: block; max-height: 3em; overflow: hidden; }
+.heat th.name span { display: block; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; max-width: min(18rem, 26vw); margin-left: auto; }
 @media print { body { max-width: none; font-size: 10pt; } nav { display: none; }
   .table, .tall { overflow: visible; max-height: none; } tr, figure { break-inside: avoid; }
   h2, h3 { break-after: avoid; } details::details-content { content-visibility: visible;
@@ -173,7 +176,8 @@ def table(
         + "</tr>"
         for row, row_class in zip(rows, row_classes, strict=True)
     ]
-    wide = ' class="wide"' if {"text", "chart"} & set(kinds) else ""
+    few = " few" if len(kinds) <= 5 and "text" not in kinds else ""
+    wide = f' class="wide{few}"' if {"text", "chart"} & set(kinds) else ""
     return scrolling(
         f"<table{wide}><caption>{safe(caption)}</caption><thead><tr>{header}</tr></thead>\n<tbody>"
         + "\n".join(body)

@@ -41,7 +41,7 @@ def label_section(full: Measurement) -> list[Html]:
 
 
 def _label_table(labels: Sequence[LabelMetrics], caption: str) -> Html:
-    axis = Axis()
+    axis = Axis.unit([each.f1 for each in labels])
     rows = [
         [
             each.label,
@@ -141,7 +141,7 @@ def slice_section(found: Slices, accuracy: float) -> list[Html]:
 
 
 def _slice_table(slices: Sequence[Any], caption: str, accuracy: float) -> Html:
-    axis = Axis()
+    axis = Axis.unit([each.accuracy for each in slices])
     rows = [
         [
             each.value,

@@ -132,13 +132,13 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
 def _metrics(result: Evaluation) -> list[Html]:
     full, int8 = result.full.intervals, result.int8.intervals if result.int8 else None
     names = [["full precision"], ["full precision", "int8, for CPUs"]][int8 is not None]
-    axis = Axis()
 
     def values(name: str) -> list[Any]:
         return [full[name], *([int8.get(name)] if int8 is not None else [])]
 
     better = [name for name in full if name not in LOWER_IS_BETTER]
     worse = [name for name in full if name in LOWER_IS_BETTER]
+    axis = Axis.unit([each for name in better for each in values(name)])
     parts = [
         table(
             ["metric", *names, axis.head()],

@@ -18,7 +18,7 @@ from serve.html import (
     table,
 )
 from train.gate.changes import Change, LabelChange, Outcome, changes_file
-from train.gate.report import GateReport, verdict_sentence
+from train.gate.report import BundleInfo, GateReport, verdict_sentence
 from train.report.cells import interval, label_cell, percent, provenance_table, text_cell
 from train.report.marks import Axis, dots
 
@@ -46,13 +46,15 @@ def gate_page(
         ("power", "What these rows can show", _power(report)),
         ("provenance", "Provenance", _provenance(report)),
     ]
-    names = [each[0].version if each else "given predictions"
-             for each in (report.candidates, report.champions)]  # fmt: skip
+    sides = report.candidates, report.champions
+    candidate, champion = (_name(each[0]) if each else "given predictions" for each in sides)
+    versions = " against ".join(each[0].version for each in sides if each)
     seeds = len(report.candidates)
-    about = f"{report.rows:,} test rows; required: {report.settings.require.replace('_', '-')}, "
-    about += f"one-sided error {report.settings.alpha:g}"
+    about = f"{versions}; {report.rows:,} test rows; required: "
+    about += f"{report.settings.require.replace('_', '-')}, one-sided error "
+    about += f"{report.settings.alpha:g}"
     return page(
-        f"{names[0]} against {names[1]}",
+        f"{candidate} against {champion}",
         [(anchor, title) for anchor, title, _ in sections],
         [_figures(report, changes), *(section(*each[:2], *each[2]) for each in sections)],
         verdict=[Html(f"<b>{'Passed' if report.passed else 'Not passed'}</b>: "),
@@ -61,6 +63,12 @@ def gate_page(
         kind="Gate: may the candidate replace the champion?",
         about=[about + (f"; {seeds} seeds" if seeds > 1 else "") + "."],
     )  # fmt: skip
+
+
+def _name(bundle: BundleInfo) -> str:
+    """The name of a bundle's run, or of its directory."""
+    path = Path(bundle.path)
+    return (path.parent.name if path.name == "bundle" else path.name) or bundle.version
 
 
 def _figures(report: GateReport, changes: Sequence[Change]) -> Html:
@@ -95,13 +103,13 @@ def _differences(report: GateReport) -> list[Html]:
     ends = [
         end
         for *_, each, limit in rows
-        for end in (each.value, each.low, each.high, limit, 0.0)
+        for end in (each.value, each.low, each.high, limit)
         if end is not None
     ]
-    axis = Axis.around(ends)
+    axis = Axis.around_zero(ends)
     return [
         table(
-            ["", "champion", "candidate", "difference", axis.head("+.3f"), "limit"],
+            ["", "champion", "candidate", "difference", axis.head("+g"), "limit"],
             [
                 [
                     name,
@@ -189,7 +197,9 @@ def _labels(labels: Sequence[LabelChange], max_drop: float) -> list[Html]:
 
 
 def _label_table(labels: Sequence[LabelChange], max_drop: float, caption: str) -> Html:
-    axis = Axis.around([-max_drop, max_drop, *(each.candidate - each.champion for each in labels)])
+    axis = Axis.around_zero(
+        [-max_drop, max_drop, *(each.candidate - each.champion for each in labels)]
+    )
     rows: list[list[Any]] = [
         [
             each.label,
@@ -206,7 +216,7 @@ def _label_table(labels: Sequence[LabelChange], max_drop: float, caption: str) -
         for each in labels
     ]
     return table(
-        ["label", "rows", "champion", "candidate", "difference", axis.head("+.2f")],
+        ["label", "rows", "champion", "candidate", "difference", axis.head("+g")],
         rows,
         kinds=["name", *["number"] * 4, "chart"],
         caption=f"{caption}; orange: a drop of {max_drop:g}, refused if significantly exceeded",

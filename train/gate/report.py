@@ -90,11 +90,14 @@ class GateReport(FrozenModel):
 def verdict_sentence(report: GateReport) -> str:
     """State in one sentence why the candidate passes or does not."""
     section, accuracy = report.settings, report.accuracy
-    if report.passed:
-        return f"{report.reasons[0]}."
-    refusing = [check for check in report.checks if not check.passed]
     points = f"{100 * accuracy.difference:+.1f} points, {100 * accuracy.low:+.1f} to "
     points += f"{100 * accuracy.high:+.1f}"
+    if report.passed:
+        better = "its accuracy is significantly better"
+        if report.verdict != "superior":
+            better = f"its accuracy is less than {100 * section.margin:g} points lower, if at all"
+        return f"{better} ({points}), and no guard refuses."
+    refusing = [check for check in report.checks if not check.passed]
     said = []
     if any(check.name == "test rows" for check in refusing):
         said.append(

@@ -24,10 +24,12 @@ def percent(fraction: float) -> str:
 
 
 def percent_range(metric: Measured) -> str:
-    """Format an interval, rounded outwards; empty without one."""
+    """Format an interval, rounded outwards, narrow ones to tenths; empty without one."""
     if metric.low is None or metric.high is None:
         return ""
-    return f"{math.floor(100 * metric.low)} to {math.ceil(100 * metric.high)} %"
+    parts = 10 if metric.high - metric.low < 0.1 else 1
+    low, high = math.floor(100 * parts * metric.low), math.ceil(100 * parts * metric.high)
+    return f"{low / parts:g} to {high / parts:g} %"
 
 
 def interval(metric: Measured | None, spec: str = ".4f") -> Html:

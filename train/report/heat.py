@@ -17,7 +17,7 @@ MAX_LABELS = 150
 """Labels of a matrix; of more, those with the most errors are shown."""
 
 SHADES = 9
-_NAME_CHARACTERS = 40
+_NAME_CHARACTERS = 48
 
 
 def confusion_table(matrix_CC: NDArray[np.int64], labels: Sequence[str]) -> Html:

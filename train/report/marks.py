@@ -5,6 +5,7 @@ They are as wide as the cell, and hidden from screen readers, which read the fig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,19 @@ class Axis:
     high: float = 1.0
 
     @classmethod
-    def around(cls, values: Sequence[float]) -> Axis:
-        """The range of these values, with room at both ends."""
-        low, high = min(values), max(values)
-        room = (high - low or 1.0) * 0.05
-        return cls(low=low - room, high=high + room)
+    def unit(cls, measured: Sequence[Measured | None]) -> Axis:
+        """The range from 0 to 1, or its upper part if all values and intervals lie there."""
+        low = min((each.low if each.low is not None else each.value for each in measured if each),
+                  default=0.0)  # fmt: skip
+        return cls(low=max(start for start in (0.0, 0.5, 0.8, 0.9) if start <= max(low, 0.0)))
+
+    @classmethod
+    def around_zero(cls, values: Sequence[float]) -> Axis:
+        """The range of these differences, as far to both sides of 0, with round ends."""
+        largest = max(map(abs, values), default=0.0) or 1.0
+        power = 10.0 ** math.floor(math.log10(largest))
+        end = next(step * power for step in (1, 2, 3, 5, 10) if largest <= step * power * 1.0001)
+        return cls(low=-end, high=end)
 
     def at(self, value: float) -> str:
         """Position of a value, as a percentage of the width."""

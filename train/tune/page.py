@@ -9,7 +9,18 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from serve.html import Html, Tone, folded, key_figures, listing, page, paragraph, section, table
+from serve.html import (
+    Html,
+    Tone,
+    columns,
+    folded,
+    key_figures,
+    listing,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from train.config.run import RunConfig
 from train.config.search_space import decoded
 from train.report import plots
@@ -117,15 +128,15 @@ def _trials(
     values = [each.value for each in complete if each.value is not None]
     if result.best is not None and len(values) > 1:
         plot = plots.search(numbers, values, result.metric, result.best.number)
-        parts.append(Html(f"<figure>{plot.svg()}</figure>"))
+        parts = [Html(f"<figure>{plot.svg()}</figure>")]
     sign = -1 if maximize else 1
     ordered = sorted(complete, key=lambda each: sign * (each.value or 0.0))
     ordered += [each for each in trials if each.state != TrialState.COMPLETE]
     shown = _trial_table(result, ordered[:MAX_OPEN_TRIALS], keys, "Trials, the best first")
     if len(ordered) > MAX_OPEN_TRIALS:
         every = _trial_table(result, ordered, keys, "All trials")
-        return [*parts, shown, folded(f"All {len(ordered)} trials", every)]
-    return [*parts, shown]
+        shown = Html(shown + folded(f"All {len(ordered)} trials", every))
+    return [columns(*parts, shown)]
 
 
 def _trial_table(
