@@ -80,7 +80,8 @@ tbody tr + tr > * { border-top: 1px solid var(--faint); }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .name { min-width: 10.5rem; max-width: 20rem; unicode-bidi: plaintext; }
 .text { min-width: 15rem; white-space: pre-wrap; unicode-bidi: plaintext; }
-thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 24%; } .few .chart { width: 55%; }
+thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 24%; }
+.few .chart { width: 55%; }
 @media (max-width: 40rem) { tbody th.name { position: sticky; left: 0; background: var(--page);
   min-width: 7rem; max-width: 9rem; } }
 tbody tr.worse > * { background: var(--worse); }
