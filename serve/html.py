@@ -81,9 +81,9 @@ tbody tr + tr > * { border-top: 1px solid var(--faint); }
 .name { min-width: 10.5rem; max-width: 20rem; unicode-bidi: plaintext; }
 .text { min-width: 15rem; white-space: pre-wrap; unicode-bidi: plaintext; }
 thead .text, thead .name { white-space: normal; } .chart { min-width: 9rem; width: 24%; }
-.few .chart { width: 55%; }
+.few .chart { width: 42%; }
 @media (max-width: 40rem) { tbody th.name { position: sticky; left: 0; background: var(--page);
-  min-width: 7rem; max-width: 9rem; } }
+  min-width: 8.5rem; max-width: 9rem; } }
 tbody tr.worse > * { background: var(--worse); }
 tbody tr.better > * { background: var(--better); }
 code { font-size: .9em; } pre { overflow-x: auto; background: var(--panel); padding: .6rem .8rem; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ HOSTILE = (
     "line\nline\n\n" * 10,
     "https://example.org/" + "a" * 500,
 )
+
+
+CHOICES = [json.dumps("x" * 200), "8"]
+"""Values of a dimension, as a search stores them."""
 
 
 def labels_of(count: int) -> tuple[str, ...]:
@@ -207,12 +212,12 @@ def prepare(count: int, rows: int) -> bytes:
 
 def tune(trials: int) -> bytes:
     """The page of a search."""
-    distribution = optuna.distributions.CategoricalDistribution(["x" * 200, "b"])
+    distribution = optuna.distributions.CategoricalDistribution(CHOICES)
     keys = [f"trainer.some_very_long_key_{n}" for n in range(6)]
     made = [
         optuna.trial.create_trial(
             value=0.5 + n / 100,
-            params=dict.fromkeys(keys, "b" if n % 2 else "x" * 200),
+            params=dict.fromkeys(keys, CHOICES[n % 2]),
             distributions=dict.fromkeys(keys, distribution),
         )
         for n in range(trials)

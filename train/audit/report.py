@@ -39,7 +39,7 @@ def report_html(audit: Audit, summary: Mapping[str, Any]) -> bytes:
         key=lambda each: SERIOUS.index(each.kind) if each.kind in SERIOUS else len(SERIOUS),
     )
     sections = [
-        ("findings", "Findings", _index(audit.findings, found)),
+        ("findings", "Findings", _index(audit, found)),
         *((each.kind, f"{each.title}: {each.count:,}", _finding(each)) for each in found),
         ("labels", "Labels", _labels(audit, list(summary["splits"]))),
         ("provenance", "Provenance", _provenance(summary)),
@@ -97,8 +97,13 @@ def _figures(audit: Audit, splits: Mapping[str, Any]) -> Html:
     )
 
 
-def _index(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Html]:
-    nothing = [each.title[0].lower() + each.title[1:] for each in findings if not each.count]
+def _index(audit: Audit, found: Sequence[Finding]) -> list[Html]:
+    unjudged = bool(audit.reliability and audit.reliability.reason)
+    nothing = [
+        each.title[0].lower() + each.title[1:]
+        for each in audit.findings
+        if not each.count and not (each.kind == "label_errors" and unjudged)
+    ]
     parts = []
     if found:
         largest = max(each.count for each in found)
@@ -115,8 +120,9 @@ def _index(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Html]:
         )
     if nothing:
         parts.append(paragraph(f"Looked for and not found: {'; '.join(nothing)}."))
-    unjudged = [each for each in findings if each.kind == "label_errors" and not each.count]
-    parts += [paragraph(each.meaning, quiet=True) for each in unjudged]
+    if audit.reliability and audit.reliability.reason:
+        said = f"Labels that are probably wrong are not reported: {audit.reliability.reason}."
+        parts.append(paragraph(said))
     return parts
 
 
@@ -181,7 +187,7 @@ def _label_table(
         for label, each in counts
     ]
     kinds = ["name", *["number"] * len(splits), "chart"]
-    return table(["label", *splits, "train"], rows, kinds=kinds, caption=caption)
+    return table(["label", *splits, "drawn: train"], rows, kinds=kinds, caption=caption)
 
 
 def _provenance(summary: Mapping[str, Any]) -> list[Html]:

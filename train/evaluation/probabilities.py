@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serve.bundle.manifest import Manifest
-from serve.html import Html, columns, folded, paragraph, table
+from serve.html import Html, columns, folded, paragraph, shortened, table
 from train.evaluation.figures import bins_of, requested_abstention
 from train.evaluation.result import AbstentionResult, Measurement
 from train.report.cells import interval
@@ -31,7 +31,7 @@ def threshold_section(
     return [
         columns(
             table(
-                [f"of {positive}", "at the threshold"],
+                [f"of {shortened(positive, 60)}", "as decided"],
                 rows,
                 kinds=["name", "number"],
                 caption=f"The positive label: {metrics.support:,} rows have it, "

@@ -15,7 +15,7 @@ from typing import Any
 
 from serve.bundle.manifest import Manifest, Measured
 from serve.files import write_atomic
-from serve.html import Html, folded, listing, page, paragraph, section, table
+from serve.html import Html, folded, listing, page, paragraph, section, shortened, table
 from train.data.splits import Split
 from train.evaluation.evidence import (
     confusion_section,
@@ -112,7 +112,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
     base = str(manifest.base_model.get("base", "a model"))
     method = str(manifest.config.get("method", "fine-tuned"))
     return page(
-        f"{subject.run} on {subject.source}",
+        f"{shortened(subject.run, 60)} on {shortened(subject.source, 60)}",
         [(anchor, title) for anchor, title, _ in shown],
         [
             figures(result, manifest, split),

@@ -15,6 +15,7 @@ from serve.html import (
     page,
     paragraph,
     section,
+    shortened,
     table,
 )
 from train.gate.changes import Change, LabelChange, Outcome, changes_file
@@ -68,7 +69,8 @@ def gate_page(
 def _name(bundle: BundleInfo) -> str:
     """The name of a bundle's run, or of its directory."""
     path = Path(bundle.path)
-    return (path.parent.name if path.name == "bundle" else path.name) or bundle.version
+    name = path.parent.name if path.name == "bundle" else path.name
+    return shortened(name, 40) or bundle.version
 
 
 def _figures(report: GateReport, changes: Sequence[Change]) -> Html:

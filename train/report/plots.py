@@ -127,7 +127,7 @@ def precision_recall(
     axes.annotate(
         "threshold",
         point,
-        (-8 if left else 8, -12),
+        (-8 if left else 8, 6 if point[1] < 0.9 else -13),
         textcoords="offset points",
         color=ORANGE,
         ha="right" if left else "left",

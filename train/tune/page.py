@@ -19,6 +19,7 @@ from serve.html import (
     page,
     paragraph,
     section,
+    shortened,
     table,
 )
 from train.config.run import RunConfig
@@ -52,7 +53,7 @@ def tune_page(
     counts = ", ".join(f"{number} {state}" for state, number in result.counts.items())
     sentence, tone = verdict(result, complete)
     return page(
-        f"Search {result.study}",
+        f"Search {shortened(result.study, 80)}",
         [each[:2] for each in shown],
         [_figures(result, complete), *(section(*each[:2], *each[2]) for each in shown)],
         verdict=[sentence],

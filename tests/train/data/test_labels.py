@@ -360,5 +360,5 @@ def test_positive_label_is_the_configured_one_else_the_rarer(
 
 
 def test_positive_label_that_is_no_label_is_refused() -> None:
-    with pytest.raises(ValueError, match="'Spam', which is not a label of the task; .* 'spam'"):
+    with pytest.raises(ValueError, match=r"'Spam', which is not a label of the task; .* 'spam'"):
         positive_label({"ham": 9, "spam": 2}, "Spam")
