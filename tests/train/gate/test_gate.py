@@ -286,7 +286,7 @@ def test_gate_settings_do_not_change_the_identity_of_a_run(
 def test_texts_with_another_answer_are_listed_by_what_became_of_them(
     run_file: Path, bundles: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    worse = altered(bundles("single"), tmp_path, zeroed_head)
+    worse = altered(bundles("single"), tmp_path, tensors=zeroed_head)
 
     assert gate(run_file, worse, bundles("single")) == 1
 
