@@ -264,7 +264,8 @@ def test_metrics_are_those_that_evaluate_measures_and_prints() -> None:
     assert len(shown) == 2
     for line, name, *numbers in shown:
         value, low, high = map(float, numbers)
-        assert table({name: Measured(value=value, low=low, high=high)}) == line
+        intervals = {name: Measured(value=value, low=low, high=high)}
+        assert table(intervals, "single_label") == line
 
 
 def texts_of_the_code() -> str:

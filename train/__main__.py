@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,8 @@ def _prepare(config: RunConfig, arguments: argparse.Namespace) -> int:
     prepared = prepare(config, device=arguments.device)
     print("\n".join(summary_lines(prepared)))
     print(f"wrote {prepared.directory / 'report.html'}, report.json and fixes.jsonl")
+    words = ["textloop", "run", "--config", str(arguments.config), *arguments.overrides]
+    print(f"next: {shlex.join(words)}")
     if arguments.strict and not prepared.audit.is_clean:
         print(
             "failed (--strict): texts shared between splits, or duplicate texts with conflicting "

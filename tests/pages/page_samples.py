@@ -14,6 +14,7 @@ import optuna
 from serve.bundle.manifest import Calibration, Manifest, Measured, TokenizerRules
 from serve.inference.decision import Decision
 from serve.inference.text import Text
+from train.audit.advice import Advice
 from train.audit.audit import Audit
 from train.audit.duplicates import find_duplicates
 from train.audit.findings import View, count_labels, duplicate_findings, invalid_finding
@@ -201,6 +202,9 @@ def prepare(count: int, rows: int) -> bytes:
         label_counts=count_labels(data),
         tokens={"median": 9.0, "p95": 20.0, "max": 512.0},
         reliability=None,
+        advice=[
+            Advice(kind="more_rows", text="t" * 300, settings=("a.b=" + "c" * 99,), figures={})
+        ],
     )
     splits = {name: {"rows": rows, "sha256": "0" * 64} for name in ("train", "validation", "test")}
     summary = {

@@ -12,12 +12,14 @@ from serve.html import (
     folded,
     key_figures,
     link,
+    listing,
     page,
     paragraph,
     section,
     shortened,
     table,
 )
+from train.audit.advice import Advice
 from train.audit.audit import Audit
 from train.audit.findings import Finding, Shown
 from train.report.cells import label_cell, provenance_table, text_cell
@@ -39,12 +41,15 @@ def report_html(audit: Audit, summary: Mapping[str, Any]) -> bytes:
         key=lambda each: SERIOUS.index(each.kind) if each.kind in SERIOUS else len(SERIOUS),
     )
     sections = [
+        ("advice", "What would probably help", _advice(audit.advice)),
         ("findings", "Findings", _index(audit, found)),
         *((each.kind, f"{each.title}: {each.count:,}", _finding(each)) for each in found),
         ("labels", "Labels", _labels(audit, list(summary["splits"]))),
         ("provenance", "Provenance", _provenance(summary)),
     ]
-    contents = [each[:2] for each in sections if each[0] in ("findings", "labels", "provenance")]
+    sections = [each for each in sections if each[2]]
+    linked = ("advice", "findings", "labels", "provenance")
+    contents = [each[:2] for each in sections if each[0] in linked]
     sentence, tone = verdict(audit, summary["splits"])
     parts = [
         _figures(audit, summary["splits"]),
@@ -95,6 +100,14 @@ def _figures(audit: Audit, splits: Mapping[str, Any]) -> Html:
             ),
         ]
     )
+
+
+def _advice(advice: Sequence[Advice]) -> list[Html]:
+    if not advice:
+        return []
+    said = [f"{each.text[0].upper()}{each.text[1:].rstrip('.')}." for each in advice]
+    overrides = " ".join(override for each in advice for override in each.settings)
+    return [bullets(said), *([listing(overrides)] if overrides else [])]
 
 
 def _index(audit: Audit, found: Sequence[Finding]) -> list[Html]:

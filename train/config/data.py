@@ -19,6 +19,7 @@ READING = frozenset(
         "fixes",
         "fixes_max_fraction",
         "fixes_change_test",
+        "split_file",
         "delimiter",
         "encoding",
         "quoting",
@@ -104,6 +105,10 @@ class DataConfig(Config):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Fraction of train to use as test if no test source is set."""
 
+    split_file: str | None = None
+    """File that keeps the splits of texts of rare labels; null: beside a local file or directory,
+    named FILE.splits, and written if a label would have no validation or test rows."""
+
     drop_invalid_rows: bool = False
     """Skip rows without text or label and report their number, instead of refusing the data."""
 
@@ -163,6 +168,15 @@ class DataConfig(Config):
                 f"{' and '.join(f'`{name}`' for name in fractions)} add up to "
                 f"{sum(fractions.values()):g}, which leaves no rows for train; their sum must be "
                 "less than 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_split_file(self) -> Self:
+        if self.split_file is not None and self.validation and self.test:
+            raise ValueError(
+                "`split_file` is set, but validation and test have sources of their own, so that "
+                "nothing is split; remove it"
             )
         return self
 

@@ -17,6 +17,9 @@ from typing import Any
 VALIDATION_METRICS = ("loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted")
 """Metrics of each evaluation during training: the loss, and those of `train.statistics.metrics`."""
 
+LABEL_METRICS = ("f1", "precision", "recall")
+"""Those of one label, as `f1:LABEL`."""
+
 OWNED = {
     "output_dir": "set output_dir",
     "seed": "set seed",
@@ -159,6 +162,8 @@ def _check_type(key: str, value: Any, annotation: str) -> None:
     hint = ""
     if isinstance(value, float) and value.is_integer() and "int" in names:
         hint = ", written without a fraction"
+    if isinstance(value, dict) and key == "metric_for_best_model":
+        hint = ", such as 'f1:LABEL' without a blank, or in quotes"
     raise ValueError(f"`trainer.{key}` = {value!r}: expected {expected}{hint}")
 
 
@@ -213,13 +218,35 @@ SAVE_STEPS = 500
 
 
 def metric_problem(name: str) -> str | None:
-    """Return why a metric cannot be optimized, or None; the prefix `eval_` is optional."""
+    """Return why a metric cannot be optimized, or None; the prefix `eval_` is optional.
+
+    Whether the label of `f1:LABEL` exists is known when the data are read, see
+    `train.data.split_checks`.
+    """
     plain = name.removeprefix("eval_")
-    if plain in VALIDATION_METRICS:
+    if plain in VALIDATION_METRICS or label_metric(name):
         return None
-    close = difflib.get_close_matches(plain, VALIDATION_METRICS, n=1, cutoff=0.4)
-    hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"`{name}` is not measured; {hint}known: {', '.join(VALIDATION_METRICS)}"
+    close = difflib.get_close_matches(plain, VALIDATION_METRICS, n=1, cutoff=0.75)
+    measure = next((each for each in LABEL_METRICS if plain.lower().startswith(each)), None)
+    hint = ""
+    if close:
+        hint = f"did you mean `{close[0]}`? "
+    elif measure:
+        label = plain[len(measure) :].lstrip("_-.: ") or "LABEL"
+        hint = f"did you mean `{measure}:{label}`? "
+    of_labels = " or ".join(f"{each}:LABEL" for each in LABEL_METRICS)
+    return f"`{name}` is not measured; {hint}known: {', '.join(VALIDATION_METRICS)}, {of_labels}"
+
+
+def label_metric(name: str) -> tuple[str, str] | None:
+    """Return measure and label of a metric such as `f1:spam`; None for one of all labels."""
+    measure, _, label = name.removeprefix("eval_").partition(":")
+    return (measure, label) if measure in LABEL_METRICS and label else None
+
+
+def is_loss(metric: str) -> bool:
+    """Return whether less is better; transformers would take `f1:data loss` for a loss."""
+    return metric.removeprefix("eval_") == "loss"
 
 
 def _check_metric(trainer: dict[str, Any]) -> None:
@@ -228,8 +255,8 @@ def _check_metric(trainer: dict[str, Any]) -> None:
         return
     if problem := metric_problem(metric):
         raise ValueError(f"trainer.metric_for_best_model: {problem}")
-    greater, is_loss = trainer.get("greater_is_better"), metric.endswith("loss")
-    if greater is not None and greater == is_loss:
+    greater = trainer.get("greater_is_better")
+    if greater is not None and greater == is_loss(metric):
         raise ValueError(
             f"`trainer.greater_is_better` = {greater} would keep the worst checkpoint by "
             f"{metric}; remove it"

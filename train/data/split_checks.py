@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from train.config.run import RunConfig
+from train.config.trainer_keys import label_metric
 from train.data.label_names import plain_form
 from train.data.labels import Labels
 from train.data.rows import SplitName
@@ -94,4 +96,27 @@ def check_label_map(label_map: Mapping[str, str], written: set[str]) -> None:
         raise ValueError(
             f"data.label_map names {unmatched[0]!r}, which no row has; the labels are {shown}"
             + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        )
+
+
+def check_metric(metric: str, labels: Sequence[str], validation: Sequence[Labels]) -> None:
+    """Raise ValueError if a metric such as `f1:LABEL` cannot be measured on the validation rows."""
+    found = label_metric(metric)
+    if found is None:
+        return
+    measure, label = found
+    if label not in labels:
+        close = [each for each in labels if plain_form(each) == plain_form(label)]
+        close = close or difflib.get_close_matches(label, labels, n=1)
+        hint = f"did you mean `{measure}:{close[0]}`? " if close else ""
+        shown = ", ".join(each[:40] for each in labels[:20])
+        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+        raise ValueError(
+            f"the metric `{metric}` names {label!r}, which is not a label; {hint}the labels are "
+            f"{shown}{more}"
+        )
+    if not any(label in row for row in validation):
+        raise ValueError(
+            f"the metric `{metric}` would always be 0: no validation row has the label {label!r}; "
+            "add rows, set data.validation, or choose by another metric"
         )

@@ -22,6 +22,7 @@ from train.config.run import RunConfig
 from train.data.label_names import positive_label
 from train.data.split_checks import count_labels
 from train.data.splits import LabelledData, Split, load_data
+from train.evaluation.console import commonest_answer
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.predictions import write_predictions
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
@@ -46,7 +47,7 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     suffix = f"-{manifest.version}" if bundle else ""
     directory = config.output_dir / f"evaluation{suffix}"
 
-    result = _measure(predictor, test, config.seed, directory)
+    result = _measure(predictor, data, config.seed, directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_predictions(directory / "predictions.parquet", test, manifest, result.full)
     _write_metrics(test, manifest, result)
@@ -75,12 +76,13 @@ def _positive_label(data: LabelledData, manifest: Manifest) -> str | None:
     """The label whose precision and recall are meant by those of a binary task."""
     if manifest.task != "single_label" or len(manifest.labels) != 2:
         return None
-    return positive_label(count_labels(data.train.labels))
+    counts = count_labels(data.train.labels)
+    return positive_label(counts) if counts.keys() == {*manifest.labels} else None
 
 
-def _measure(predictor: Predictor, test: Split, seed: int, directory: Path) -> Evaluation:
+def _measure(predictor: Predictor, data: LabelledData, seed: int, directory: Path) -> Evaluation:
     """Measure full precision, and the int8 export where the bundle has one."""
-    manifest = predictor.bundle.manifest
+    manifest, test = predictor.bundle.manifest, data.test
     full = measure(predictor, test, seed)
     int8 = difference = agreement = None
     if manifest.int8 and manifest.int8.shipped:
@@ -96,6 +98,9 @@ def _measure(predictor: Predictor, test: Split, seed: int, directory: Path) -> E
         difference=difference,
         agreement=agreement,
         slices=find_slices(test, full.correct_N),
+        task=manifest.task,
+        positive=_positive_label(data, manifest),
+        commonest=commonest_answer(data.train.labels),
         directory=directory,
     )
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from serve.bundle.manifest import Manifest
 from serve.inference.predictor import Predictor
@@ -18,6 +17,7 @@ from train.config.run import RunConfig
 from train.data.splits import Split
 from train.evaluation.errors import evaluate_abstention
 from train.evaluation.result import Measurement
+from train.report.progress import Progress
 from train.statistics.intervals import measure_all
 from train.statistics.metrics import Choice
 
@@ -58,7 +58,7 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
 def predict(predictor: Predictor, split: Split, description: str) -> Array:
     """Probabilities of a split's texts, (N, C), with a progress bar."""
     blocks = []
-    with tqdm(total=len(split), unit="texts", desc=description, disable=None) as bar:
+    with Progress(description, len(split)) as bar:
         for start in range(0, len(split), BLOCK_TEXTS):
             texts = split.texts[start : start + BLOCK_TEXTS]
             blocks.append(predictor.predict(texts))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from serve.bundle.manifest import Abstention, Measured
 from serve.inference.decision import Decision
 from serve.inference.scores import Array
+from train.data.labels import Labels
 from train.evaluation.slices import Slices
 from train.statistics.intervals import Metrics
 from train.statistics.metrics import Choice
@@ -69,4 +70,9 @@ class Evaluation:
     agreement: float | None
     """Fraction of texts for which both predict the same labels."""
     slices: Slices
+    task: str
+    positive: str | None
+    """The positive label of a binary task."""
+    commonest: Labels
+    """The labels that most training rows have."""
     directory: Path

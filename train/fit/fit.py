@@ -34,7 +34,7 @@ from train.fit.arguments import (
     training_arguments,
     uses_activation_checkpointing,
 )
-from train.fit.callbacks import RunCallback, stopped_early
+from train.fit.callbacks import Console, RunCallback, set_console, stopped_early
 from train.fit.encode import Collator, Inputs, encode_splits
 from train.fit.probe import evaluate_probe, init_from_probe
 from train.fit.resume import is_fitted, prepare_run
@@ -181,13 +181,14 @@ def make_trainer(
         train_collator=dataclasses.replace(collator, packing=packing),
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,
-        compute_metrics=ValidationMetrics(config.task),
+        compute_metrics=ValidationMetrics(config.task, run.data.labels, run.metric),
         callbacks=[
             *([EarlyStoppingCallback(patience)] if patience is not None else []),
             *callbacks,
             RunCallback(sampler, config.output_dir / "checkpoints"),
         ],
     )
+    set_console(trainer, Console(config.task, run.metric, patience))
     trainer.add_callback(RunRecord(trainer, config, run.data.fingerprints))
     return trainer
 

@@ -20,7 +20,7 @@ from train.model.loss import Loss
 
 def init_from_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> None:
     """Fit the head on the frozen features of the training rows, in place."""
-    with run.progress_bar("probe", texts=len(inputs.train)) as bar:
+    with run.progress("probe", texts=len(inputs.train)) as bar:
         accuracy = init_head(
             base.model,
             base.encoder,
@@ -40,7 +40,7 @@ def evaluate_probe(run: Run, base: Base, inputs: Inputs, loss: Loss) -> Trained:
     encodings = Tokens(inputs.validation, base.encoder.columns)
     backend = TorchBackend(base.model, device=str(run.device))
     logits_NC = batched_logits(backend, base.encoder, encodings, batch_size=64)
-    metrics = ValidationMetrics(run.config.task)
+    metrics = ValidationMetrics(run.config.task, run.data.labels, run.metric)
     return Trained(
         write=partial(_write_model, run, base),
         logits_NC=logits_NC,

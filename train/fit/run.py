@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 from transformers import TrainingArguments
 
 from serve.inference.cores import usable_cores
 from train.config.run import RunConfig
+from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import global_batch, training_arguments, training_precision
 from train.fit.tracking import check_trackers
+from train.report.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,11 @@ class Run:
         """The device of this process."""
         device: torch.device = self.arguments.device
         return device
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the checkpoint."""
+        return str(self.arguments.metric_for_best_model).removeprefix("eval_")
 
     @property
     def notes(self) -> list[str]:
@@ -51,12 +56,11 @@ class Run:
     def say(self, line: str) -> None:
         """Print a line, once for all processes."""
         if self.state.is_main_process:
-            print(line)
+            print(line, flush=True)  # a pipe would hold it back
 
-    def progress_bar(self, description: str, *, texts: int) -> tqdm[Any]:
-        """Create a progress bar, which is shown once and on a terminal only."""
-        disable = None if self.state.is_main_process else True  # None: only on a terminal
-        return tqdm(total=texts, unit="texts", desc=description, disable=disable)
+    def progress(self, description: str, *, texts: int) -> Progress:
+        """Show the progress of a pass, in one process."""
+        return Progress(description, texts, shown=self.state.is_main_process)
 
 
 def start_run(config: RunConfig, data: LabelledData | None) -> Run:
@@ -70,6 +74,7 @@ def start_run(config: RunConfig, data: LabelledData | None) -> Run:
     state = PartialState()
     set_threads(config, state)
     data = load_in_turn(config, state) if data is None else data
+    check_metric(str(arguments.metric_for_best_model), data.labels, data.validation.labels)
     run = Run(config=config, arguments=arguments, state=state, data=data)
     for note in data.notes:
         run.say(f"data: {note}")

@@ -38,7 +38,7 @@ def summary_lines(bundle: Bundle) -> Iterator[str]:
     if manifest.calibration:
         yield from _calibration_lines(manifest.calibration)
     yield f"validation metrics of the bundle, with {INTERVALS}:"
-    yield table(manifest.metrics["validation"])
+    yield table(manifest.metrics["validation"], manifest.task)
     if int8 := manifest.int8:
         yield f"int8 export for CPUs {'included' if int8.shipped else 'skipped'}: {int8.reason}"
     yield f"sealed {bundle.path}, version {manifest.version}"

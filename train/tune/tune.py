@@ -35,6 +35,7 @@ from train.config.search_space import (
     suggest,
     with_values,
 )
+from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
 from train.model.source import base_content, check_source
@@ -150,6 +151,7 @@ def prepare(config: RunConfig) -> Search:
         training_arguments(corner)
         check_source(corner.model)
     rows = load_data(config, skip_test=True)
+    check_metric(metric, rows.labels, rows.validation.labels)
     print(
         f"data: {len(rows.train)} train, {len(rows.validation)} validation rows; "
         "test rows are not used"

