@@ -144,6 +144,9 @@ def evaluation(
         difference=Measured(value=0.0, low=-0.01, high=0.01),
         agreement=1.0,
         slices=find_slices(split, full.correct_N),
+        task=manifest.task,
+        positive=manifest.labels[0] if count == 2 else None,
+        commonest=manifest.labels[:1],
         directory=Path("x" * 120),
     )
     subject = Subject(
@@ -151,10 +154,9 @@ def evaluation(
         split=split,
         run="run_" * 40,
         source="a_file_" * 30 + ".jsonl",
-        positive=manifest.labels[0] if count == 2 else None,
         log_history=[{"epoch": n, "loss": 1 / n, "eval_loss": 2 / n} for n in (1, 2, 3)],
     )
-    plots = draw(full, manifest, subject.positive, subject.log_history)
+    plots = draw(full, manifest, result.positive, subject.log_history)
     return evaluation_html(result, subject, plots)
 
 

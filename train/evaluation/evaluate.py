@@ -58,7 +58,6 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
         split=test,
         run=config.output_dir.name if bundle is None else f"version {manifest.version}",
         source=_source_name(config),
-        positive=_positive_label(data, manifest),
         log_history=_log_history(config) if bundle is None else [],
     )
     write_report(result, subject)

@@ -68,16 +68,13 @@ class Subject:
     source: str
     """Where the rows come from."""
 
-    positive: str | None = None
-    """The positive label of a binary task; None for other tasks."""
-
     log_history: Sequence[dict[str, Any]] = field(default_factory=list)
     """The Trainer's; empty if not available."""
 
 
 def write_report(result: Evaluation, subject: Subject) -> None:
     """Write `report.html` and the plots into the evaluation's directory."""
-    drawn = draw(result.full, subject.manifest, subject.positive, subject.log_history)
+    drawn = draw(result.full, subject.manifest, result.positive, subject.log_history)
     for file in result.directory.glob("*.png"):
         if file.stem not in drawn:
             file.unlink()
@@ -97,7 +94,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
         (
             "threshold",
             "Precision and recall",
-            threshold_section(full, manifest, subject.positive, drawn),
+            threshold_section(full, manifest, result.positive, drawn),
         ),
         ("confusion", "Confusion", confusion_section(full, labels)),
         ("errors", "Most confident errors", error_section(full, split, labels)),
