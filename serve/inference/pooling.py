@@ -63,8 +63,10 @@ class MeanPooling:
         self._mask_NL = kwargs.get("attention_mask")
 
     def _pool(self, _: Any, __: Any, output: Any) -> Any:
-        if self.is_off:
-            return output
+        return output if self.is_off else self.pooled(output)
+
+    def pooled(self, output: Any) -> Any:
+        """Return the last layer's output with the mean at the first token's position."""
         states_NLE = _states(output)
         if self._mask_NL is None:
             mean_NE = states_NLE.mean(dim=1)
@@ -72,6 +74,11 @@ class MeanPooling:
             weights_NL1 = self._mask_NL.unsqueeze(-1).to(states_NLE.dtype)
             mean_NE = (states_NLE * weights_NL1).sum(dim=1) / weights_NL1.sum(dim=1)
         return _with_states(output, torch.cat([mean_NE.unsqueeze(1), states_NLE[:, 1:]], dim=1))
+
+    def with_pooled(self, output: Any) -> Any:
+        """Return the last layer's output, followed by the same with the mean: twice the texts."""
+        both = torch.cat([_states(output), _states(self.pooled(output))])
+        return _with_states(output, both)
 
     def _check_first_token_head(self, model: Any) -> None:
         """Negate the last states of all tokens but the first; the logits must not change."""
@@ -148,7 +155,7 @@ def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     run, whatever its files ask for. Raises ValueError that names the directory.
     """
     try:
-        settings = _settings(path)
+        settings = stock_settings(path)
         # None: SDPA where the architecture has it, else eager, whatever config.json says.
         stated = {"attn_implementation": None, "experts_implementation": None} | options
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -167,7 +174,7 @@ def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     return model, info
 
 
-def _settings(path: Path) -> Any:
+def stock_settings(path: Path) -> Any:
     """Load the configuration of the stock architecture. Raises ValueError if it is unknown."""
     values = parse_object((path / CONFIG).read_bytes())
     for problem in code_problems(values, CONFIG):

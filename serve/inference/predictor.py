@@ -1,6 +1,6 @@
 """From texts to logits and probabilities: the only inference path.
 
-The server, the file classifier, `train merge` and `train evaluate` all use `Predictor`, so
+The server, the file classifier, `textloop merge` and `textloop evaluate` all use `Predictor`, so
 the model that was evaluated is the model that is served. `serve.inference.placement` chooses
 where it runs.
 
@@ -27,6 +27,7 @@ from serve.inference.placement import (
     BackendName,
     DeviceFailed,
     DoesNotFit,
+    missing_for_torch,
     pick_backend,
     pick_device,
     pick_precision,
@@ -169,6 +170,13 @@ class Predictor:
             tokens_per_s=best_rate * self.backend.concurrency,
         )
 
+    def release(self) -> bool:
+        """Release some of the memory that passes left allocated, in some milliseconds.
+
+        The next large batch allocates it again. Returns False if there is no more.
+        """
+        return self.backend.release(self.encoder.pad([self._text_of(4)]))
+
     def _text_of(self, length: int) -> Encoding:
         """Return an encoding of `length` tokens, at most `max_length`."""
         length = min(length, self.encoder.max_length)
@@ -226,6 +234,11 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
     """
     manifest = bundle.manifest
     sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
+    if not manifest.tokenizer.fast and (missing := missing_for_torch()):
+        raise BundleError(
+            f"bundle `{bundle.path}`: its tokenizer is not a fast one and needs transformers, "
+            f"but {missing}"
+        )
     try:
         if manifest.tokenizer.fast:
             encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)

@@ -182,7 +182,13 @@ def gate(count: int, rows: int, *, same: bool = False) -> bytes:
     )
     report = report.model_copy(update={"candidates": infos, "champions": infos})
     changes = find_changes(
-        split_of(sides[0]), champion, candidate, labels=labels, task="single_label"
+        split_of(sides[0]),
+        champion,
+        candidate,
+        labels=labels,
+        task="single_label",
+        new_labels=(),
+        predicted_new=np.zeros((rows, 0), dtype=bool),
     )
     return gate_page(report, changes, label_changes(champion, candidate, labels), Path("g.json"))
 

@@ -1,7 +1,7 @@
 """Advice before training, each with the figures that it rests on. Pure.
 
-Advice is given only where the training rows themselves show it: class weights are tried with
-cross-fitted probes, and labels to merge are those that such probes confuse.
+Advice is given only where the training rows themselves show it: cross-fitted probes show what class
+weights trade, and which labels are confused.
 
 Shape suffixes: N rows, D features, C labels, R resamples.
 """
@@ -21,7 +21,7 @@ from train.config.data import DataConfig
 from train.config.run import LossSection, RunConfig
 from train.data.rows import SplitName
 from train.model.loss import make_loss
-from train.statistics.metrics import Choice, f1_macro
+from train.statistics.metrics import Choice
 
 MIN_RATIO = 3.0
 """Rows of the most frequent label divided by those of the rarest, from which weights are tried."""
@@ -116,50 +116,51 @@ def balanced_probs(
 def class_weights(
     given_NC: Choice, probs_NC: Floats, balanced_NC: Floats, labels: Sequence[str], seed: int
 ) -> Iterator[Advice]:
-    """Advise balanced weights if they raise the macro-F1 of the probes, which know the labels.
+    """State what balanced weights trade, if they raise the recall of the rarest label.
 
-    By a paired bootstrap over the rows, 95 %. Guesses in equal parts have a higher macro-F1 than
-    the commonest label alone; so the mean recall must also be shown to be above 1 / C.
+    That is shown by cross-fitted probes and a paired bootstrap over the rows, 95 %; the probes must
+    also be shown to know more than guesses, by a mean recall above 1 / C. It is no promise of a
+    higher macro-F1: on held-out rows that hardly changes, recall is paid for with precision.
     """
     plain_NC, weighted_NC = _best(probs_NC), _best(balanced_NC)
-
-    def gain(weights_NR: Any) -> Any:
-        support_RC = weights_NR.T @ given_NC
-        both = [
-            f1_macro(weights_NR.T @ (given_NC & each), weights_NR.T @ each, support_RC)
-            for each in (plain_NC, weighted_NC)
-        ]
-        hits_RC = weights_NR.T @ (given_NC & weighted_NC)
-        recall_R = (hits_RC / np.maximum(support_RC, 1)).mean(axis=1)
-        return np.stack([both[1] - both[0], recall_R - 1 / given_NC.shape[1]], axis=1)
-
-    ones_N1 = np.ones((len(given_NC), 1))
-    value = float(gain(ones_N1)[0, 0])
-    ends_2K = weighted_bootstrap(gain, len(given_NC), seed=seed)
-    low, high = ends_2K[:, 0].tolist()
-    if not (ends_2K[0] > 0).all():
-        return
     count_C = given_NC.sum(axis=0)
     rarest = int(count_C.argmin())
+
+    def gain(weights_NR: Any) -> Any:
+        support_RC = np.maximum(weights_NR.T @ given_NC, 1)
+        before_RC, after_RC = (
+            weights_NR.T @ (given_NC & each) / support_RC for each in (plain_NC, weighted_NC)
+        )
+        more_R = (after_RC - before_RC)[:, rarest]
+        return np.stack([more_R, after_RC.mean(axis=1) - 1 / given_NC.shape[1]], axis=1)
+
+    ends_2K = weighted_bootstrap(gain, len(given_NC), seed=seed)
+    if not (ends_2K[0] > 0).all():
+        return
     recall = [float(each[given_NC[:, rarest], rarest].mean()) for each in (plain_NC, weighted_NC)]
     accuracy = [float((each & given_NC).any(axis=1).mean()) for each in (plain_NC, weighted_NC)]
     ratio = float(count_C.max() / count_C.min())
+    low, high = ends_2K[:, 0].tolist()
+    instead = (
+        ", or choose a decision threshold after the training (calibration.objective)"
+        if len(labels) == 2
+        else ""
+    )
     yield Advice(
         kind="class_weights",
         text=(
-            f"loss.class_weights=balanced: labels differ in rows by a factor of {ratio:.1f}; with "
-            f"it, cross-fitted probes gain {value:.3f} [{low:.3f}, {high:.3f}] of macro-F1 "
-            "on these training rows (expect less on new ones), the recall of "
-            f"{labels[rarest][:40]!r} goes from {recall[0]:.2f} to {recall[1]:.2f}, and "
-            f"accuracy from {accuracy[0]:.3f} to {accuracy[1]:.3f}"
+            f"labels differ in rows by a factor of {ratio:.1f}: loss.class_weights=balanced moves "
+            f"the recall of {labels[rarest][:40]!r} from {recall[0]:.2f} to {recall[1]:.2f} "
+            f"({low:+.2f} to {high:+.2f}) and accuracy from {accuracy[0]:.3f} to "
+            f"{accuracy[1]:.3f}, by cross-fitted probes; set it if that recall matters more"
+            + instead
         ),
         settings=("loss.class_weights=balanced",),
         figures={
             "ratio": ratio,
-            "gain": value,
-            "interval": [low, high],
             "rarest": labels[rarest],
             "recall": recall,
+            "interval": [low, high],
             "accuracy": accuracy,
         },
     )

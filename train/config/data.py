@@ -24,6 +24,7 @@ READING = frozenset(
         "encoding",
         "quoting",
         "max_row_mb",
+        "column_names",
         "label_columns",
         "label_names",
     }
@@ -73,8 +74,11 @@ class DataConfig(Config):
     max_row_mb: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Longest row in MB, and largest JSON file that is not a list of rows; longer are refused."""
 
+    column_names: Names = ()
+    """Names of the columns of CSV and TSV files that have no header line."""
+
     text_columns: Annotated[Names, Field(min_length=1, max_length=2)] = ("text",)
-    """Column with the text; two columns for text pairs."""
+    """Column with the text; two for text pairs; data.text is a value within an object of JSON."""
 
     template: str | None = None
     """Format of a text built from columns, "{title}: {body}"; clients must send the same format."""

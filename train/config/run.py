@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve.config import Config
+from train.config.auto import AutoSection
 from train.config.data import READING, DataConfig
 from train.config.lora import LoraSection
 from train.config.names import string_keys
@@ -35,7 +36,7 @@ class ModelConfig(Config):
     """The pretrained model to start from, and its head."""
 
     base: str
-    """A directory, package:NAME/PATH for one inside an installed package, or a Hub id."""
+    """A directory, package:NAME/PATH, a Hub id, or bundle:DIR to go on from a bundle's weights."""
 
     revision: str | None = None
     """Commit, tag or branch; required for a Hub model."""
@@ -57,6 +58,9 @@ class ModelConfig(Config):
 
     head_init: Literal["probe", "random"] = "probe"
     """Initialize the head from a linear probe on the frozen features, or at random."""
+
+    probe_l2: Annotated[float, Field(gt=0)] | None = None
+    """L2 penalty of the probe on standardized features; null: 10, or what auto chooses."""
 
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Learning rate of the head; null: the base's, or a tenth of it for lora with a probe."""
@@ -115,11 +119,12 @@ class RunConfig(Config):
     task: Literal["single_label", "multi_label"] = "single_label"
     """One label per text, or any number of them."""
 
-    method: Literal["probe", "lora", "full"] = "lora"
-    """Fit the last layer only, or train low-rank adapters and the head, or all weights."""
+    method: Literal["auto", "probe", "lora", "full"] = "lora"
+    """Fit the last layer only, train low-rank adapters and the head, or all; auto: see `auto`."""
 
     data: DataConfig
     model: ModelConfig
+    auto: AutoSection = AutoSection()
     lora: LoraSection = LoraSection()
     loss: LossSection = LossSection()
     gate: GateSection = GateSection()
@@ -151,12 +156,17 @@ class RunConfig(Config):
             self._check_quantize()
         if self.data.label_columns and self.task != "multi_label":
             raise ValueError("`data.label_columns` needs task: multi_label")
+        if self.task == "multi_label" and self.calibration.positive_label is not None:
+            raise ValueError(
+                "`calibration.positive_label` needs task: single_label with two labels; a "
+                "multi_label model gets a threshold per label (calibration.thresholds)"
+            )
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self
 
     def _check_quantize(self) -> None:
-        if self.method != "lora":
+        if self.method not in ("lora", "auto"):
             raise ValueError(
                 f"`model.quantize` is set but `method` is {self.method}; remove it or set "
                 "method: lora"

@@ -245,27 +245,45 @@ def label_metric(name: str) -> tuple[str, str] | None:
 
 
 def is_loss(metric: str) -> bool:
-    """Return whether less is better; transformers would take `f1:data loss` for a loss."""
+    """Whether less is better; transformers would take `f1:data loss` for a loss."""
     return metric.removeprefix("eval_") == "loss"
 
 
 def _check_metric(trainer: dict[str, Any]) -> None:
-    metric = trainer.get("metric_for_best_model")
-    if metric is None:
+    if (metric := trainer.get("metric_for_best_model")) is None:
         return
     if problem := metric_problem(metric):
         raise ValueError(f"trainer.metric_for_best_model: {problem}")
-    greater = trainer.get("greater_is_better")
-    if greater is not None and greater == is_loss(metric):
+    if trainer.get("greater_is_better", not is_loss(metric)) == is_loss(metric):
         raise ValueError(
-            f"`trainer.greater_is_better` = {greater} would keep the worst checkpoint by "
+            f"`trainer.greater_is_better` = {is_loss(metric)} would keep the worst checkpoint by "
             f"{metric}; remove it"
         )
 
 
-@functools.cache
 def fields() -> dict[str, str]:
     """Return the fields of TrainingArguments and their types as in its source; {} without it."""
+    return {name: ast.unparse(node.annotation) for name, node in _nodes().items()}
+
+
+@functools.cache
+def help_texts() -> dict[str, str]:
+    """Return what transformers says of the fields, the first sentence of each; {} without it."""
+    found = {}
+    for name, node in _nodes().items():
+        for each in ast.walk(node):
+            if isinstance(each, ast.Dict):
+                pairs = zip(each.keys, each.values, strict=True)
+                texts = {ast.unparse(key): value for key, value in pairs if key is not None}
+                text = texts.get("'help'")
+                if isinstance(text, ast.Constant):
+                    words = " ".join(str(text.value).split())
+                    found[name] = words.partition(". ")[0].rstrip(".") + "."
+    return found
+
+
+@functools.cache
+def _nodes() -> dict[str, ast.AnnAssign]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return {}
@@ -276,7 +294,7 @@ def fields() -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
     )
     return {
-        each.target.id: ast.unparse(each.annotation)
+        each.target.id: each
         for each in found.body
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
     }

@@ -18,6 +18,7 @@ from train.data.labels import RowError
 from train.data.rows import RowRules, SplitName
 from train.data.sources import open_source
 from train.data.store import RowWriter
+from train.data.template import has_column, value_of
 
 INVALID_KEPT = 1000
 """Maximum number of unusable rows per source to describe; the others are only counted."""
@@ -68,7 +69,7 @@ def read_source(
         rules = RowRules(config=config, class_names=table.class_names)
         for number, row in enumerate((row for block in table.rows for row in block), start=1):
             if unseen:
-                unseen -= row.keys()
+                unseen = {column for column in unseen if not has_column(row, column)}
                 seen.update(islice(row.items(), 50))
             try:
                 text, labels = rules.parse(row, number)
@@ -105,6 +106,7 @@ def read_options(config: RunConfig, used: Iterable[str]) -> ReadOptions:
         encoding=data.encoding,
         quoting=data.quoting,
         max_row_bytes=data.max_row_mb * 1_000_000,
+        column_names=data.column_names,
         used=frozenset(used),
         key="data.",
     )
@@ -115,13 +117,20 @@ def _known(seen: Mapping[str, Any], missing: str) -> str:
     names = list(seen)
     # The first row of a file without a header has texts and numbers, which are no names.
     is_row = any(len(name) > 40 or name.replace(".", "").isdigit() for name in names)
-    hint = "; its first line is taken for the header, add one if it has none" if is_row else ""
+    hint = (
+        "; its first line is taken for the header, set data.column_names if it has none"
+        if is_row
+        else ""
+    )
     if alike := [name for name in names if plain_form(name) == plain_form(missing)]:
         hint = f"; {alike[0]!a} is not {missing!a}"
     elif any(name.startswith("__label__") for name in names):
         hint = "; it looks like a file of fastText, write text and label as two columns"
     elif nested := [name for name, value in seen.items() if isinstance(value, dict)]:
-        hint = f"; write the values of the objects in {list_columns(nested)} as columns"
+        hint = (
+            f"; name a value within the objects in {list_columns(nested)} by a dotted path, such "
+            f"as {nested[0]}.{next(iter(seen[nested[0]]), 'text')}"
+        )
     elif marks := [mark for mark in ";,|" if any(mark in name for name in names)]:
         hint = f"{hint}; set data.delimiter='{marks[0]}' if it is the delimiter"
     return (
@@ -143,7 +152,7 @@ def unusable(source: str, name: SplitName, read: ReadRows) -> str:
 def _invalid(
     name: SplitName, number: int, error: RowError, row: Row, columns: Iterable[str]
 ) -> InvalidRow:
-    values = {column: row.get(column) for column in columns}
+    values = {column: value_of(row, column) for column in columns}
     content = "\n".join(
         f"{column}: {value if isinstance(value, str) else json.dumps(value, default=repr)}"
         for column, value in values.items()
@@ -153,7 +162,7 @@ def _invalid(
 
 def slice_value(row: Row, column: str) -> str:
     """Return the value of a slice column as text. Raises RowError if it is not valid Unicode."""
-    value: Any = row.get(column)
+    value: Any = value_of(row, column)
     text = ("" if value is None else str(value).strip()) or "(missing)"
     if problem := text_problem(text):
         raise RowError(f"column `{column}`: {problem}")

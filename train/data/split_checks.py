@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from serve.language.spelling import did_you_mean
 from train.config.run import RunConfig
 from train.config.trainer_keys import label_metric
 from train.data.label_names import plain_form
@@ -67,7 +68,24 @@ def check_splits(
                 f"data.{name} has {count} rows with the label {label!r}, which no row of "
                 f"data.train has{hint}; add examples, or map or remove the label (data.label_map)"
             )
+    _check_positive_label(config.calibration.positive_label, names)
     return names
+
+
+def _check_positive_label(label: str | None, names: tuple[str, ...]) -> None:
+    """Raise ValueError unless `calibration.positive_label` is one of two labels."""
+    if label is None:
+        return
+    if len(names) != 2:
+        raise ValueError(
+            f"calibration.positive_label is {label!r}, but data.train has {len(names)} labels, and "
+            "a decision threshold needs two; remove it, or map the labels to two (data.label_map)"
+        )
+    if label not in names:
+        raise ValueError(
+            f"calibration.positive_label is {label!r}, which data.train does not have; its labels "
+            f"are {names[0]!r} and {names[1]!r}{did_you_mean(label, names)}"
+        )
 
 
 def _empty(name: SplitName, config: RunConfig, counts: Mapping[str, int], num_rows: int) -> str:

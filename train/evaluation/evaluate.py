@@ -22,6 +22,7 @@ from train.config.run import RunConfig
 from train.data.label_names import positive_label
 from train.data.split_checks import count_labels
 from train.data.splits import LabelledData, Split, load_data
+from train.evaluation.binary import BinaryResult
 from train.evaluation.console import commonest_answer
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.predictions import write_predictions
@@ -47,7 +48,7 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
     suffix = f"-{manifest.version}" if bundle else ""
     directory = config.output_dir / f"evaluation{suffix}"
 
-    result = _measure(predictor, data, config.seed, directory)
+    result = _measure(predictor, data, config, directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_predictions(directory / "predictions.parquet", test, manifest, result.full)
     _write_metrics(test, manifest, result)
@@ -71,23 +72,25 @@ def _source_name(config: RunConfig) -> str:
     return where if config.data.test else f"rows split off {where}"
 
 
-def _positive_label(data: LabelledData, manifest: Manifest) -> str | None:
+def _positive_label(data: LabelledData, manifest: Manifest, configured: str | None) -> str | None:
     """The label whose precision and recall are meant by those of a binary task."""
     if manifest.task != "single_label" or len(manifest.labels) != 2:
         return None
     counts = count_labels(data.train.labels)
-    return positive_label(counts) if counts.keys() == {*manifest.labels} else None
+    return positive_label(counts, configured) if counts.keys() == {*manifest.labels} else None
 
 
-def _measure(predictor: Predictor, data: LabelledData, seed: int, directory: Path) -> Evaluation:
+def _measure(
+    predictor: Predictor, data: LabelledData, config: RunConfig, directory: Path
+) -> Evaluation:
     """Measure full precision, and the int8 export where the bundle has one."""
     manifest, test = predictor.bundle.manifest, data.test
-    full = measure(predictor, test, seed)
+    full = measure(predictor, test, config.seed)
     int8 = difference = agreement = None
     if manifest.int8 and manifest.int8.shipped:
         path = predictor.bundle.path
         onnx = Predictor.load(path, device="cpu", backend="onnx", verify=False)
-        int8 = measure(onnx, test, seed)
+        int8 = measure(onnx, test, config.seed)
         value, low, high = paired_difference(full.correct_N, int8.correct_N)
         difference = Measured(value=value, low=low, high=high)
         agreement = float((full.predicted_NC == int8.predicted_NC).all(axis=1).mean())
@@ -98,7 +101,7 @@ def _measure(predictor: Predictor, data: LabelledData, seed: int, directory: Pat
         agreement=agreement,
         slices=find_slices(test, full.correct_N),
         task=manifest.task,
-        positive=_positive_label(data, manifest),
+        positive=_positive_label(data, manifest, config.calibration.positive_label),
         commonest=commonest_answer(data.train.labels),
         directory=directory,
     )
@@ -113,7 +116,7 @@ def _write_metrics(test: Split, manifest: Manifest, result: Evaluation) -> None:
 def _record(predictor: Predictor, test: Split, result: Evaluation) -> None:
     """Record the metrics in the manifest of the run's own bundle, if the test rows are its own."""
     sealed = predictor.bundle
-    if test.fingerprint != sealed.manifest.data["test"]:
+    if test.fingerprint != sealed.manifest.data.get("test"):
         print("note: these are not the test rows recorded in the bundle; its manifest is unchanged")
         return
     sealed = record_metrics(sealed, "test", result.full.intervals)
@@ -135,6 +138,7 @@ def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
         "metrics": _values(full),
         "per_label": [_label_values(each) for each in full.metrics.per_label],
         "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "decision": _binary_values(full.binary),
         "abstention": _abstention_values(full.abstention),
         "slices": [
             {"by": each.by, "value": each.value, "rows": each.rows, "flag": each.flag}
@@ -147,6 +151,7 @@ def _result_values(result: Evaluation, manifest: Manifest) -> dict[str, Any]:
             "metrics": _values(int8),
             "accuracy_difference": difference.model_dump(),
             "agreement": result.agreement,
+            "decision": _binary_values(int8.binary),
             "abstention": _abstention_values(int8.abstention),
         }
     return values
@@ -156,6 +161,17 @@ def _label_values(label: LabelMetrics) -> dict[str, Any]:
     measured = {name: getattr(label, name).model_dump() for name in ("precision", "recall", "f1")}
     counts = {"support": label.support, "predicted": label.predicted}
     return {"label": label.label, **counts, **measured}
+
+
+def _binary_values(result: BinaryResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    served = result.at_threshold
+    return {
+        "asked": result.requested.model_dump(),
+        "at_half": _label_values(result.at_half),
+        "at_threshold": _label_values(served) if served else None,
+    }
 
 
 def _abstention_values(result: AbstentionResult | None) -> dict[str, Any] | None:

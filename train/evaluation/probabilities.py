@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from serve.bundle.manifest import Manifest
 from serve.html import Html, columns, folded, paragraph, shortened, table
+from train.evaluation.binary import decision_parts
 from train.evaluation.figures import bins_of, requested_abstention
 from train.evaluation.result import AbstentionResult, Measurement
 from train.report.cells import interval
@@ -18,6 +19,9 @@ def threshold_section(
     """Precision and recall of the positive label of a binary task; empty for other tasks."""
     if positive is None or "precision_recall" not in drawn:
         return []
+    if full.binary is not None:
+        decided = Html("".join(decision_parts(full.binary)))
+        return [columns(decided, *plots_of(drawn, "precision_recall"))]
     column = manifest.labels.index(positive)
     metrics = full.metrics.per_label[column]
     rows = [

@@ -107,7 +107,9 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
     shown = [each for each in sections if each[2]]
     sentence, tone = verdict(full, split, manifest.task)
     base = str(manifest.base_model.get("base", "a model"))
-    method = str(manifest.config.get("method", "fine-tuned"))
+    method = "imported"
+    if not manifest.is_imported:
+        method = f"method {manifest.config.get('method', 'unknown')}"
     return page(
         f"{shortened(subject.run, 60)} on {shortened(subject.source, 60)}",
         [(anchor, title) for anchor, title, _ in shown],
@@ -119,7 +121,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
         tone=tone,
         kind="Evaluation",
         about=[
-            f"`{base}`, method {method}, version {manifest.version}; {len(labels)} labels, "
+            f"`{base}`, {method}, version {manifest.version}; {len(labels)} labels, "
             f"{'one' if manifest.task == 'single_label' else 'any number'} per text; "
             f"{len(split):,} test rows."
         ],

@@ -15,6 +15,7 @@ from serve.bundle.manifest import Abstention, Measured
 from serve.inference.decision import Decision
 from serve.inference.scores import Array
 from train.data.labels import Labels
+from train.evaluation.binary import BinaryResult
 from train.evaluation.slices import Slices
 from train.statistics.intervals import Metrics
 from train.statistics.metrics import Choice
@@ -41,6 +42,8 @@ class Measurement:
     metrics: Metrics
     abstention: AbstentionResult | None
     """None where the bundle has no abstention threshold."""
+    binary: BinaryResult | None = None
+    """None where no threshold of a binary model was requested."""
 
     @property
     def predicted_NC(self) -> Choice:

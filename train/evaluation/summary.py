@@ -1,10 +1,11 @@
-"""The lines that `train evaluate` prints."""
+"""The lines that `textloop evaluate` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from serve.bundle.manifest import Measured
+from train.evaluation.binary import BinaryResult
 from train.evaluation.console import label_lines, verdict_lines
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.statistics.metrics import shown_name
@@ -16,7 +17,8 @@ def summary_lines(result: Evaluation) -> Iterator[str]:
     """Metrics of full precision and int8, underperforming slices, and where the results are."""
     yield f"test metrics on {len(result.full.reference_NC)} rows, with {INTERVALS}:"
     yield from _measurement_lines(result.full, result.task)
-    yield from label_lines(result.full, result.positive)
+    if result.full.binary is None:  # else its lines are among the metrics
+        yield from label_lines(result.full, result.positive)
     yield from verdict_lines(result)
     if result.int8:
         yield "metrics of the int8 export, which the server runs on CPUs:"
@@ -43,8 +45,21 @@ def table(intervals: dict[str, Measured], task: str) -> str:
 
 def _measurement_lines(measurement: Measurement, task: str) -> Iterator[str]:
     yield table(measurement.intervals, task)
+    if measurement.binary:
+        yield from _binary_lines(measurement.binary)
     if measurement.abstention:
         yield f"abstention: {_abstention_line(measurement.abstention)}"
+
+
+def _binary_lines(result: BinaryResult) -> Iterator[str]:
+    label = result.requested.positive_label
+    for place, metrics in result.rows:
+        yield (
+            f"{label} {place}: precision {metrics.precision}, recall {metrics.recall}, "
+            f"F1 {metrics.f1}"
+        )
+    if result.at_threshold is None:
+        yield f"no decision threshold, 0.5 decides: {result.requested.reason}"
 
 
 def _abstention_line(result: AbstentionResult) -> str:

@@ -29,7 +29,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
         "num_train_epochs": 4,
-        "learning_rate": 1e-3 if config.method == "lora" else 5e-5,
+        "learning_rate": 5e-5 if config.method == "full" else 1e-3,
         "warmup_steps": 0.06,
         "weight_decay": 0.01,
         "eval_strategy": "epoch",

@@ -16,6 +16,7 @@ from serve.inference.placement import pick_device
 from train.config.refusal import Refused
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
+from train.fit.choice.record import resolve
 from train.fit.resume import changes, run_identity
 from train.merge.bf16 import compare_bf16
 from train.merge.calibrate import calibrate
@@ -41,6 +42,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
     fitted = read_fitted(adapter)
     data = load_data(config)
     check_unchanged(adapter, fitted["run"], config, data)
+    config = resolve(config, fitted)
     staging = config.output_dir / ".bundle.staging"
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -48,6 +50,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config, adapter, data, staging, device, precision=fitted["precision"]
         )
         refuse_differences(merged.parity)
+        assert merged.reference_NC is not None
         calibration = calibrate(
             merged.logits_NC,
             merged.reference_NC,
@@ -65,7 +68,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             int8, calibration = add_int8(
                 staging, config, data, merged, calibration, checkpoints=checkpoints
             )
-        bundle = seal_run(staging, config, data, merged, calibration, int8, run=fitted["run"])
+        bundle = seal_run(staging, config, data, merged, calibration, int8, fitted=fitted)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record_validation_metrics(bundle, config, data, device=device)
@@ -90,7 +93,7 @@ def check_unchanged(
         raise ValueError(
             f"`{adapter}` was trained with a different configuration or data "
             f"({'; '.join(sorted(found))}); run merge with the configuration and data used by "
-            "fit, or rerun `train fit`"
+            "fit, or rerun `textloop fit`"
         )
 
 

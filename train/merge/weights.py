@@ -20,8 +20,9 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import reference
 from train.fit.adapter import TRAINED_LOGITS
-from train.merge.calibrate import choose_temperature, fitting_rows, scale_head
+from train.merge.calibrate import choose_temperature, scale_head
 from train.merge.parity import PARITY_TEXTS, TOLERANCE, ValidationTexts, max_difference
+from train.merge.roles import fitting_rows
 from train.model.adapters import peft_warnings_off
 from train.model.base import load_base
 from train.statistics.metrics import Choice
@@ -45,7 +46,8 @@ class Merged:
     logits_NC: Array
     """Calibrated logits of all validation rows."""
 
-    reference_NC: Choice
+    reference_NC: Choice | None
+    """The true labels; None for an imported model where they are unknown."""
 
 
 def merge_weights(

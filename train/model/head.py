@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from serve.inference.equivalence import move, to_tensors
+from serve.inference.pooling import MeanPooling, layers_of
 from serve.inference.text import Encoding, TextEncoder
 from train.model.base import last_linear
 from train.model.frozen_layers import (
@@ -28,44 +29,34 @@ from train.model.loss import Loss
 
 L2 = 10.0
 """Weight decay: L2 * sum of squared weights is added to the loss summed over all rows, on
-standardized features. Chosen on validation rows of the quickstart and of Banking77."""
+standardized features, unless a run states or chooses another."""
 
 
-def init_head(
-    model: Any,
-    encoder: TextEncoder,
-    encodings: Sequence[Encoding],
-    targets: Tensor,
-    loss: Loss,
-    *,
-    device: torch.device,
-    states: CachedHiddenStates | None = None,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> float:
-    """Fit the last layer of `model` on its own features, in place; returns training accuracy.
+def fit_head(
+    model: Any, features_ND: Tensor, targets: Tensor, loss: Loss, *, l2: float = L2
+) -> None:
+    """Fit the last layer of `model` on its own features, in place.
 
     targets: int64 of shape (N,), or float 0/1 of shape (N, C) for a multi-label task.
-    states: cached hidden states whose first N rows are these texts. progress: called with the
-    number of texts after each batch. Leaves the model on `device`, in evaluation mode.
     """
     _, last = last_linear(model)
-    features_ND = features(
-        model, encoder, encodings, device=device, states=states, progress=progress
+    weight_CD, bias_C = fit_probe(
+        features_ND, targets, loss, last.out_features, bias=last.bias is not None, l2=l2
     )
-    has_bias = last.bias is not None
-    weight_CD, bias_C = fit_probe(features_ND, targets, loss, last.out_features, bias=has_bias)
     with torch.no_grad():
         last.weight.copy_(weight_CD)
-        if has_bias:
+        if last.bias is not None:
             last.bias.copy_(bias_C)
-    logits_NC = features_ND @ weight_CD.T + bias_C
-    if loss.task == "multi_label":
-        return float(((logits_NC >= 0) == targets.bool()).all(dim=1).float().mean())
-    return float((logits_NC.argmax(dim=1) == targets).float().mean())
 
 
 def fit_probe(
-    features_ND: Tensor, targets: Tensor, loss: Loss, num_labels: int, *, bias: bool = True
+    features_ND: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    num_labels: int,
+    *,
+    bias: bool = True,
+    l2: float = L2,
 ) -> tuple[Tensor, Tensor]:
     """Fit a regularized linear model by L-BFGS from zero; returns weights (C, D) and bias (C,).
 
@@ -86,7 +77,7 @@ def fit_probe(
     def step() -> Tensor:
         optimizer.zero_grad()
         logits_NC = standard_ND @ weight_CD.T + bias_C
-        value = (loss.total(logits_NC, targets) + L2 * weight_CD.square().sum()) / len(targets)
+        value = (loss.total(logits_NC, targets) + l2 * weight_CD.square().sum()) / len(targets)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -95,7 +86,6 @@ def fit_probe(
     return weight_CD, bias_C - weight_CD @ mean_D
 
 
-@torch.no_grad()
 def features(
     model: Any,
     encoder: TextEncoder,
@@ -106,11 +96,55 @@ def features(
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Tensor:
     """Return the input of the last layer, (N, D) in fp32 on the CPU, in the order given."""
+    return _features(model, encoder, encodings, 1, device, states, progress)[0]
+
+
+def features_by_pooling(
+    model: Any,
+    encoder: TextEncoder,
+    encodings: Sequence[Encoding],
+    *,
+    device: torch.device,
+    states: CachedHiddenStates | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> dict[str, Tensor]:
+    """Return the input of the last layer under each `model.pooling`, as `features`, in one pass.
+
+    The head runs twice on each batch, the second time on the mean over tokens. Only `native` for
+    an architecture whose head does not read the first token alone.
+    """
+    try:
+        pooling = MeanPooling(model)
+    except ValueError:
+        found = features(model, encoder, encodings, device=device, states=states, progress=progress)
+        return {"native": found}
+    pooling.is_off = True
+    hook = layers_of(model)[-1].register_forward_hook(
+        lambda _, __, output: pooling.with_pooled(output)
+    )
+    try:
+        native_ND, mean_ND = _features(model, encoder, encodings, 2, device, states, progress)
+    finally:
+        hook.remove()
+    return {"native": native_ND, "mean": mean_ND}
+
+
+@torch.no_grad()
+def _features(
+    model: Any,
+    encoder: TextEncoder,
+    encodings: Sequence[Encoding],
+    copies: int,
+    device: torch.device,
+    states: CachedHiddenStates | None,
+    progress: Callable[[int], object],
+) -> Tensor:
+    """Return the last layer's input, (copies, N, D), where it computes each batch so many times."""
     _, last = last_linear(model)
     move(model, device).eval()
     caught: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    features_ND = torch.empty(len(encodings), last.in_features)
+    features_KND = torch.empty(copies, len(encodings), last.in_features)
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
     try:
         for rows in batches_by_length(lengths, BATCH_TOKENS):
@@ -123,8 +157,8 @@ def features(
             if caught_ND.dim() == 3:  # decoders classify every position and use the last
                 last_N = inputs["attention_mask"].sum(dim=1) - 1
                 caught_ND = caught_ND[torch.arange(len(rows), device=device), last_N]
-            features_ND[rows] = caught_ND.float().cpu()
+            features_KND[:, rows] = caught_ND.float().cpu().view(copies, len(rows), -1)
             progress(len(rows))
     finally:
         hook.remove()
-    return features_ND
+    return features_KND

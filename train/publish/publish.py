@@ -39,9 +39,10 @@ def publish(config: RunConfig, *, bundle: Path | None = None, to: str | None = N
     if target is None:
         raise ValueError("no publish target: set publish.to, or give --to TARGET")
     check_target(target)
-    if config.publish.adapter and config.method != "lora":
-        raise ValueError(f"publish.adapter is set, but method: {config.method} trains no adapter")
     opened = open_bundle(bundle or config.output_dir / "bundle")
+    method = config.method if config.method != "auto" else opened.manifest.config.get("method")
+    if config.publish.adapter and method != "lora":
+        raise ValueError(f"publish.adapter is set, but method: {method} trains no adapter")
     tag = config.publish.tag or opened.manifest.version
     private = config.publish.private
     with tempfile.TemporaryDirectory(prefix="textloop-") as directory:
@@ -168,5 +169,5 @@ def check_merged(adapter: Path, bundle: Bundle) -> None:
                 ):
                     raise ValueError(
                         f"`{bundle.path}` was not merged from `{adapter}` (`{name}` differs); "
-                        "run `python -m train merge`, or set publish.adapter=false"
+                        "run `textloop merge`, or set publish.adapter=false"
                     )

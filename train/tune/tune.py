@@ -1,4 +1,4 @@
-"""Search over a run's settings: `python -m train tune`.
+"""Search over a run's settings: `textloop tune`.
 
 Decides whether a search can start, which trial is next and which files are kept. Trials run
 one after another in one process, because importing the libraries takes longer than a short
@@ -38,7 +38,9 @@ from train.config.search_space import (
 from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
+from train.fit.choice.record import resolve
 from train.model.source import base_content, check_source
+from train.preflight import read_fitted
 from train.tune.page import tune_page
 from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
@@ -133,6 +135,8 @@ def prepare(config: RunConfig) -> Search:
             "tune runs each trial in one process; instead of `accelerate launch`, start several "
             "workers on the same output_dir or tune.storage"
         )
+    if config.method == "auto" and "method" not in settings.space:
+        config = _with_chosen_method(config)
     if settings.metric is not None:
         config = with_values(config, {"trainer.metric_for_best_model": settings.metric})
     arguments = training_arguments(config)
@@ -164,6 +168,22 @@ def prepare(config: RunConfig) -> Search:
         maximize=bool(arguments.greater_is_better),
         identity=_identity(config, rows, settings.space),
     )
+
+
+def _with_chosen_method(config: RunConfig) -> RunConfig:
+    """Take the method that `fit` chose for this run; ValueError if it has not."""
+    adapter = config.output_dir / "adapter"
+    if not (adapter / "fit.json").is_file():
+        raise ValueError(
+            "tune searches over the settings of one method: run `textloop fit` first, whose choice "
+            "it takes, or set method: lora"
+        )
+    record = read_fitted(adapter)
+    if "choice" not in record:
+        raise ValueError(f"`{adapter}` was trained with another method than auto; set method: lora")
+    config = resolve(config, record)
+    print(f"method {config.method}, pooling {config.model.pooling}: chosen by `fit`")
+    return config
 
 
 def _identity(config: RunConfig, rows: LabelledData, space: dict[str, Dimension]) -> dict[str, Any]:

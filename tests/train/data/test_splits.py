@@ -316,7 +316,7 @@ def test_texts_of_a_file_without_header_are_shortened_in_the_message(tmp_path: P
         ("a.csv", "Text,label\na,b\n", "'Text' is not 'text'"),
         ("a.csv", "te\u200bxt,label\na,b\n", r"'te\\u200bxt' is not 'text'"),
         ("a.csv", "__label__x hello\n__label__y bye\n", "it looks like a file of fastText"),
-        ("a.jsonl", '{"data": {"text": "a"}, "id": 1}\n', "the values of the objects in `data`"),
+        ("a.jsonl", '{"data": {"text": "a"}, "id": 1}\n', "a value within the objects in `data`"),
     ],
 )
 def test_missing_column_is_named_with_what_the_file_may_be(
