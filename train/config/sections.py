@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from serve.config import Config
-from train.config.names import Label, Names
+from train.config.names import Label, Names, free_in_predictions
 
 NOT_TRAINING = frozenset(
     {
@@ -215,37 +215,14 @@ class CalibrationSection(Config):
         return self
 
 
-PREDICTION_COLUMNS = (
-    "row",
-    "text",
-    "text_pair",
-    "label",
-    "predicted",
-    "correct",
-    "confidence",
-    "abstain",
-)
-"""Columns of `predictions.parquet`, before one column of probabilities per label."""
-
-
 class EvaluationSection(Config):
     """What `evaluate` reports in addition to the overall metrics."""
 
     slice_columns: Names = ()
     """Columns of the test data, such as language or channel, to evaluate separately by value."""
 
-    id_columns: Names = ()
+    id_columns: Annotated[Names, AfterValidator(free_in_predictions)] = ()
     """Columns of the test data to copy into predictions.parquet, such as the key of a record."""
-
-    @model_validator(mode="after")
-    def _check_ids(self) -> Self:
-        for column in self.id_columns:
-            if column in PREDICTION_COLUMNS or column.startswith("p:"):
-                raise ValueError(
-                    f"`id_columns` names `{column}`, a column that predictions.parquet has itself; "
-                    f"rename it in the data (taken: {', '.join(PREDICTION_COLUMNS)}, p:LABEL)"
-                )
-        return self
 
 
 Normalization = Literal["unicode", "html", "case", "punctuation", "whitespace"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve.files import sync_directory
 from serve.inference.scores import confidence
@@ -67,7 +68,7 @@ def find_changes(
     """
     changed_N = (champion.predicted_NC != candidate.predicted_NC).any(axis=1)
     probabilities_NC = np.nan_to_num(candidate.probabilities_NC)
-    confidence_N = confidence(probabilities_NC, candidate.predicted_NC, task)
+    confidence_N = _confidence(probabilities_NC, candidate.predicted_NC, task)
     was_right_N, is_right_N = champion.correct_N, candidate.correct_N
 
     def names(choice_C: Any, of: Sequence[str] = labels) -> tuple[str, ...]:
@@ -86,6 +87,17 @@ def find_changes(
         )
         for n in changed[np.argsort(-confidence_N[changed], kind="stable")].tolist()
     ]
+
+
+def _confidence(
+    probabilities_NC: NDArray[np.float32], predicted_NC: Choice, task: str
+) -> NDArray[np.float64]:
+    """The confidence in each answer; in that with a new label, what the shared ones leave."""
+    if task == "multi_label":
+        return confidence(probabilities_NC, predicted_NC, task)
+    answered_N = (probabilities_NC * predicted_NC).sum(axis=1, dtype=np.float64)
+    left_N = np.clip(1 - probabilities_NC.sum(axis=1, dtype=np.float64), 0, 1)
+    return np.asarray(np.where(predicted_NC.any(axis=1), answered_N, left_N))
 
 
 def label_changes(

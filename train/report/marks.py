@@ -28,6 +28,13 @@ class Axis:
         return cls(low=max(start for start in (0.0, 0.5, 0.8, 0.9) if start <= max(low, 0.0)))
 
     @classmethod
+    def around(cls, values: Sequence[float]) -> Axis:
+        """The range of these values, with room at both ends."""
+        low, high = min(values), max(values)
+        room = (high - low or 1.0) * 0.05
+        return cls(low=low - room, high=high + room)
+
+    @classmethod
     def around_zero(cls, values: Sequence[float]) -> Axis:
         """The range of these differences, as far to both sides of 0, with round ends."""
         largest = max(map(abs, values), default=0.0) or 1.0
