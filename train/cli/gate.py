@@ -49,5 +49,5 @@ def run(arguments: argparse.Namespace) -> int:
         output=arguments.output,
     )
     print(to_text(report))
-    print(f"wrote {path}")
+    print(f"wrote {path.with_suffix('.html')}, and beside it {path.name}")
     return 0 if report.passed else 1

@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(result.summary)
     if result.best is None:
         return 1
-    print(f"wrote {result.best_file} and {result.table_file}")
+    print(f"wrote {result.best_file}; see report.html beside it")
     return 0

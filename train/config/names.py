@@ -47,3 +47,26 @@ Label = Annotated[str, BeforeValidator(_one_label)]
 
 Name = Annotated[str, BeforeValidator(_one_name)]
 """One name."""
+
+PREDICTION_COLUMNS = (
+    "row",
+    "text",
+    "text_pair",
+    "label",
+    "predicted",
+    "correct",
+    "confidence",
+    "abstain",
+)
+"""Columns of `predictions.parquet`, before one column of probabilities per label."""
+
+
+def free_in_predictions(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names of columns that `predictions.parquet` has itself."""
+    for column in columns:
+        if column in PREDICTION_COLUMNS or column.startswith("p:"):
+            raise ValueError(
+                f"`id_columns` names `{column}`, a column that predictions.parquet has itself; "
+                f"rename it in the data (taken: {', '.join(PREDICTION_COLUMNS)}, p:LABEL)"
+            )
+    return columns

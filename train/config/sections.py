@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from serve.config import Config
-from train.config.names import Label, Names
+from train.config.names import Label, Names, free_in_predictions
 
 NOT_TRAINING = frozenset(
     {
@@ -220,6 +220,9 @@ class EvaluationSection(Config):
 
     slice_columns: Names = ()
     """Columns of the test data, such as language or channel, to evaluate separately by value."""
+
+    id_columns: Annotated[Names, AfterValidator(free_in_predictions)] = ()
+    """Columns of the test data to copy into predictions.parquet, such as the key of a record."""
 
 
 Normalization = Literal["unicode", "html", "case", "punctuation", "whitespace"]

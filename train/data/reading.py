@@ -55,14 +55,15 @@ def read_source(
 ) -> ReadRows:
     """Write the usable rows of a source. Raises ValueError if the source as a whole is not usable.
 
-    Slice values are written for the rows of test.
+    Values of slice and id columns are written for the rows of test.
     """
     found: list[InvalidRow] = []
     number = num_invalid = 0
     holds_test = name == "test" or (name == "train" and config.data.test is None)
     columns = config.evaluation.slice_columns if holds_test else ()
+    id_columns = config.evaluation.id_columns if holds_test else ()
     rules = RowRules(config=config, class_names={})
-    used = (*rules.columns, *columns)
+    used = (*rules.columns, *columns, *id_columns)
     unseen, seen = {*used}, dict[str, Any]()
     options = read_options(config, used)
     with open_source(source, cache_dir=config.output_dir / "cache", options=options) as table:
@@ -74,6 +75,7 @@ def read_source(
             try:
                 text, labels = rules.parse(row, number)
                 values = tuple(slice_value(row, column) for column in columns)
+                ids = tuple(id_value(row, column) for column in id_columns)
             except RowError as error:
                 num_invalid += 1
                 if len(found) < INVALID_KEPT:
@@ -81,7 +83,7 @@ def read_source(
                 continue
             fixed = labels if fixes is None else fixes.apply(name, number, text, labels)
             if fixed is not None:
-                writer.add(text, fixed, number, values)
+                writer.add(text, fixed, number, values, ids)
         notes = table.notes
     if not number:
         raise ValueError(f"`{source}` has no rows")
@@ -136,7 +138,7 @@ def _known(seen: Mapping[str, Any], missing: str) -> str:
         hint = f"{hint}; set data.delimiter='{marks[0]}' if it is the delimiter"
     return (
         f"{list_columns(names)}{hint}; set data.text_columns and data.label_column, or "
-        "data.template, or evaluation.slice_columns"
+        "data.template, or evaluation.slice_columns and evaluation.id_columns"
     )
 
 
@@ -153,7 +155,11 @@ def unusable(source: str, name: SplitName, read: ReadRows) -> str:
 def _invalid(
     name: SplitName, number: int, error: RowError, row: Row, columns: Iterable[str]
 ) -> InvalidRow:
-    content = json.dumps({column: value_of(row, column) for column in columns}, default=repr)
+    values = {column: value_of(row, column) for column in columns}
+    content = "\n".join(
+        f"{column}: {value if isinstance(value, str) else json.dumps(value, default=repr)}"
+        for column, value in values.items()
+    )
     return InvalidRow(source=name, row=number, problem=str(error), content=content[:500])
 
 
@@ -164,3 +170,17 @@ def slice_value(row: Row, column: str) -> str:
     if problem := text_problem(text):
         raise RowError(f"column `{column}`: {problem}")
     return text
+
+
+def id_value(row: Row, column: str) -> str:
+    """Return the value of an id column as JSON: text stays text, and a number a number.
+
+    Raises RowError if it is not valid Unicode.
+    """
+    value: Any = row.get(column)
+    is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    if value is not None and not is_number:
+        value = str(value)
+    if isinstance(value, str) and value and (problem := text_problem(value)):
+        raise RowError(f"column `{column}`: {problem}")
+    return json.dumps(value)

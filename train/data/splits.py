@@ -11,6 +11,7 @@ memory map, so the data may be larger than memory.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -39,7 +40,15 @@ from train.data.splitting.assignment import Assignment, content_key
 from train.data.splitting.hash_split import split_by_hash
 from train.data.splitting.split_file import split_file
 from train.data.splitting.split_notes import shared_texts, unmeasured_labels
-from train.data.store import RowWriter, content_line, labels_of, row_numbers_of, slices_of, texts_of
+from train.data.store import (
+    RowWriter,
+    content_line,
+    ids_of,
+    labels_of,
+    row_numbers_of,
+    slices_of,
+    texts_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,9 @@ class Split:
 
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of `evaluation.slice_columns`, for the test split only."""
+
+    ids: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of `evaluation.id_columns`, for the test split only."""
 
     source: SplitName = "train"
     """The key under `data` that names the source; train for a part split off train."""
@@ -165,6 +177,7 @@ def load_data(
             labels=labels_of(tables[name]),
             rows=row_numbers_of(tables[name]),
             slices=_slices(tables[name], config) if name == "test" else {},
+            ids=_ids(tables[name], config) if name == "test" else {},
             source=name if name in named else "train",
         )
         for name in SPLITS
@@ -218,3 +231,16 @@ def _slices(table: pa.Table, config: RunConfig) -> dict[str, Sequence[str]]:
     columns = config.evaluation.slice_columns
     rows = list(slices_of(table)) if columns else []
     return {column: [row[number] for row in rows] for number, column in enumerate(columns)}
+
+
+def _ids(table: pa.Table, config: RunConfig) -> dict[str, Sequence[Any]]:
+    """Read the id columns; one with values of several types becomes text, as a file needs one."""
+    columns = config.evaluation.id_columns
+    rows = [[json.loads(value) for value in row] for row in ids_of(table)] if columns else []
+    found: dict[str, Sequence[Any]] = {
+        column: [row[number] for row in rows] for number, column in enumerate(columns)
+    }
+    for column, values in found.items():
+        if len({type(value) for value in values} - {type(None)}) > 1:
+            found[column] = [None if value is None else str(value) for value in values]
+    return found

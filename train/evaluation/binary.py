@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve.bundle.binary import DecisionThreshold
-from serve.html import Html, paragraph, table
+from serve.html import Html, paragraph, shortened, table
 from serve.inference.decision import Rules
 from serve.inference.scores import Array, chosen
 from train.report.cells import interval
@@ -63,11 +63,15 @@ def decision_parts(result: BinaryResult | None) -> list[Html]:
         + [interval(each) for each in (metrics.precision, metrics.recall, metrics.f1)]
         for place, metrics in result.rows
     ]
-    head = [f"{requested.positive_label} on the test split", "predicted"]
     return [
         paragraph(
             f"Decision threshold for {requested.positive_label}, {served}: {requested.reason}. "
             "Stock classes and pipelines predict the label with the higher probability, as at 0.5."
         ),
-        table([*head, "precision", "recall", "F1"], rows, kinds=["", *["number"] * 4]),
+        table(
+            ["decided", "predicted", "precision", "recall", "F1"],
+            rows,
+            kinds=["name", *["number"] * 4],
+            caption=f"{shortened(requested.positive_label, 60)} on the test rows",
+        ),
     ]

@@ -1,7 +1,7 @@
 """Score a bundle on the test split, through the predictor that serves it.
 
 Writes `output_dir/evaluation/` (`evaluation-VERSION/` for a bundle other than the run's own):
-`predictions.parquet`, one row per text, `metrics.json`, and `report.html` with its figures.
+`predictions.parquet`, one row per text, `metrics.json`, and `report.html` with its plots.
 The metrics of the run's own bundle on its own test rows are also recorded in its manifest.
 
 Shape suffixes: N texts, C labels.
@@ -18,7 +18,6 @@ from serve.bundle.seal import record_metrics
 from serve.files import write_atomic
 from serve.inference.predictor import Predictor
 from serve.stats import paired_difference
-from serve.tables import write_rows
 from train.config.run import RunConfig
 from train.data.label_names import positive_label
 from train.data.split_checks import count_labels
@@ -26,6 +25,7 @@ from train.data.splits import LabelledData, Split, load_data
 from train.evaluation.binary import BinaryResult
 from train.evaluation.console import commonest_answer
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
+from train.evaluation.predictions import write_predictions
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
 from train.statistics.intervals import LabelMetrics
@@ -36,7 +36,7 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
 
     Raises ValueError if the bundle's task, labels or columns are not those of the data.
     """
-    from train.evaluation.report import write_report  # fails early if matplotlib is missing
+    from train.evaluation.report import Subject, write_report  # fails early without matplotlib
 
     data = load_data(config)
     test = data.test
@@ -50,12 +50,26 @@ def evaluate(config: RunConfig, *, bundle: Path | None = None, device: str = "au
 
     result = _measure(predictor, data, config, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _write_predictions(test, manifest.labels, result)
+    write_predictions(directory / "predictions.parquet", test, manifest, result.full)
     _write_metrics(test, manifest, result)
     if bundle is None:
         _record(predictor, test, result)
-    write_report(result, manifest, test, _log_history(config) if bundle is None else [])
+    subject = Subject(
+        manifest=manifest,
+        split=test,
+        run=config.output_dir.name if bundle is None else f"version {manifest.version}",
+        source=_source_name(config),
+        log_history=_log_history(config) if bundle is None else [],
+    )
+    write_report(result, subject)
     return result
+
+
+def _source_name(config: RunConfig) -> str:
+    """Name where the test rows come from, for a title."""
+    source = config.data.test or config.data.train
+    where = source.rstrip("/").rpartition("/")[2] or source
+    return where if config.data.test else f"rows split off {where}"
 
 
 def _positive_label(data: LabelledData, manifest: Manifest, configured: str | None) -> str | None:
@@ -91,34 +105,6 @@ def _measure(
         commonest=commonest_answer(data.train.labels),
         directory=directory,
     )
-
-
-def _write_predictions(test: Split, names: tuple[str, ...], result: Evaluation) -> None:
-    rows = _prediction_rows(test, names, result.full)
-    temporary = result.directory / ".predictions.parquet"
-    write_rows(temporary, lambda: rows, list(rows[0]))
-    temporary.replace(result.directory / "predictions.parquet")
-
-
-def _prediction_rows(split: Split, names: tuple[str, ...], result: Measurement) -> list[Any]:
-    rows = []
-    decision = result.decision
-    for n, text in enumerate(split.texts):
-        predicted_C = result.predicted_NC[n]
-        parts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
-        rows.append(
-            {
-                "row": n,
-                **parts,
-                "labels": list(split.labels[n]),
-                "predicted": [name for name, on in zip(names, predicted_C, strict=True) if on],
-                "correct": bool((predicted_C == result.reference_NC[n]).all()),
-                "probabilities": result.probabilities_NC[n].tolist(),
-                "confidence": float(decision.confidence_N[n]),
-                "abstain": None if decision.abstain_N is None else bool(decision.abstain_N[n]),
-            }
-        )
-    return rows
 
 
 def _write_metrics(test: Split, manifest: Manifest, result: Evaluation) -> None:

@@ -27,11 +27,20 @@ from serve.inference.placement import BackendName
 from serve.inference.predictor import Predictor
 from serve.inference.text import Text
 from train.config.run import RunConfig
+from train.config.sections import GateSection
 from train.data.splits import Split, load_data
 from train.evaluation.measure import check_task, predict, reference
-from train.gate.guards import finite_check, new_label_checks
+from train.gate.changes import changes_file, find_changes, label_changes, write_changes
+from train.gate.guards import Check, finite_check, new_label_checks
 from train.gate.judge import build_gate_report
-from train.gate.labels import SharedLabels, on_shared, rows_of_champion, share_labels
+from train.gate.labels import (
+    SharedLabels,
+    compared_part,
+    on_shared,
+    rows_of_champion,
+    share_labels,
+)
+from train.gate.page import gate_page
 from train.gate.report import BundleInfo, GateReport
 from train.statistics.comparison import check_counts
 from train.statistics.resampling import Predictions
@@ -63,9 +72,10 @@ def gate(
 ) -> tuple[GateReport, Path]:
     """Compare, and write the report to `output`, by default to a file in `output_dir`.
 
-    candidates: several are seeds of one configuration, against as many champions or one.
-    Returns the report and its path. Raises ValueError for bundles that cannot be compared with
-    each other on these rows.
+    Beside it are a page of the same name that ends in .html, and all texts with another answer,
+    in a file that ends in -changed.parquet. candidates: several are seeds of one configuration,
+    against as many champions or one. Returns the report and its path. Raises ValueError for
+    bundles that cannot be compared with each other on these rows.
     """
     check_counts(len(candidates), len(champions))
     opened = {
@@ -90,15 +100,6 @@ def gate(
         times = latencies(
             champion.predictor, candidate.predictor, test.texts, section.latency_samples
         )
-    floors = []
-    if labels.new:
-        floors = new_label_checks(
-            reference(test, labels.new, others=True),
-            np.stack(candidate.predicted_new),
-            labels.new,
-            min_recall=section.min_new_recall,
-            min_precision=section.min_new_precision,
-        )
     report = build_gate_report(
         section,
         champion.predictions,
@@ -107,7 +108,7 @@ def gate(
         task=config.task,
         seed=config.seed,
         times_s=times,
-        more_checks=floors,
+        more_checks=_floors(candidate, test, labels, section),
     ).model_copy(
         update={
             "candidates": candidate.infos,
@@ -122,8 +123,35 @@ def gate(
         names = f"{candidate.infos[0].version}-vs-{champion.infos[0].version}"
         output = config.output_dir / f"gate-{names}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
+    sides = champion.predictions[0], candidate.predictions[0]
+    changes = find_changes(
+        compared_part(test, rows_N),
+        *sides,
+        labels=labels.shared,
+        task=config.task,
+        new_labels=labels.new,
+        predicted_new=candidate.predicted_new[0][rows_N],
+    )
+    write_changes(changes_file(output), changes, is_pair=config.is_pair)
+    page = gate_page(report, changes, label_changes(*sides, labels.shared), output)
+    write_atomic(output.with_suffix(".html"), page)
     write_atomic(output, (report.model_dump_json(indent=2) + "\n").encode())
     return report, output
+
+
+def _floors(
+    candidate: Scored, test: Split, labels: SharedLabels, section: GateSection
+) -> list[Check]:
+    """Judge the labels that only the candidate knows, on all test rows."""
+    if not labels.new:
+        return []
+    return new_label_checks(
+        reference(test, labels.new, others=True),
+        np.stack(candidate.predicted_new),
+        labels.new,
+        min_recall=section.min_new_recall,
+        min_precision=section.min_new_precision,
+    )
 
 
 def latencies(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.bundle.manifest import Measured
 from serve.config import FrozenModel
 from train.statistics.paired import exact_p_value
 from train.statistics.resampling import MetricChange, Predictions
@@ -47,6 +48,15 @@ class Check(FrozenModel):
 
     detail: str
     """The figures in words, and what to do if it refuses."""
+
+    champion: float | None = None
+    """The metric of the champion; null where the guard compares no metric."""
+
+    candidate: float | None = None
+    """The metric of the candidate."""
+
+    difference: Measured | None = None
+    """Candidate minus champion, with its interval."""
 
 
 def finite_check(side: Sequence[Predictions]) -> Check:
@@ -83,6 +93,9 @@ def f1_check(change: MetricChange, *, margin: float) -> Check:
         limit=-margin,
         detail=f"{_figures(change)} (approximate); the lower end must be above {-margin:+.4f}; "
         "more test rows narrow it (gate.f1_margin)",
+        champion=change.champion,
+        candidate=change.candidate,
+        difference=change.difference,
     )
 
 
@@ -101,6 +114,9 @@ def calibration_checks(
             limit=max_increase,
             detail=f"{_figures(change)}; refused if the lower end is over {max_increase:+.4f}"
             + _not_shown(change.difference.value, increase, max_increase),
+            champion=change.champion,
+            candidate=change.candidate,
+            difference=change.difference,
         )
     ]
     if max_ece is not None:

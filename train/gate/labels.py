@@ -106,6 +106,16 @@ def _under_its_names(manifest: Manifest, config: RunConfig) -> Split:
         ).test
 
 
+def compared_part(test: Split, rows_N: NDArray[np.bool_]) -> Split:
+    """Return the rows of a split that are compared."""
+    rows = np.flatnonzero(rows_N).tolist()
+    return Split(
+        texts=[test.texts[row] for row in rows],
+        labels=[test.labels[row] for row in rows],
+        rows=[test.rows[row] for row in rows] if len(test.rows) else (),
+    )
+
+
 def on_shared(
     columns_NC: NDArray[Any], names: Sequence[str], labels: SharedLabels
 ) -> list[NDArray[Any]]:

@@ -25,6 +25,7 @@ from optuna import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.config.search_space import (
     Dimension,
@@ -40,6 +41,7 @@ from train.fit.arguments import training_arguments
 from train.fit.choice.record import resolve
 from train.model.source import base_content, check_source
 from train.preflight import read_fitted
+from train.tune.page import tune_page
 from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
     GRACE_S,
@@ -84,7 +86,7 @@ class Search:
 def tune(config: RunConfig) -> TuneResult:
     """Run trials until the study has `tune.trials` finished ones, or time is up.
 
-    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
+    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, `trials.csv` and `report.html`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
     datasets.disable_progress_bars()  # each trial would show several
@@ -258,7 +260,7 @@ def remove_finished_trial_dirs(study: Study, directory: Path) -> None:
 
 def _write(study: Study, search: Search) -> TuneResult:
     with locked(search.directory):  # the last worker to write has seen the most trials
-        return write_results(
+        result = write_results(
             study,
             search.directory,
             config=search.config,
@@ -266,3 +268,7 @@ def _write(study: Study, search: Search) -> TuneResult:
             metric=search.metric,
             num_validation=len(search.rows.validation),
         )
+        trials = finished_trials(study)
+        document = tune_page(result, trials, search.config, maximize=search.maximize)
+        write_atomic(search.directory / "report.html", document)
+        return result

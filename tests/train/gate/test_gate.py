@@ -12,6 +12,7 @@ from gating import altered, gate, report_of, write_run
 from rows import make_rows, write_jsonl
 
 from serve.bundle.seal import open_bundle
+from serve.tables import read_rows
 from train.__main__ import main
 from train.config.run import RunConfig
 from train.config.sections import GateSection
@@ -48,11 +49,16 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert all(check.passed for check in report.checks)
     text = capsys.readouterr().out
     assert "not significantly better" in text
-    assert "NOT PASSED" in text
+    assert text.startswith("NOT PASSED: its accuracy is not significantly better (+0.0 points")
+    page = (run_file.parent / "run" / f"gate-{version}-vs-{version}.html").read_text()
+    assert "<b>Not passed</b>: its accuracy is not significantly better" in page
+    assert "Both bundles give the same answer to every test text." in page
+    changed = run_file.parent / "run" / f"gate-{version}-vs-{version}-changed.parquet"
+    assert list(read_rows(changed)) == []
 
     (run_file.parent / "run" / f"gate-{version}-vs-{version}.json").unlink()
     assert gate(run_file, bundle, bundle, "gate.require=non_inferior") == 0
-    assert "\nPASSED" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("PASSED: its accuracy is less than 10 points lower")
     assert report_of(run_file).passed
 
 
@@ -212,3 +218,22 @@ def test_gate_settings_do_not_change_the_identity_of_a_run(
     assert run_identity(config, data, global_batch=16) == run_identity(
         stricter, data, global_batch=16
     )
+
+
+def test_texts_with_another_answer_are_listed_by_what_became_of_them(
+    run_file: Path, bundles: Callable[[str], Path], tmp_path: Path
+) -> None:
+    worse = altered(bundles("single"), tmp_path, tensors=zeroed_head)
+
+    assert gate(run_file, worse, bundles("single")) == 1
+
+    (file,) = (run_file.parent / "run").glob("gate-*-changed.parquet")
+    rows = list(read_rows(file))
+    page = file.with_name(file.name.replace("-changed.parquet", ".html")).read_text()
+    assert rows
+    for row in rows:
+        right = row["champion"] == row["label"], row["candidate"] == row["label"]
+        expected = {(True, False): "broken", (False, True): "fixed", (False, False): "both wrong"}
+        assert row["outcome"] == expected[right]
+    assert "Right before, wrong now" in page
+    assert page.index("refused</b>") < page.index("passed</b></td>")

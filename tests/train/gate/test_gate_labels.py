@@ -12,8 +12,10 @@ from gating import altered, gate, report_of, write_run
 
 from serve.bundle.seal import open_bundle
 from train.data.splits import Split
+from train.gate.changes import find_changes
 from train.gate.guards import new_label_checks
 from train.gate.labels import share_labels
+from train.statistics.resampling import Predictions
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_candidate_with_a_new_label_is_compared_on_the_rows_of_the_others(
     assert report.rows == theirs["test"]["rows"] < 60
     assert report.new_labels == ("login",)
     assert {"recall of new labels", "precision of new labels"} <= {c.name for c in report.checks}
-    assert "new labels   login" in capsys.readouterr().out
+    assert "new labels: login" in capsys.readouterr().out
 
 
 def test_new_label_that_takes_the_rows_of_others_is_refused(
@@ -157,3 +159,25 @@ def test_new_label_is_refused_without_rows_and_below_its_floor() -> None:
     assert "no test rows of b" in checks[0].detail
     assert "a 0.250 (1 of 4" in checks[0].detail
     assert "no predictions of b" in checks[1].detail
+
+
+def test_an_answer_with_a_new_label_has_the_confidence_that_the_shared_ones_leave() -> None:
+    reference_NC = np.eye(2, dtype=bool)
+    old = Predictions(
+        probabilities_NC=np.eye(2, dtype=np.float32),
+        predicted_NC=reference_NC,
+        reference_NC=reference_NC,
+    )
+    new = Predictions(
+        probabilities_NC=np.array([[0.1, 0.0], [0.75, 0.25]], dtype=np.float32),
+        predicted_NC=np.array([[False, False], [True, False]]),
+        reference_NC=reference_NC,
+    )
+
+    changes = find_changes(
+        Split(texts=["one", "two"], labels=[("a",), ("b",)]), old, new, labels="ab",
+        task="single_label", new_labels=["c"], predicted_new=np.array([[True], [False]]),
+    )  # fmt: skip
+
+    assert [(each.text, each.candidate) for each in changes] == [("one", ("c",)), ("two", ("a",))]
+    assert [each.confidence for each in changes] == pytest.approx([0.9, 0.75])

@@ -12,7 +12,14 @@ from train.config.run import RunConfig
 from train.data.labels import Labels
 from train.data.rows import SplitName
 from train.data.splitting.assignment import Assignment, content_key
-from train.data.store import RowWriter, labels_of, row_numbers_of, slices_of, texts_of
+from train.data.store import (
+    RowWriter,
+    ids_of,
+    labels_of,
+    row_numbers_of,
+    slices_of,
+    texts_of,
+)
 
 
 def split_by_hash(
@@ -35,8 +42,8 @@ def split_by_hash(
         writers = {name: RowWriter(directory) for name in names}
         for writer in writers.values():
             stack.callback(writer.discard)
-        numbers = row_numbers_of(table)
-        for text, row, number, values in zip(texts, labels, numbers, slices_of(table), strict=True):
+        more = row_numbers_of(table), slices_of(table), ids_of(table)
+        for text, row, number, values, ids in zip(texts, labels, *more, strict=True):
             part = assignment.split_of(content_key(text))
-            writers[part].add(text, row, number, values)
+            writers[part].add(text, row, number, values, ids)
         return {name: writer.close(name) for name, writer in writers.items()}
