@@ -1,4 +1,4 @@
-"""Read and write files of rows, one block at a time: for training and `python -m serve predict`.
+"""Read and write files of rows, one block at a time: for training and `textloop predict`.
 
 A row is a dict of column to value. Values are kept as they are written: in CSV and TSV files each
 is a string ("NA" and "007" included). What was detected or left out is said, never silent.

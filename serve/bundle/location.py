@@ -39,10 +39,7 @@ def _explain(path: Path) -> str:
             )
         return f"no bundle at `{path}`: {what}{hint}"
     if (path / "fit.json").is_file() or (path / "trainer_state.json").is_file():
-        return (
-            f"`{path}` is what `fit` trained, not a bundle; create that with "
-            "`python -m train merge`"
-        )
+        return f"`{path}` is what `fit` trained, not a bundle; create that with `textloop merge`"
     if (path / "adapter_config.json").is_file():
         return (
             f"`{path}` is an adapter of another program, without `{MANIFEST}`; Textloop serves "
@@ -51,19 +48,16 @@ def _explain(path: Path) -> str:
         )
     if (path / "adapter").is_dir() or (path / "run.json").is_file():
         return (
-            f"`{path}` is a run without a bundle; create it with `python -m train merge` and the "
+            f"`{path}` is a run without a bundle; create it with `textloop merge` and the "
             "run's configuration"
         )
     if (path / "config.json").is_file():
         return (
-            f"`{path}` is a Hugging Face model without `{MANIFEST}`, not a bundle, and Textloop "
-            "has no import; it serves bundles that it trained, for example with this model as "
+            f"`{path}` is a Hugging Face model without `{MANIFEST}`, not a bundle; make one of a "
+            f"sequence classifier with `textloop import {path}`, or train with the model as "
             "`model.base`"
         )
-    return (
-        f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by "
-        "`python -m train merge`"
-    )
+    return f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by `textloop merge`"
 
 
 def _bundle_near(path: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """From probabilities to decisions: predicted labels, confidence and abstention.
 
 The rules come from the bundle's calibration; the server, the file classifier and `train
-evaluate` all use `Rules.decide`. The temperature is not applied here: `train merge` has
+evaluate` all use `Rules.decide`. The temperature is not applied here: `textloop merge` has
 folded it into the weights, so the probabilities are already calibrated.
 
 Shape suffixes: N texts, C labels.

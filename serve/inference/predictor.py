@@ -1,6 +1,6 @@
 """From texts to logits and probabilities: the only inference path.
 
-The server, the file classifier, `train merge` and `train evaluate` all use `Predictor`, so
+The server, the file classifier, `textloop merge` and `textloop evaluate` all use `Predictor`, so
 the model that was evaluated is the model that is served. `serve.inference.placement` chooses
 where it runs.
 

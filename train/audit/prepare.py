@@ -1,4 +1,4 @@
-"""Validate and audit the data before training: `python -m train prepare`.
+"""Validate and audit the data before training: `textloop prepare`.
 
 Writes `output_dir/prepare/`: `report.html` for people, `report.json` for programs, and
 `fixes.jsonl` with suggestions for a person to review (see `train.data.fixes`). Changes no data.

@@ -1,10 +1,16 @@
-"""Types of keys that name columns or classes; a single name need not be in a list."""
+"""Types of keys that name columns or classes; a single name need not be in a list.
+
+And the prefix by which a base names a bundle.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+
+BUNDLE = "bundle:"
+"""Prefix of a `model.base` that is a bundle of Textloop."""
 
 
 def _one_name(value: Any) -> Any:

@@ -35,7 +35,7 @@ class ModelConfig(Config):
     """The pretrained model to start from, and its head."""
 
     base: str
-    """A directory, package:NAME/PATH for one inside an installed package, or a Hub id."""
+    """A directory, package:NAME/PATH, a Hub id, or bundle:DIR to go on from a bundle's weights."""
 
     revision: str | None = None
     """Commit, tag or branch; required for a Hub model."""

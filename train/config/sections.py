@@ -91,7 +91,7 @@ def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 class GateSection(Config):
-    """Requirements that a candidate must meet to replace the champion (`train gate`)."""
+    """Requirements that a candidate must meet to replace the champion (`textloop gate`)."""
 
     require: Literal["superior", "non_inferior"] = "superior"
     """Whether accuracy must be better than the champion's, or only not worse by margin."""
@@ -107,6 +107,12 @@ class GateSection(Config):
 
     max_recall_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Maximum drop of a label's recall (fraction); only a significantly larger one is refused."""
+
+    min_new_recall: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest recall (fraction), on the test rows, of a label that only the candidate knows."""
+
+    min_new_precision: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest precision (fraction), on the test rows, of a label that only the candidate knows."""
 
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
     """Expected calibration error that a candidate is refused for if shown to exceed; null: none."""

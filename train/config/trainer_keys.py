@@ -236,9 +236,29 @@ def _check_metric(trainer: dict[str, Any]) -> None:
         )
 
 
-@functools.cache
 def fields() -> dict[str, str]:
     """Return the fields of TrainingArguments and their types as in its source; {} without it."""
+    return {name: ast.unparse(node.annotation) for name, node in _nodes().items()}
+
+
+@functools.cache
+def help_texts() -> dict[str, str]:
+    """Return what transformers says of the fields, the first sentence of each; {} without it."""
+    found = {}
+    for name, node in _nodes().items():
+        for each in ast.walk(node):
+            if isinstance(each, ast.Dict):
+                pairs = zip(each.keys, each.values, strict=True)
+                texts = {ast.unparse(key): value for key, value in pairs if key is not None}
+                text = texts.get("'help'")
+                if isinstance(text, ast.Constant):
+                    words = " ".join(str(text.value).split())
+                    found[name] = words.partition(". ")[0].rstrip(".") + "."
+    return found
+
+
+@functools.cache
+def _nodes() -> dict[str, ast.AnnAssign]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return {}
@@ -249,7 +269,7 @@ def fields() -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
     )
     return {
-        each.target.id: ast.unparse(each.annotation)
+        each.target.id: each
         for each in found.body
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
     }

@@ -66,12 +66,17 @@ def predict(predictor: Predictor, split: Split, description: str) -> Array:
     return np.concatenate(blocks)
 
 
-def reference(split: Split, names: Sequence[str]) -> Choice:
-    """The true labels, bool of shape (N, C); ValueError for one that is not among `names`."""
+def reference(split: Split, names: Sequence[str], *, others: bool = False) -> Choice:
+    """The true labels, bool of shape (N, C).
+
+    others: leave out labels that are not among `names`, instead of raising ValueError.
+    """
     index = {label: number for number, label in enumerate(names)}
     reference_NC = np.zeros((len(split), len(index)), dtype=bool)
     for row, labels in enumerate(split.labels):
         for label in labels:
+            if others and label not in index:
+                continue
             if label not in index:
                 raise ValueError(f"the data has the label {label!r}, the bundle does not")
             reference_NC[row, index[label]] = True

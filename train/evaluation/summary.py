@@ -1,4 +1,4 @@
-"""The lines that `train evaluate` prints."""
+"""The lines that `textloop evaluate` prints."""
 
 from __future__ import annotations
 

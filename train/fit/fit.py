@@ -1,4 +1,4 @@
-"""Fine-tune: what `accelerate launch -m train fit` runs.
+"""Fine-tune: what `textloop fit` runs.
 
 A rerun with the same configuration resumes from the latest complete checkpoint; a rerun with a
 different one is refused, so that no result is ever a mixture of two.
@@ -38,7 +38,7 @@ from train.fit.callbacks import RunCallback, stopped_early
 from train.fit.encode import Collator, Inputs, encode_splits
 from train.fit.probe import evaluate_probe, init_from_probe
 from train.fit.resume import is_fitted, prepare_run
-from train.fit.run import Run, load_in_turn, start_run
+from train.fit.run import Run, load_in_turn, notes_on_bundle, start_run
 from train.fit.sampler import TrainingSampler
 from train.fit.tokens import Tokens
 from train.fit.tracking import RunRecord
@@ -73,7 +73,7 @@ def fit(
     base = load_base(config, run.data.labels)
     if config.method == "lora":
         check_targets(base, config)
-    for note in [*base.notes, *run.notes]:
+    for note in [*base.notes, *run.notes, *notes_on_bundle(config, run.data)]:
         run.say(f"note: {note}")
     inputs = encode_splits(run, base)
     packing = choose_batches(run, base, inputs)

@@ -12,10 +12,13 @@ from tqdm import tqdm
 from transformers import TrainingArguments
 
 from serve.inference.cores import usable_cores
+from train.config.names import BUNDLE
 from train.config.run import RunConfig
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import global_batch, training_arguments, training_precision
 from train.fit.tracking import check_trackers
+from train.gate.labels import rows_of_champion
+from train.model.source import check_apart, open_base_bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ def start_run(config: RunConfig, data: LabelledData | None) -> Run:
     """
     arguments = training_arguments(config)
     check_single_gpu(arguments)
+    check_apart(config)
     check_trackers(arguments.report_to)
     state = PartialState()
     set_threads(config, state)
@@ -88,8 +92,8 @@ def check_single_gpu(arguments: TrainingArguments) -> None:
     """
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
-            "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
+            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with --processes "
+            f"{arguments.n_gpu}, or use one: CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -112,3 +116,20 @@ def precision_note(run: Run) -> str:
     if not bf16 or run.device.type != "cpu" or "bf16" in run.config.trainer:
         return ""
     return " (this CPU has AVX512-BF16 or AMX; trainer.bf16=false for fp32)"
+
+
+def notes_on_bundle(config: RunConfig, data: LabelledData) -> list[str]:
+    """Return notes on a base that is a bundle: test rows from which it may have learned."""
+    if not config.model.base.startswith(BUNDLE):
+        return []
+    bundle = open_base_bundle(config.model, verify=False)
+    renamed = bool(set(bundle.manifest.labels) & set(config.data.label_map))
+    try:
+        rows_of_champion(data.test, bundle.manifest, config, renamed=renamed)
+    except (ValueError, KeyError):
+        return [
+            f"`{config.model.base}` was made with other test rows, so it may have learned from "
+            "some of those here, whose metrics are then too good, and `gate` cannot compare the "
+            "two; keep one test file (data.test), and add only rows of new labels to it"
+        ]
+    return []

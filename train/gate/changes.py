@@ -19,6 +19,7 @@ from serve.inference.scores import confidence
 from serve.inference.text import Text
 from serve.tables import write_rows
 from train.data.splits import Split
+from train.statistics.metrics import Choice
 from train.statistics.resampling import Predictions
 
 Outcome = Literal["broken", "fixed", "both wrong"]
@@ -57,15 +58,20 @@ def find_changes(
     *,
     labels: Sequence[str],
     task: str,
+    new_labels: Sequence[str],
+    predicted_new: Choice,
 ) -> list[Change]:
-    """List the texts with different answers, the candidate's most confident answers first."""
+    """List the texts with different answers, the candidate's most confident answers first.
+
+    new_labels, predicted_new: labels of the candidate alone, and its answers with these; (N, C).
+    """
     changed_N = (champion.predicted_NC != candidate.predicted_NC).any(axis=1)
     probabilities_NC = np.nan_to_num(candidate.probabilities_NC)
     confidence_N = confidence(probabilities_NC, candidate.predicted_NC, task)
     was_right_N, is_right_N = champion.correct_N, candidate.correct_N
 
-    def names(choice_C: Any) -> tuple[str, ...]:
-        return tuple(labels[c] for c in np.flatnonzero(choice_C).tolist())
+    def names(choice_C: Any, of: Sequence[str] = labels) -> tuple[str, ...]:
+        return tuple(of[c] for c in np.flatnonzero(choice_C).tolist())
 
     changed = np.flatnonzero(changed_N)
     return [
@@ -74,7 +80,7 @@ def find_changes(
             text=split.texts[n],
             label=tuple(split.labels[n]),
             champion=names(champion.predicted_NC[n]),
-            candidate=names(candidate.predicted_NC[n]),
+            candidate=names(candidate.predicted_NC[n]) + names(predicted_new[n], new_labels),
             confidence=float(confidence_N[n]),
             outcome="broken" if was_right_N[n] else "fixed" if is_right_N[n] else "both wrong",
         )

@@ -80,6 +80,12 @@ class GateReport(FrozenModel):
     champions: tuple[BundleInfo, ...] = ()
     """The champion, or its seeds."""
 
+    new_labels: tuple[str, ...] = ()
+    """Labels that only the candidate knows; the rows compared are those of the other labels."""
+
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """The candidate's names of the champion's labels that have another one."""
+
     test: dict[str, Any] = Field(default_factory=dict)
     """Number and SHA-256 of the test rows."""
 
@@ -126,6 +132,7 @@ def to_text(report: GateReport) -> str:
     lines += [
         f"candidate {names[0]} against champion {names[1]}, {report.rows:,} test rows, "
         f"{' and '.join(sorted(kinds)) or 'given predictions'}",
+        *_label_lines(report),
         f"accuracy {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, "
         f"difference {accuracy.interval:+.4f} (one-sided error {section.alpha})",
         f"only the candidate correct: {accuracy.gained:.2%}; only the champion correct: "
@@ -139,3 +146,16 @@ def to_text(report: GateReport) -> str:
             f"{report.minimum_detectable:+.4f}"
         )
     return "\n".join(lines)
+
+
+def _label_lines(report: GateReport) -> list[str]:
+    lines = []
+    if report.renamed:
+        names = ", ".join(f"{old} -> {new}" for old, new in report.renamed.items())
+        lines.append(f"renamed: {names}")
+    if report.new_labels:
+        lines.append(
+            f"new labels: {', '.join(report.new_labels)}; they are judged by floors, everything "
+            "else on the rows whose labels both know"
+        )
+    return lines

@@ -90,7 +90,7 @@ def check_unchanged(
         raise ValueError(
             f"`{adapter}` was trained with a different configuration or data "
             f"({'; '.join(sorted(found))}); run merge with the configuration and data used by "
-            "fit, or rerun `train fit`"
+            "fit, or rerun `textloop fit`"
         )
 
 

@@ -1,4 +1,4 @@
-"""The lines that `train merge` prints."""
+"""The lines that `textloop merge` prints."""
 
 from __future__ import annotations
 

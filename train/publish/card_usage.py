@@ -45,7 +45,7 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
         )
     return (
         f"{stock}Over HTTP, with Textloop:\n\n```\n"
-        f"{fetch}python -m serve run --bundle {directory}\n"
+        f"{fetch}textloop serve {directory}\n"
         f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
         f"In Python, with the code that the server runs and that measured the metrics below.{int8}"
         "\n\n```python\n"

@@ -1,4 +1,4 @@
-"""Search over a run's settings: `python -m train tune`.
+"""Search over a run's settings: `textloop tune`.
 
 Decides whether a search can start, which trial is next and which files are kept. Trials run
 one after another in one process, because importing the libraries takes longer than a short

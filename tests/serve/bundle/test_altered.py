@@ -659,12 +659,12 @@ def test_the_directory_of_a_run_opens_its_bundle(
 FOREIGN: dict[str, tuple[dict[str, str], str]] = {
     "model": ({"config.json": "{}", "model.safetensors": ""}, "Hugging Face model"),
     "adapter": ({"adapter_config.json": "{}"}, "adapter of another program"),
-    "run": ({"run.json": "{}", "checkpoints/x": ""}, "run without a bundle.*train merge"),
+    "run": ({"run.json": "{}", "checkpoints/x": ""}, "run without a bundle.*textloop merge"),
     "checkpoint": (
         {"trainer_state.json": "{}", "adapter_config.json": "{}"},
-        "what `fit` trained.*train merge",
+        "what `fit` trained.*textloop merge",
     ),
-    "trained": ({"fit.json": "{}", "config.json": "{}"}, "what `fit` trained.*train merge"),
+    "trained": ({"fit.json": "{}", "config.json": "{}"}, "what `fit` trained.*textloop merge"),
     "nothing": ({}, r"no `manifest\.json`"),
 }
 
@@ -681,7 +681,7 @@ def test_what_is_no_bundle_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=expected) as caught:
         open_bundle(directory)
 
-    assert ("train merge" in str(caught.value)) == (name not in ("model", "adapter"))
+    assert ("textloop merge" in str(caught.value)) == (name not in ("model", "adapter"))
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_every_shipped_yaml_loads() -> None:
 def test_every_shipped_yaml_says_how_it_is_launched() -> None:
     for file in (ROOT / "configs").rglob("*.yaml"):
         header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-        commands = ("accelerate launch", "python -m train run", "python -m serve run")
+        commands = ("textloop fit", "accelerate launch", "textloop run", "textloop serve")
         assert any(command in line for line in header for command in commands), file
 
 

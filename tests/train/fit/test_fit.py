@@ -305,7 +305,7 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
     bundles: Callable[[str], Path], make_config: MakeConfig, tmp_path: Path
 ) -> None:
     values = make_config(tmp_path / "run")
-    with pytest.raises(ValueError, match="make it with `train fit`"):
+    with pytest.raises(ValueError, match="make it with `textloop fit`"):
         merge(config_of(values))
     shutil.copytree(bundles("single").parent, tmp_path / "run")
     train = Path(values["data"]["train"])
