@@ -21,7 +21,7 @@ WINGS = {
     """.split(),
     "train": """
         launcher config processes statistics report data model portable evaluation publish audit
-        gate fit preflight merge tune cli __main__
+        gate fit preflight compare merge tune cli __main__
     """.split(),
     "textloop": "binding commands completion __main__".split(),
 }

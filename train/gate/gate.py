@@ -27,10 +27,11 @@ from serve.inference.placement import BackendName
 from serve.inference.predictor import Predictor
 from serve.inference.text import Text
 from train.config.run import RunConfig
+from train.config.sections import GateSection
 from train.data.splits import Split, load_data
 from train.evaluation.measure import check_task, predict, reference
 from train.gate.changes import changes_file, find_changes, label_changes, write_changes
-from train.gate.guards import finite_check, new_label_checks
+from train.gate.guards import Check, finite_check, new_label_checks
 from train.gate.judge import build_gate_report
 from train.gate.labels import (
     SharedLabels,
@@ -99,15 +100,6 @@ def gate(
         times = latencies(
             champion.predictor, candidate.predictor, test.texts, section.latency_samples
         )
-    floors = []
-    if labels.new:
-        floors = new_label_checks(
-            reference(test, labels.new, others=True),
-            np.stack(candidate.predicted_new),
-            labels.new,
-            min_recall=section.min_new_recall,
-            min_precision=section.min_new_precision,
-        )
     report = build_gate_report(
         section,
         champion.predictions,
@@ -116,7 +108,7 @@ def gate(
         task=config.task,
         seed=config.seed,
         times_s=times,
-        more_checks=floors,
+        more_checks=_floors(candidate, test, labels, section),
     ).model_copy(
         update={
             "candidates": candidate.infos,
@@ -145,6 +137,21 @@ def gate(
     write_atomic(output.with_suffix(".html"), page)
     write_atomic(output, (report.model_dump_json(indent=2) + "\n").encode())
     return report, output
+
+
+def _floors(
+    candidate: Scored, test: Split, labels: SharedLabels, section: GateSection
+) -> list[Check]:
+    """Judge the labels that only the candidate knows, on all test rows."""
+    if not labels.new:
+        return []
+    return new_label_checks(
+        reference(test, labels.new, others=True),
+        np.stack(candidate.predicted_new),
+        labels.new,
+        min_recall=section.min_new_recall,
+        min_precision=section.min_new_precision,
+    )
 
 
 def latencies(

@@ -148,16 +148,23 @@ def _guards(report: GateReport) -> list[Html]:
 def _changes(report: GateReport, changes: Sequence[Change], file: Path) -> list[Html]:
     if not changes:
         return [paragraph("Both bundles give the same answer to every test text.")]
-    parts = []
+    parts = changes_tables(changes, names=("champion", "candidate"))
     if len(report.candidates) > 1:
-        parts.append(paragraph("Of the first candidate and the first champion."))
+        parts.insert(0, paragraph("Of the first candidate and the first champion."))
+    parts.append(paragraph(f"All of them are in `{changes_file(file).name}`.", quiet=True))
+    return parts
+
+
+def changes_tables(changes: Sequence[Change], *, names: tuple[str, str]) -> list[Html]:
+    """Show texts with another answer, by outcome. names: of the old and the new side."""
+    parts = []
     for outcome, title in TITLES.items():
         found = [each for each in changes if each.outcome == outcome]
         if not found:
             continue
         shown = found[:SHOWN_CHANGES]
         listed = table(
-            ["text", "true", "champion", "candidate", "confidence", "row"],
+            ["text", "true", *names, "confidence", "row"],
             [
                 [
                     text_cell(each.text),
@@ -170,11 +177,10 @@ def _changes(report: GateReport, changes: Sequence[Change], file: Path) -> list[
                 for each in shown
             ],
             kinds=["text", "name", "name", "name", "number", "number"],
-            caption=f"{title}: {len(shown):,} of {len(found):,}, the candidate's most confident "
-            "answers first",
+            caption=f"{title}: {len(shown):,} of {len(found):,}, the most confident answers of "
+            f"{names[1]} first",
         )
         parts.append(listed if outcome == "broken" else folded(f"{title}: {len(found):,}", listed))
-    parts.append(paragraph(f"All of them are in `{changes_file(file).name}`.", quiet=True))
     return parts
 
 
