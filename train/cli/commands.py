@@ -32,6 +32,11 @@ COMMANDS = {
         help="decide whether a candidate may replace the champion",
         extra="train",
     ),
+    "compare": Command(
+        module="train.compare.command",
+        help="show evaluated runs side by side, as a page and a table",
+        extra="train",
+    ),
     "tune": Command(
         module="train.cli.tune",
         help="search hyperparameters on the validation split",

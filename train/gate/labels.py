@@ -79,13 +79,10 @@ def rows_of_champion(
     named = _under_its_names(manifest, config) if renamed else test
     known = set(manifest.labels)
     kept_N = np.array([known.issuperset(row) for row in named.labels], dtype=bool)
-    rows = np.flatnonzero(kept_N).tolist()
-    theirs = Split(
-        texts=[named.texts[row] for row in rows], labels=[named.labels[row] for row in rows]
-    ).fingerprint
     if manifest.is_imported:
         return kept_N
     assert recorded is not None
+    theirs = compared_part(named, kept_N).fingerprint
     if len(named) != len(test) or theirs != recorded:
         raise ValueError(
             f"records {recorded['rows']} test rows with SHA-256 {recorded['sha256'][:12]}, but "

@@ -112,7 +112,7 @@ def test_a_new_label_is_learned_and_the_gate_compares_the_two(
     assert "new: refund" in capsys.readouterr().out
     assert main(["gate", "--config", str(file), "--candidate", str(candidate.path),
                  "--champion", str(bundle)]) == 0  # fmt: skip
-    assert "new labels   refund" in capsys.readouterr().out
+    assert "new labels: refund" in capsys.readouterr().out
 
 
 def test_other_test_rows_are_said_to_be_suspect(
