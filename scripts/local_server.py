@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -25,15 +26,22 @@ STOP_TIMEOUT_S = 60
 class LocalServer:
     """A server in a process group of its own, ready for requests."""
 
-    def __init__(self, *arguments: object, port: int | None = None, output: TextIO | None = None):
-        """Run this Python with the arguments and `--port`, and wait until /health returns 200.
+    def __init__(
+        self,
+        *arguments: object,
+        port: int | None = None,
+        output: TextIO | None = None,
+        python: str | Path = sys.executable,
+    ):
+        """Run Python with the arguments and `--port`, and wait until /health returns 200.
 
         port: any free one by default. output: file for the server's stdout and stderr, which are
-        this process's by default. Raises RuntimeError if the server exits or is not ready in time.
+        this process's by default. python: by default the one that runs this.
+        Raises RuntimeError if the server exits or is not ready in time.
         """
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, *map(str, arguments), "--port", str(self.port)]
+        command = [str(python), *map(str, arguments), "--port", str(self.port)]
         self.process = subprocess.Popen(
             command, stdout=output, stderr=output, start_new_session=True
         )
@@ -56,11 +64,9 @@ class LocalServer:
 
 
 @contextmanager
-def running_server(
-    *arguments: object, port: int | None = None, output: TextIO | None = None
-) -> Iterator[LocalServer]:
-    """Run a `LocalServer` for the duration of a `with` block."""
-    server = LocalServer(*arguments, port=port, output=output)
+def running_server(*arguments: object, **options: Any) -> Iterator[LocalServer]:
+    """Run a `LocalServer` for the duration of a `with` block; options: see there."""
+    server = LocalServer(*arguments, **options)
     try:
         yield server
     finally:
@@ -91,7 +97,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
                 return
         if time.monotonic() > deadline:
             raise RuntimeError(f"{url} not ready after {READY_TIMEOUT_S} s")
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise RuntimeError(f"the server exited with code {process.returncode} before it was ready")
 
 

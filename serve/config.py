@@ -60,10 +60,20 @@ def load_config(
             raise ValueError(f"`{file}` is a {type(values).__name__}, expected `key: value` lines")
     for override in overrides:
         _apply(values, override, schema)
+    return _validated(schema, values, f"configuration `{path}`" if path else "configuration")
+
+
+def config_of(schema: type[Schema], values: dict[str, Any]) -> Schema:
+    """Validate nested keys from Python, read as those of a file. Raises ValueError likewise."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    read = parse_yaml(text, source="the configuration", fit=lambda node: _fitted(node, schema))
+    return _validated(schema, read or {}, "configuration")
+
+
+def _validated(schema: type[Schema], values: dict[str, Any], source: str) -> Schema:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        source = f"configuration `{path}`" if path is not None else "configuration"
         raise ValueError(f"{source}: {explain(error, schema)}") from None
 
 

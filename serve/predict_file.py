@@ -24,6 +24,7 @@ from serve.inference.predictor import Predictor
 from serve.inference.scores import activate, best_first, default_activation
 from serve.inference.text import Encoding, Text, text_problem
 from serve.journal import Journal, digest, open_journal
+from serve.language.spelling import did_you_mean
 from serve.tables import Row, check_format, read_rows, survey, write_rows
 
 BLOCK_ROWS = 1024
@@ -114,8 +115,8 @@ def _survey(
     for column in text_columns:
         if first is not None and column not in first:
             raise ValueError(
-                f"`{source}` has no column `{column}`, only {', '.join(first)}; "
-                "name the text columns with --text-columns"
+                f"`{source}` has no column `{column}`, only {', '.join(first)}"
+                f"{did_you_mean(column, first)}; name the text columns with --text-columns"
             )
     total, columns = survey(source, output=output, say=_print_note)
     if taken := [column for column in added if column in columns]:

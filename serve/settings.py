@@ -32,7 +32,7 @@ def _host(host: str) -> str:
 
 
 class ServeConfig(Config):
-    """Configuration of `python -m serve run`."""
+    """Configuration of `textloop serve`."""
 
     host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     """IP address or host name to listen on; 127.0.0.1: local clients only, :: or 0.0.0.0: all."""
@@ -107,7 +107,7 @@ class ServeConfig(Config):
     """Model name in the paths of the KServe protocols and in metrics."""
 
     api_keys_file: Path | None = None
-    """File of hashed keys, one per line, made by `serve key`; null disables authentication."""
+    """File of hashed keys, one per line, made by `textloop key`; null disables authentication."""
 
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     """Allowed CORS origins, such as https://example.org."""

@@ -1,4 +1,4 @@
-"""Read and write files of rows, one block at a time: for training and `python -m serve predict`.
+"""Read and write files of rows, one block at a time: for training and `textloop predict`.
 
 A row is a dict of column to value. Values are kept as they are written: in CSV and TSV files each
 is a string ("NA" and "007" included). What was detected or left out is said, never silent.
@@ -131,6 +131,8 @@ def _explained_rows(
 
 def _open(path: Path, options: ReadOptions, say: Say, stack: ExitStack) -> Opened:
     suffix, _ = format_of(path)
+    if options.column_names and suffix not in (".csv", ".tsv"):
+        raise ValueError(f"{options.key}column_names is for CSV and TSV files, not {suffix}")
     if suffix == ".parquet":
         return open_parquet(path, options, stack)
     if suffix == ".json":

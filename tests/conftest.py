@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from processes import Server
-from rows import FILLER, TOPICS, make_rows, write_jsonl
+from rows import BINARY, FILLER, TOPICS, make_rows, write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -128,9 +128,9 @@ def make_config(
 def bundles(
     make_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Sealed bundles made by `fit` and `merge`: "single", "multi" and "pair".
+    """Sealed bundles made by `fit` and `merge`: "single", "binary", "multi" and "pair".
 
-    "single" and "pair" contain the int8 export.
+    All but "multi" contain the int8 export. "binary" has the labels login and other.
     """
     made: dict[str, Path] = {}
 
@@ -148,6 +148,7 @@ def bundles(
                 export_int8=kind != "multi",
                 # The checkpoint that this keeps passes the check of the int8 export.
                 trainer={"metric_for_best_model": "f1_micro" if kind == "multi" else "accuracy"},
+                data={"label_map": BINARY} if kind == "binary" else {},
             )
             config = RunConfig.model_validate(values)
             fit(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import json
@@ -16,14 +15,17 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from config_reference import PAGE, WRITE, reference, sections
+from config_reference import PAGE, WRITE, reference
 from processes import ROOT, Server
 
-from serve.__main__ import _parser as serve_parser
 from serve.bundle.manifest import Measured
+from serve.cli.which import named_bundle
+from serve.command.program import command_parser
 from serve.config import Config, load_config, parse_yaml
+from serve.language.keys import sections
 from serve.settings import ServeConfig
-from train.__main__ import _parser as train_parser
+from textloop.commands import COMMANDS
+from train.cli.options import DEFAULT_CONFIG
 from train.config.run import RunConfig
 
 PAGES = [
@@ -33,8 +35,12 @@ PAGES = [
 MANUAL = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """Pages of the present state; the changelog also names what is gone."""
 
+MADE = ("best.yaml", DEFAULT_CONFIG.name)
+"""Names of configurations that commands write."""
 QUICKSTART = ROOT / "configs" / "quickstart" / "quickstart.yaml"
-LAUNCH = re.compile(r"(?:python|accelerate launch(?: --config_file (?P<file>\S+))?) -m (\w+) (.*)")
+LAUNCH = re.compile(
+    r"(?:accelerate launch(?: --config_file (?P<file>\S+))? -m )?textloop (?P<words>[^#>]*)"
+)
 
 
 def fences(page: Path, language: str) -> Iterator[str]:
@@ -54,14 +60,24 @@ def commands(pages: list[Path] = MANUAL) -> list[str]:
     """Shell lines of the pages' blocks, and their inline commands with arguments."""
     lines = [line for page in pages for block in fences(page, "sh") for line in block.splitlines()]
     inline = [span for page in pages for span in spans(page)]
-    return lines + [each for each in inline if re.match(r"(python|accelerate|\./scripts/)", each)]
+    return lines + [
+        each for each in inline if re.match(r"(textloop|python|accelerate|\./scripts/)", each)
+    ]
 
 
-def launched(package: str) -> list[list[str]]:
-    """Arguments of each command of a package that has any."""
+def launched(extra: str) -> list[list[str]]:
+    """Arguments of each command that needs an extra and has any."""
     found = (LAUNCH.match(line) for line in commands())
-    calls = [shlex.split(each[3]) for each in found if each and each[2] == package]
-    return [arguments for arguments in calls if len(arguments) > 1]
+    calls = [shlex.split(each["words"]) for each in found if each]
+    calls = [words for words in calls if "--help" not in words]
+    named = [words for words in calls if len(words) > 1 and words[0] in COMMANDS]
+    return [words for words in named if COMMANDS[words[0]].extra == extra]
+
+
+def test_every_command_exists() -> None:
+    found = (LAUNCH.match(line) for line in commands())
+    named = {each["words"].split()[0] for each in found if each and each["words"].strip()}
+    assert {name for name in named if name.isalpha() and name.islower()} <= COMMANDS.keys()
 
 
 def test_reference_of_keys_is_that_of_the_code() -> None:
@@ -80,20 +96,23 @@ def test_file_of_server_keys_has_them_all_with_their_defaults() -> None:
 def test_every_training_command_is_accepted() -> None:
     found = launched("train")
     stages = {"prepare", "fit", "merge", "evaluate", "run", "tune", "gate", "publish"}
-    assert {arguments[0] for arguments in found} == stages
-    for arguments in found:
-        parsed = train_parser().parse_args(arguments)
-        made_by_tune = parsed.config.name == "best.yaml"
-        file = QUICKSTART if made_by_tune else ROOT / parsed.config
-        load_config(RunConfig, file, parsed.overrides)
+    assert {arguments[0] for arguments in found} >= stages
+    for name, *arguments in found:
+        parsed = command_parser("textloop", name, COMMANDS).parse_args(arguments)
+        if "config" in parsed:
+            is_here = parsed.config is not None and (ROOT / parsed.config).is_file()
+            assert is_here or parsed.config is None or parsed.config.name in MADE, arguments
+            file = ROOT / parsed.config if is_here else QUICKSTART
+            load_config(RunConfig, file, parsed.overrides)
 
 
 def test_every_serving_command_is_accepted() -> None:
     found = launched("serve")
-    assert {arguments[0] for arguments in found} == {"run", "predict", "key"}
-    for arguments in found:
-        parsed = serve_parser().parse_args(arguments)
-        if parsed.command.__name__ == "_run":
+    assert {arguments[0] for arguments in found} >= {"serve", "predict", "key"}
+    for name, *arguments in found:
+        parsed = command_parser("textloop", name, COMMANDS).parse_args(arguments)
+        if name == "serve":
+            named_bundle(parsed)
             load_config(ServeConfig, parsed.config and ROOT / parsed.config, parsed.overrides)
 
 
@@ -115,34 +134,25 @@ def test_every_script_exists_and_knows_its_options() -> None:
     assert found >= {"bench_serve", "bench_train", "check_gate", "check_parity", "check"}
 
 
-def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """Options of a parser and of its subcommands."""
-    found = {option for action in parser._actions for option in action.option_strings}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found |= {each for sub in action.choices.values() for each in options_of(sub)}
-    return found
+def options() -> set[str]:
+    """Options of all commands."""
+    parsers = (command_parser("textloop", name, COMMANDS) for name in COMMANDS)
+    return {each for parser in parsers for each in parser._option_string_actions} | {"--version"}
 
 
 def test_every_option_in_prose_exists() -> None:
-    known = options_of(train_parser()) | options_of(serve_parser())
+    known = options()
     scripts = "".join(file.read_text() for file in (ROOT / "scripts").iterdir() if file.is_file())
     known |= {*re.findall(r"--[\w-]+", scripts), "--build-arg", "--config_file"}
     for page in MANUAL:
-        options = {option for span in spans(page) for option in re.findall(r"--[a-z][\w-]+", span)}
-        assert options <= known, page
+        named = {option for span in spans(page) for option in re.findall(r"--[a-z][\w-]+", span)}
+        assert named <= known, page
 
 
-@pytest.mark.parametrize("command", ["run", "predict"])
-def test_every_serving_option_has_a_help_text(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        serve_parser().parse_args([command, "--help"])
-
-    text = capsys.readouterr().out
-    options = re.findall(r"^  (--[\w-]+)(.*)$", text, re.MULTILINE)
-    assert {name for name, _ in options} >= {"--bundle", "--device"}
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_option_has_a_help_text(command: str) -> None:
+    for action in command_parser("textloop", command, COMMANDS)._actions:
+        assert action.help, action
 
 
 # Requests and YAML
@@ -264,13 +274,16 @@ def test_metrics_are_those_that_evaluate_measures_and_prints() -> None:
     assert len(shown) == 2
     for line, name, *numbers in shown:
         value, low, high = map(float, numbers)
-        assert table({name: Measured(value=value, low=low, high=high)}) == line
+        intervals = {name: Measured(value=value, low=low, high=high)}
+        assert table(intervals, "single_label") == line
 
 
 def texts_of_the_code() -> str:
     """All strings of the code, formatted values as …, one a line."""
     lines = []
-    for file in [*(ROOT / "train").rglob("*.py"), *(ROOT / "serve").rglob("*.py")]:
+    for file in [
+        file for name in ("textloop", "train", "serve") for file in (ROOT / name).rglob("*.py")
+    ]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]

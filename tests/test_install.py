@@ -99,7 +99,7 @@ def test_container_does_not_run_as_root_and_says_whether_it_is_healthy() -> None
     assert int(user) > 0  # by number, for Kubernetes' runAsNonRoot
     assert f"--uid {user} " in last
     assert "HEALTHCHECK" in last
-    assert '"serve", "run"' in last
+    assert '"textloop", "serve"' in last
 
 
 def test_container_installs_the_dependencies_before_it_copies_code() -> None:

@@ -6,7 +6,9 @@ more when the launcher has ended, by a small process that waits for it.
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import socket
 import sys
 from pathlib import Path
@@ -28,6 +30,10 @@ QUIET = {"-q", "--quiet"}
 WAIT_S = 60
 """Seconds to wait for the launcher: it waits up to 30 for its other processes."""
 
+REPORT = "TEXTLOOP_REPORT_FD"
+"""Environment variable with the file descriptor that takes the last line of a process, for the
+one that started it and prints the line of the first that failed."""
+
 _REPEAT = """
 import os, select, sys
 launcher, seconds, line = sys.argv[1:]
@@ -44,9 +50,23 @@ def report(line: str, code: int) -> None:
 
     A stop (code > 128) is reported by one process of each machine.
     """
+    if descriptor := os.environ.get(REPORT):
+        # Writes of up to PIPE_BUF bytes are not mixed with those of other processes.
+        shortened = line[: select.PIPE_BUF // 8]
+        os.write(int(descriptor), json.dumps({"line": shortened, "code": code}).encode() + b"\n")
+        return
     if code > 128 and os.environ.get("LOCAL_RANK", "0") != "0":
         return
     print_line(line, code)
+    repeat_after_launcher(line)
+
+
+def refuse(line: str) -> None:
+    """Print the line of a refusal to stdout, and again after the launcher's traceback."""
+    if os.environ.get(REPORT):
+        report(line, 1)
+        return
+    print(line)
     repeat_after_launcher(line)
 
 

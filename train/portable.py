@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from train.config.names import BUNDLE
 from train.config.run import RunConfig
 from train.data.credentials import hide
 
@@ -47,6 +48,8 @@ def portable(values: Any) -> Any:
         return [portable(value) for value in values]
     if not isinstance(values, str):
         return values
+    if values.startswith(BUNDLE):
+        return BUNDLE + portable(values.removeprefix(BUNDLE))
     path = Path(values)
     if path.is_absolute() and len(path.parts) > 2 and (path.exists() or path.parent.exists()):
         here = Path.cwd()
@@ -102,7 +105,7 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
             raise ValueError(
                 f"`{name}` is not published: `{shown}` contains a password, token or key; put it "
                 "into an environment variable, write ${NAME} in the configuration, and rerun "
-                "`python -m train merge`"
+                "`textloop merge`"
             )
         for directory, what in names.items():
             # Not inside a longer word, as in a URL.
@@ -110,5 +113,5 @@ def check_portable(files: Mapping[str, Path], *, private: Mapping[str, Path]) ->
                 raise ValueError(
                     f"`{name}` is not published: it names the {what} of this machine, "
                     f"`{directory}`; use relative paths in the configuration and rerun "
-                    "`python -m train merge`"
+                    "`textloop merge`"
                 )

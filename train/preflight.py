@@ -13,7 +13,7 @@ from typing import Any
 
 from train.config.run import RunConfig
 from train.data.credentials import hide
-from train.model.source import check_source
+from train.model.source import check_apart, check_source
 
 _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")
 """What names something else than one local file."""
@@ -33,6 +33,7 @@ def check_inputs(config: RunConfig) -> None:
         if not Path(source).exists():
             raise ValueError(f"data.{key}: cannot read `{source}`: there is no data file")
     check_source(config.model)
+    check_apart(config)
     check_output(config.output_dir)
 
 
@@ -66,11 +67,11 @@ def read_fitted(adapter: Path) -> dict[str, Any]:
     """Read what `fit` recorded. Raises ValueError if nothing was trained, or it cannot be read."""
     record = adapter / "fit.json"
     if not record.is_file():
-        raise ValueError(f"`{adapter}` has no trained model; make it with `train fit`")
+        raise ValueError(f"`{adapter}` has no trained model; make it with `textloop fit`")
     try:
         fitted: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"`{record}` is broken ({error}); make it again with `train fit --fresh`"
+            f"`{record}` is broken ({error}); make it again with `textloop fit --fresh`"
         ) from None
     return fitted

@@ -1,4 +1,4 @@
-"""The commit and the hardware that a benchmark's figures were measured on."""
+"""The commit and the hardware that a benchmark's figures were measured on, and memory."""
 
 from __future__ import annotations
 
@@ -34,3 +34,17 @@ def hardware(device: str) -> str:
             model = match[1]
         flag = next((f" ({name})" for name in CPU_FLAGS if re.search(rf"\b{name}\b", text)), "")
     return f"{len(os.sched_getaffinity(0))} cores of {model}{flag}"
+
+
+def memory_mb(group: int) -> float:
+    """Memory of a process group, shared pages counted once (PSS)."""
+    total_kb = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.getpgid(int(entry.name)) == group:
+                    rollup = (entry / "smaps_rollup").read_text()
+                    total_kb += sum(map(int, re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)))
+            except OSError:
+                continue
+    return total_kb / 1024

@@ -26,15 +26,25 @@ def calibration_problems(manifest: Manifest) -> Iterator[str]:
         yield f"thresholds {where} of a single_label model"
     if thresholds is not None and len(thresholds) != len(manifest.labels):
         yield f"{len(thresholds)} thresholds {where} for {len(manifest.labels)} labels"
+    if calibration.decision and (manifest.task != "single_label" or len(manifest.labels) != 2):
+        yield f"a decision threshold {where} of a model that is not binary"
+    for decision in calibration.decision.values():
+        if decision.positive_label not in manifest.labels:
+            yield f"a decision threshold {where} for {decision.positive_label!r}, which is no label"
     yield from _probabilities(calibration, where)
-    if unknown := sorted(calibration.abstention.keys() - {"torch", "onnx"}):
-        yield f"an abstention threshold for the unknown backend {unknown[0]!r} {where}"
+    for name in ("abstention", "decision"):
+        if unknown := sorted(getattr(calibration, name).keys() - {"torch", "onnx"}):
+            article = "an" if name == "abstention" else "a"
+            yield f"{article} {name} threshold for the unknown backend {unknown[0]!r} {where}"
 
 
 def _probabilities(calibration: Calibration, where: str) -> Iterator[str]:
     for each in calibration.thresholds or ():
         if not 0 <= each <= 1:
             yield f"the threshold {each} {where} is no probability"
+    for decision in calibration.decision.values():
+        if decision.threshold is not None and not 0 <= decision.threshold <= 1:
+            yield f"the decision threshold {decision.threshold} {where} is no probability"
     for abstention in calibration.abstention.values():
         for name in ("abstain_below", "max_risk", "risk_confidence"):
             value = getattr(abstention, name)

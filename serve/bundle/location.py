@@ -39,31 +39,25 @@ def _explain(path: Path) -> str:
             )
         return f"no bundle at `{path}`: {what}{hint}"
     if (path / "fit.json").is_file() or (path / "trainer_state.json").is_file():
-        return (
-            f"`{path}` is what `fit` trained, not a bundle; create that with "
-            "`python -m train merge`"
-        )
+        return f"`{path}` is what `fit` trained, not a bundle; create that with `textloop merge`"
     if (path / "adapter_config.json").is_file():
         return (
-            f"`{path}` is an adapter of another program, without `{MANIFEST}`; Textloop serves "
-            "only bundles that it trained: merge the adapter into its base there, and train a "
-            "bundle with the result as `model.base`"
+            f"`{path}` is an adapter of another program, without `{MANIFEST}`; merge it into its "
+            "base there, save the result with its tokenizer, and make a bundle of that with "
+            "`textloop import`"
         )
     if (path / "adapter").is_dir() or (path / "run.json").is_file():
         return (
-            f"`{path}` is a run without a bundle; create it with `python -m train merge` and the "
+            f"`{path}` is a run without a bundle; create it with `textloop merge` and the "
             "run's configuration"
         )
     if (path / "config.json").is_file():
         return (
-            f"`{path}` is a Hugging Face model without `{MANIFEST}`, not a bundle, and Textloop "
-            "has no import; it serves bundles that it trained, for example with this model as "
-            "`model.base`"
+            f"`{path}` is a Hugging Face model without `{MANIFEST}`, not a bundle; make one of a "
+            f"classifier with `textloop import {path} --output DIRECTORY`, or train one with this "
+            "model as `model.base`"
         )
-    return (
-        f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by "
-        "`python -m train merge`"
-    )
+    return f"`{path}` has no `{MANIFEST}`, so it is no bundle; bundles are made by `textloop merge`"
 
 
 def _bundle_near(path: Path) -> Path | None:

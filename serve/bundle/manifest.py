@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from serve.bundle.binary import DecisionThreshold
 from serve.config import FrozenModel
 from serve.language.lines import one_line
 
@@ -135,6 +136,11 @@ class Calibration(FrozenModel):
     thresholds: tuple[float, ...] | None = None
     """Decision thresholds of a multi-label model, in label order; null: 0.5."""
 
+    decision: dict[str, DecisionThreshold] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Thresholds of a binary model by backend (torch, onnx); empty: the best label is predicted."""
+
     abstention: dict[str, Abstention] = Field(default_factory=dict)
     """Thresholds by backend (torch, onnx); empty if no maximum risk was configured."""
 
@@ -195,7 +201,8 @@ class Manifest(FrozenModel):
     """Tokenizer settings that `tokenizer.json` does not contain."""
 
     base_model: dict[str, Any]
-    """Name and revision of the pretrained model, and the SHA-256 of its weights."""
+    """Name and revision of the pretrained model, and the SHA-256 of its weights; with `imported`
+    true, of the classifier itself."""
 
     config: dict[str, Any]
     """The run's resolved configuration."""
@@ -234,6 +241,11 @@ class Manifest(FrozenModel):
     def is_pair(self) -> bool:
         """Whether the model classifies pairs of texts."""
         return len(self.text_columns) == 2
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the model was trained elsewhere, on rows that nobody here knows."""
+        return self.base_model.get("imported") is True
 
     @property
     def version(self) -> str:

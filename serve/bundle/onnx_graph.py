@@ -29,7 +29,7 @@ _FUNCTIONS, _TRAINING, _GRAPH = 25, 20, 7
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = 1, 5, 11, 12, 15
 _ATTRIBUTE, _DOMAIN = 5, 7
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
-_DATA_TYPE, _TENSOR_NAME, _RAW, _EXTERNAL, _LOCATION = 2, 8, 9, 13, 14
+_DIMENSION, _DATA_TYPE, _TENSOR_NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _FLOAT = 1
 
 
@@ -43,6 +43,8 @@ class Graph:
     inputs: dict[str, tuple[int | None, ...]]
     outputs: dict[str, tuple[int | None, ...]]
     floats: dict[str, Span]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the fp32 weights."""
     last_inputs: tuple[str, ...]
     """Inputs of the node that gives `logits`."""
 
@@ -68,6 +70,7 @@ class _Reader:
         self.data = data
         self.left = MAX_FIELDS
         self.last_inputs: tuple[str, ...] = ()
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def graph(self) -> Graph:
         graphs = []
@@ -88,6 +91,7 @@ class _Reader:
             inputs=found[_INPUT],
             outputs=found[_OUTPUT],
             floats={name: span for name, span in found[_INITIALIZER].items() if span},
+            shapes=self.shapes,
             last_inputs=self.last_inputs,
         )
 
@@ -121,6 +125,7 @@ class _Reader:
     def _tensor(self, tensor: Span) -> tuple[str, Span | None]:
         """The name of a `TensorProto` and where its values are, if they are raw fp32."""
         name, kind, raw = "", 0, None
+        sizes: list[int] = []
         for field, value in self._fields(tensor):
             if field == _EXTERNAL or (field == _LOCATION and value):
                 raise ValueError("it has weights in another file")
@@ -130,7 +135,12 @@ class _Reader:
                 kind = value
             elif field == _RAW:
                 raw = _span(value)
-        return name, raw if kind == _FLOAT else None
+            elif field == _DIMENSION:
+                sizes += [value] if isinstance(value, int) else self._numbers(value)
+        if kind != _FLOAT or raw is None:
+            return name, None
+        self.shapes[name] = tuple(sizes)
+        return name, raw
 
     def _shape(self, value: Span) -> tuple[int | None, ...]:
         """The dimensions of a `ValueInfoProto`: type (2), tensor type (1), shape (2), dim (1)."""
@@ -143,6 +153,14 @@ class _Reader:
                 sizes.append(known[-1] if known and isinstance(known[-1], int) else None)
         return tuple(sizes)
 
+    def _numbers(self, span: Span) -> Iterator[int]:
+        """The numbers of a packed field."""
+        start, end = span
+        while start < end:
+            self._count()
+            number, start = self._varint(start, end)
+            yield number
+
     def _text(self, span: Span) -> str:
         return bytes(self.data[slice(*span)]).decode()
 
@@ -153,9 +171,7 @@ class _Reader:
         """The fields of a message: numbers, and where the bytes of others start and end."""
         start, end = within
         while start < end:
-            self.left -= 1
-            if self.left < 0:
-                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
+            self._count()
             key, start = self._varint(start, end)
             kind = key & 7
             if kind == _VARINT:
@@ -172,6 +188,11 @@ class _Reader:
                 raise ValueError("it is truncated")
             yield key >> 3, (start, start + length)
             start += length
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
 
     def _varint(self, start: int, end: int) -> tuple[int, int]:
         number = 0

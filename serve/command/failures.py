@@ -16,10 +16,10 @@ from traceback import walk_tb
 
 MODULES = {
     "": "numpy pydantic pydantic_core yaml",
-    "serve": """
-        fastapi httptools litserve onnxruntime prometheus_client starlette tokenizers torch tqdm
-        transformers uvicorn
+    "cpu": """
+        fastapi httptools litserve onnxruntime prometheus_client starlette tokenizers tqdm uvicorn
     """,
+    "serve": "torch transformers",
     "parquet": "pyarrow",
     "otel": "opentelemetry",
     "sql": "sqlalchemy",
@@ -27,7 +27,8 @@ MODULES = {
     "mlflow": "alembic mlflow",
     "tensorboard": "PIL tensorboard",
     "qlora": "bitsandbytes",
-    "tune": "optuna sklearn",
+    "tune": "optuna",
+    "sklearn": "sklearn",
     "train": """
         accelerate aiohttp datasets evaluate fsspec ftfy httpx2 huggingface_hub matplotlib onnx
         onnxscript peft safetensors scipy
@@ -35,7 +36,7 @@ MODULES = {
 }
 """Third-party modules that are imported, by the extra that installs them; '' for every extra."""
 
-INCLUDED = {"serve": {""}, "train": {"", "serve", "parquet"}}
+INCLUDED = {"serve": {"", "cpu"}, "train": {"", "cpu", "serve", "parquet"}}
 """Extras whose modules come with another one."""
 
 CALLERS_MISTAKES = {
@@ -173,11 +174,19 @@ def _file_of(error: BaseException) -> str | None:
     return None
 
 
+def is_installed(module: str) -> bool:
+    """Return whether a top-level module can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # one that is hidden, or half replaced
+        return False
+
+
 def _missing(module: str, extra: str) -> tuple[str, int] | None:
     """Name the extra of a module that is not installed; None for one that no extra has."""
     top = module.partition(".")[0]
     owner = next((each for each, names in MODULES.items() if top in names.split()), None)
-    if owner is None or importlib.util.find_spec(top) is not None:
+    if owner is None or is_installed(top):
         return None
     if owner in INCLUDED[extra]:
         owner = extra

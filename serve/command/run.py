@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,11 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from serve.command.failures import explain
+from serve.language.spelling import did_you_mean
+
+
+class Refusal(Exception):
+    """A command decides, with reasons, not to do what it was asked to do: exit code 1."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -36,7 +42,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError: the usage is pages long, and would be read last."""
-        raise ValueError(f"{message}; see {self.prog} --help")
+        hint = ""
+        if found := re.match(r"unrecognized arguments: (-[\w-]+)", message):
+            hint = did_you_mean(found[1], self._option_string_actions)
+        raise ValueError(f"{message}{hint}; see {self.prog} --help")
 
 
 def print_line(line: str, code: int) -> None:
@@ -51,12 +60,13 @@ def run_command(
     extra: str,
     goes_on: Callable[[], str],
     report: Callable[[str, int], None] = print_line,
+    refuse: Callable[[str], None] = print,
 ) -> int:
     """Run a command and return its exit code; failures that are no bugs become one line.
 
     extra: the extra of pyproject.toml that commands of this kind need. goes_on: how a command
     that was stopped is continued, called then; '' if there is nothing to say. report: prints
-    the line, which ends a command with that exit code.
+    the line, which ends a command with that exit code. refuse: prints that of a refusal.
     """
     prepare_streams()
     ended_by = signal.SIGINT
@@ -82,6 +92,9 @@ def run_command(
         exec("")
         report(_joined("stopped", goes_on), 128 + ended_by)
         return 128 + ended_by
+    except Refusal as refusal:
+        refuse(f"refused: {refusal}")
+        return 1
     except Exception as error:
         explained = explain(error, extra)
         if explained is None:

@@ -1,7 +1,8 @@
-"""Tuning of Python's garbage collector for a server process."""
+"""Tuning of Python's garbage collector, and of the C heap, for a server process."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 
 
@@ -15,3 +16,13 @@ def tune_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def trim_heap() -> None:
+    """Return what is free on the C heap to the system, in some milliseconds.
+
+    glibc keeps freed blocks of up to 32 MB for the next ones; other C libraries keep less, and
+    have no such function.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

@@ -24,6 +24,7 @@ import numpy as np
 
 from serve.engine.batcher import Selection
 from serve.engine.callers import Caller, Request
+from serve.engine.gc_tuning import trim_heap
 from serve.engine.lanes import BUSY_S, Lanes
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.transport import (
@@ -45,6 +46,10 @@ SEND_TIMEOUT_S = 10.0
 """Seconds after which an HTTP process that accepts no reply counts as dead."""
 
 
+RELEASE_S = 5.0
+"""Seconds without a pass after which the memory of passes is released."""
+
+
 class Worker:
     """The pool of pending texts, its reader and its forward threads."""
 
@@ -63,6 +68,8 @@ class Worker:
         self.running: dict[int, float] = {}  # start of each thread's forward pass
         self.work = threading.Condition()
         self.idle = 0
+        self.worked_s = 0.0
+        """When the last forward pass ended; the warm-up does not count."""
 
     def serve(self, path: Path, until: int) -> None:
         """Listen on the Unix socket `path` until the file descriptor `until` is readable."""
@@ -101,8 +108,15 @@ class Worker:
 
     def _rest(self) -> None:
         with self.work:
-            if not self.running and not self.batcher.tokens:
-                self.batcher.rest(BEAT_S)
+            if self.running or self.batcher.tokens:
+                return
+            self.batcher.rest(BEAT_S)
+        if time.monotonic() - self.worked_s > RELEASE_S:
+            try:
+                if self.predictor.release():
+                    trim_heap()
+            except Exception:  # no answer depends on it
+                logger.exception("the memory of passes cannot be released")
 
     def _send_beats(self, connections: Iterable[Caller]) -> None:
         now = time.monotonic()
@@ -252,6 +266,7 @@ class Worker:
     ) -> None:
         lengths = [len(encoding["input_ids"]) for encoding in encodings]
         with self.work:
+            self.worked_s = ended_s
             self.batcher.measure(sum(lengths), max(ended_s - started_s, 1e-6))
         self.metrics.record_batch(
             lengths,

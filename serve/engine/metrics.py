@@ -55,7 +55,7 @@ class HttpMetrics:
             registry=registry,
         )
         self._labels = Counter(
-            "textloop_labels", "Texts by highest-scoring label", ["label"], registry=registry
+            "textloop_labels", "Texts by first label of answer", ["label"], registry=registry
         )
         self.inflight_tokens = Gauge(
             "textloop_inflight_tokens",

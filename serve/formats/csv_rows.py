@@ -53,7 +53,9 @@ def open_csv(
         syntax = replace(syntax, quoted=quoted)
     file = stack.enter_context(open_text(path, encoding, options, newline=end))
     found = records(islice(file, skipped, None), syntax, say, first=skipped + 1)
-    _, header = next(found, (0, None))
+    header: list[str] | None = list(options.column_names)
+    if not header:
+        _, header = next(found, (0, None))
     if header is None:
         what = "has only empty lines" if text else "is empty"
         raise ValueError(f"the file {what}, expected a header line")

@@ -32,6 +32,9 @@ class ReadOptions:
     max_row_bytes: int = 256_000_000
     """Longest row, and largest JSON document that is not a list of rows, in bytes."""
 
+    column_names: tuple[str, ...] = ()
+    """Names of the columns of CSV and TSV files without a header; empty: the first line is one."""
+
     used: frozenset[str] | None = None
     """Columns that must be unique; others may appear twice and are then left out. None: all."""
 

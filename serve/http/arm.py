@@ -45,7 +45,7 @@ class Arm:
     json_heads: list[bytes]
     """Of `serve.inference.scores.json_heads`, for the bundle's labels."""
     label_counts: list[Counter]
-    """Texts by their best label, in label order."""
+    """Texts by the label that comes first in their answer, in label order."""
     warm_up: list[Encoding]
     """The test inference of a readiness probe."""
     pool: WorkerPool

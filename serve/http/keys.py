@@ -37,7 +37,7 @@ NAMED_LINES = 10
 """Invalid lines that the log names, of one version of the file."""
 
 _LINE = re.compile(r"sha256:([0-9a-f]{64})(?:\s+(\S+))?")
-_MAKE = "make one with `python -m serve key --name NAME`"
+_MAKE = "make one with `textloop key --name NAME`"
 
 Stamp = tuple[int, int, int, int]
 """What changes with the file: times in nanoseconds of content and inode, size, inode."""

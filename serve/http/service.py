@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 
 from serve.engine.admission import Unavailable
@@ -42,6 +43,9 @@ class Answer:
     compute_s: float
     decision: Decision | None = None
     """Predicted labels and abstention; only where requested."""
+    first_N: NDArray[np.int64] | None = None
+    """The label of each text that comes first, by the threshold of a binary model; None: the one
+    of the highest score does."""
 
 
 class Service:
@@ -97,7 +101,12 @@ class Service:
             reply = await arm.pool.submit(encodings, tokens, timeout_s=timeout_s, gone=gone)
         context.texts, context.tokens = len(texts), tokens
         context.queue_s, context.compute_s = reply.queue_s, reply.compute_s
-        self._count_texts(arm, reply.logits_NC)
+        decision = first_N = None
+        if decide or arm.rules.threshold is not None:
+            decision = arm.rules.decide(activate(reply.logits_NC, arm.activation))
+            if arm.rules.threshold is not None:
+                first_N = decision.predicted_NC.argmax(axis=1)
+        self._count_texts(arm, reply.logits_NC.argmax(axis=1) if first_N is None else first_N)
         return Answer(
             scores_NC=activate(reply.logits_NC, activation or arm.activation),
             characters=characters,
@@ -105,9 +114,8 @@ class Service:
             tokenize_s=tokenize_s,
             queue_s=reply.queue_s,
             compute_s=reply.compute_s,
-            decision=arm.rules.decide(activate(reply.logits_NC, arm.activation))
-            if decide
-            else None,
+            decision=decision if decide else None,
+            first_N=first_N,
         )
 
     async def _compute_large(
@@ -134,9 +142,9 @@ class Service:
                 f"{len(encodings)} texts were classified; send fewer texts per request",
             ) from None
 
-    def _count_texts(self, arm: Arm, logits_NC: Array) -> None:
-        self.metrics.texts.inc(len(logits_NC))
-        for best, count in Counter(np.argmax(logits_NC, axis=1).tolist()).items():
+    def _count_texts(self, arm: Arm, first_N: NDArray[np.int64]) -> None:
+        self.metrics.texts.inc(len(first_N))
+        for best, count in Counter(first_N.tolist()).items():
             arm.label_counts[best].inc(count)
 
 

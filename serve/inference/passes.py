@@ -52,6 +52,13 @@ class Backend(Protocol):
         """Return logits of shape (N, C) for padded ids and their mask, each (N, L)."""
         ...
 
+    def release(self, batch_NL: Batch) -> bool:
+        """Release some of the memory that passes left allocated, by running a small batch.
+
+        Returns False if there was none.
+        """
+        ...
+
 
 def checked_forward(backend: Backend, batch_NL: Batch, num_labels: int) -> Array:
     """Run a batch and check its logits: every answer of Textloop goes through here.

@@ -155,7 +155,7 @@ def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     run, whatever its files ask for. Raises ValueError that names the directory.
     """
     try:
-        settings = _settings(path)
+        settings = stock_settings(path)
         # None: SDPA where the architecture has it, else eager, whatever config.json says.
         stated = {"attn_implementation": None, "experts_implementation": None} | options
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -174,7 +174,7 @@ def load_classifier(path: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     return model, info
 
 
-def _settings(path: Path) -> Any:
+def stock_settings(path: Path) -> Any:
     """Load the configuration of the stock architecture. Raises ValueError if it is unknown."""
     values = parse_object((path / CONFIG).read_bytes())
     for problem in code_problems(values, CONFIG):

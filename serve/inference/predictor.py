@@ -1,6 +1,6 @@
 """From texts to logits and probabilities: the only inference path.
 
-The server, the file classifier, `train merge` and `train evaluate` all use `Predictor`, so
+The server, the file classifier, `textloop merge` and `textloop evaluate` all use `Predictor`, so
 the model that was evaluated is the model that is served. `serve.inference.placement` chooses
 where it runs.
 
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serve.bundle.contents import CONFIG, TOKENIZER_CONFIG, read_object
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
@@ -27,6 +29,7 @@ from serve.inference.placement import (
     BackendName,
     DeviceFailed,
     DoesNotFit,
+    missing_for_torch,
     pick_backend,
     pick_device,
     pick_precision,
@@ -34,6 +37,7 @@ from serve.inference.placement import (
 from serve.inference.scores import Array, activate, default_activation
 from serve.inference.text import Encoding, Text, TextEncoder
 from serve.language.lines import first_line
+from serve.language.spelling import shown
 from serve.privacy import silence
 
 logger = logging.getLogger(__name__)
@@ -102,8 +106,14 @@ class Predictor:
         """Return probabilities of shape (N, C), rows in the order of the texts.
 
         Rows of a single-label model sum to 1; those of a multi-label model need not.
-        `rules` turns them into labels. Raises TextError for a text that cannot be classified.
+        `rules` turns them into labels; `serve.classifier.classifier` has labels for texts of any
+        form. Raises TextError for a text that cannot be classified, and TypeError for a single
+        text in place of a sequence.
         """
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, got one text; give [{shown(repr(texts))}]")
+        if not len(texts):
+            return np.zeros((0, len(self.bundle.manifest.labels)), dtype=np.float32)
         logits_NC = self.logits(self.encoder.encode(texts))
         return activate(logits_NC, default_activation(self.bundle.manifest.task))
 
@@ -169,6 +179,13 @@ class Predictor:
             tokens_per_s=best_rate * self.backend.concurrency,
         )
 
+    def release(self) -> bool:
+        """Release some of the memory that passes left allocated, in some milliseconds.
+
+        The next large batch allocates it again. Returns False if there is no more.
+        """
+        return self.backend.release(self.encoder.pad([self._text_of(4)]))
+
     def _text_of(self, length: int) -> Encoding:
         """Return an encoding of `length` tokens, at most `max_length`."""
         length = min(length, self.encoder.max_length)
@@ -226,6 +243,11 @@ def load_encoder(bundle: Bundle) -> TextEncoder:
     """
     manifest = bundle.manifest
     sizes: Any = {"max_length": manifest.max_length, "is_pair": manifest.is_pair}
+    if not manifest.tokenizer.fast and (missing := missing_for_torch()):
+        raise BundleError(
+            f"bundle `{bundle.path}`: its tokenizer is not a fast one and needs transformers, "
+            f"but {missing}"
+        )
     try:
         if manifest.tokenizer.fast:
             encoder = TextEncoder.from_rules(bundle.path, manifest.tokenizer, **sizes)

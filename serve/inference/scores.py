@@ -61,23 +61,32 @@ def confidence(
 ) -> NDArray[np.float64]:
     """Return the confidence in the predicted labels, in [0, 1], of shape (N,).
 
-    Single-label: the probability of the predicted label. Multi-label: the probability that
+    Single-label: the probability of the predicted label, which is under 0.5 where the threshold
+    of a binary model is and has decided. Multi-label: the probability that
     every label is correct, assuming independent labels: the product over labels of p where
     the label is predicted and 1 - p where it is not.
     """
     agreed_NC = np.where(predicted_NC, probabilities_NC, 1.0 - probabilities_NC)
     if task == "multi_label":
         return np.asarray(agreed_NC.astype(np.float64).prod(axis=1))
-    return np.asarray(probabilities_NC.max(axis=1).astype(np.float64))
+    return np.asarray(probabilities_NC[predicted_NC].astype(np.float64))
 
 
-def best_first(scores_NC: Array, top_k: int | None) -> tuple[NDArray[np.int64], Array]:
+def best_first(
+    scores_NC: Array, top_k: int | None, first_N: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], Array]:
     """Return label indices and scores of shape (N, K), highest score of each text first.
 
-    top_k: number of labels; None: all. Equal scores keep label order.
+    top_k: number of labels; None: all. Equal scores keep label order. first_N: the label of
+    each text that comes first whatever its score.
     """
-    order_NK = np.argsort(-scores_NC, axis=-1, kind="stable")[:, :top_k]
-    return order_NK, scores_NC[np.arange(len(order_NK))[:, None], order_NK]
+    rows_N1 = np.arange(len(scores_NC))[:, None]
+    keys_NC = scores_NC
+    if first_N is not None:
+        keys_NC = scores_NC.copy()
+        keys_NC[rows_N1, first_N[:, None]] = np.inf
+    order_NK = np.argsort(-keys_NC, axis=-1, kind="stable")[:, :top_k]
+    return order_NK, scores_NC[rows_N1, order_NK]
 
 
 def json_heads(labels: Sequence[str]) -> list[bytes]:
@@ -85,13 +94,18 @@ def json_heads(labels: Sequence[str]) -> list[bytes]:
     return [b'{"label":' + pydantic_core.to_json(label) + b',"score":' for label in labels]
 
 
-def ranked_json(scores_NC: Array, heads: Sequence[bytes], top_k: int | None) -> list[bytes]:
+def ranked_json(
+    scores_NC: Array,
+    heads: Sequence[bytes],
+    top_k: int | None,
+    first_N: NDArray[np.int64] | None = None,
+) -> list[bytes]:
     """Return the `{"label", "score"}` entries of each text as JSON, in the order of `best_first`.
 
     heads: the result of `json_heads`, in the label order of the scores. Takes half the time of
     dictionaries.
     """
-    order_NK, scores_NK = best_first(scores_NC, top_k)
+    order_NK, scores_NK = best_first(scores_NC, top_k, first_N)
     rows = []
     for order_K, scores_K in zip(order_NK.tolist(), scores_NK.tolist(), strict=True):
         numbers = pydantic_core.to_json(scores_K)[1:-1].split(b",")

@@ -11,6 +11,7 @@ imported where an HTTP process is built.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -187,6 +188,9 @@ class ClassifierServer(litserve.LitServer):
     def _start_server(
         self, port: int, num: int, log_level: str, sockets: Any, *rest: Any, **kwargs: Any
     ) -> Any:
+        # Without this, the collector of each process would write to objects that they share.
+        gc.collect()
+        gc.freeze()
         processes = super()._start_server(port, num, log_level, sockets, *rest, **kwargs)
         # The HTTP processes hold the port. Held here as well, it would accept connections that
         # nobody answers once they have stopped accepting.

@@ -18,7 +18,7 @@ import litserve
 from litserve.loops.base import LitLoop
 
 from serve import lines
-from serve.engine.gc_tuning import tune_gc
+from serve.engine.gc_tuning import trim_heap, tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.status import write_status
@@ -73,6 +73,7 @@ class ClassifierLoop(LitLoop):
         write_status(request_queue, lit_api.predictor, lit_api.throughput)
         worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
         tune_gc()
+        trim_heap()  # of what loading took
         parent = multiprocessing.parent_process()
         assert parent is not None
         worker.serve(request_queue, until=parent.sentinel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from altered import abstention, calibrated
 from processes import Server, running
 from rows import make_rows, write_jsonl
 
-from serve.bundle.manifest import Abstention, Calibration, Manifest
-from serve.bundle.seal import open_bundle, seal
+from serve.bundle.seal import open_bundle
 from serve.inference.predictor import Predictor
 from serve.predict_file import predict_file
 
 TEXTS = [row["text"] for row in make_rows(40, seed=9)]
 
 Bundles = Callable[[str], Path]
-
-
-def calibrated(bundle: Path, directory: Path, **fitted: Any) -> Path:
-    """Seal the same model with a different calibration."""
-    manifest = open_bundle(bundle).manifest
-    staging = directory / "staging"
-    shutil.copytree(bundle, staging)
-    (staging / "manifest.json").unlink()
-    fields = {name: getattr(manifest, name) for name in Manifest.model_fields if name != "files"}
-    nothing = {"rows": 30, "log_loss_before": 0.5, "log_loss_after": 0.4}
-    calibration = Calibration(**nothing, ece_before=0.1, ece_after=0.05, **fitted)
-    seal(staging, directory / "bundle", **fields | {"calibration": calibration})
-    return directory / "bundle"
-
-
-def abstention(below: float | None) -> Abstention:
-    return Abstention(
-        max_risk=0.1, risk_confidence=0.95, abstain_below=below, reason="no row is sure", rows=30
-    )
 
 
 def middle(bundle: Path, backend: Any) -> float:

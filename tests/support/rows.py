@@ -12,6 +12,9 @@ TOPICS = {
     "delivery": "parcel courier late shipping arrived box tracking door",
     "login": "password account locked code reset email sign access",
 }
+BINARY = {"billing": "other", "delivery": "other"}
+"""`data.label_map` for a binary task: login or other."""
+
 FILLER = "please help me i my the a it is was today again still thanks hello why not and".split()
 
 

@@ -49,7 +49,9 @@ def test_an_unknown_option_is_named_without_the_overrides(
 ) -> None:
     assert main(["fit", "--config", config, "--frehs", "seed=3"]) == 2
 
-    assert "unrecognized arguments: --frehs; see" in capsys.readouterr().err
+    assert (
+        "unrecognized arguments: --frehs; did you mean `--fresh`?; see" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["prepare", "fit", "run", "tune"])

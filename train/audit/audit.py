@@ -7,12 +7,13 @@ found.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train.audit.advice import Advice, class_weights, merge_labels, more_rows, shared_texts
 from train.audit.duplicates import Place, Suggestion, find_duplicates
 from train.audit.findings import (
     Finding,
@@ -24,12 +25,13 @@ from train.audit.findings import (
     label_findings,
     length_findings,
 )
-from train.audit.label_errors import LabelIssues
+from train.audit.label_errors import Floats, LabelIssues
 from train.audit.planted import Reliability
 from train.config.run import RunConfig
 from train.data.fixes import Fix, Label, row_hash
 from train.data.rows import Labels, SplitName
 from train.data.splits import InvalidRow, LabelledData
+from train.statistics.metrics import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,15 @@ class LabelJudgement:
     reliability: Reliability
     issues: dict[SplitName, LabelIssues]
     """By split; empty if suspicion is not reported."""
+
+    probs_NC: Floats
+    """Of the training rows, by probes that were not fitted on them."""
+
+    given_NC: Choice
+    """The labels of the training rows."""
+
+    balanced_NC: Floats | None
+    """As `probs_NC`, by probes with balanced class weights; None if labels are as frequent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,9 @@ class Audit:
 
     reliability: Reliability | None
     """How well label errors are found; None if they were not looked for."""
+
+    advice: list[Advice]
+    """What would probably help, with figures; empty where nothing is known to."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -117,7 +131,22 @@ def audit(
             "max": float(count_N.max()),
         },
         reliability=judgement.reliability if judgement else None,
+        advice=[
+            *(shared_texts(len(duplicates.leaks_normalized))),
+            *(more_rows(counts, config.data)),
+            *(_probes_advice(judgement, data.labels, config) if judgement else ()),
+        ],
     )
+
+
+def _probes_advice(
+    judgement: LabelJudgement, labels: Sequence[str], config: RunConfig
+) -> Iterator[Advice]:
+    given_NC, probs_NC = judgement.given_NC, judgement.probs_NC
+    if judgement.balanced_NC is not None:
+        yield from class_weights(given_NC, probs_NC, judgement.balanced_NC, labels, config.seed)
+    if config.task == "single_label":
+        yield from merge_labels(given_NC, probs_NC, labels)
 
 
 def rank_suspects(issues: dict[SplitName, LabelIssues], data: LabelledData) -> list[Suggestion]:

@@ -65,6 +65,9 @@ class Duplicates:
     leaks_near: list[tuple[Place, Place, float]] = field(default_factory=list)
     """Near duplicates across splits, the later split's row first, and their similarity."""
 
+    first: dict[Place, Place] = field(default_factory=dict)
+    """For each row whose normalized text occurs earlier in any split, the first such row."""
+
     suggestions: list[Suggestion] = field(default_factory=list)
     """At most one per row."""
 
@@ -89,6 +92,7 @@ def find_duplicates(
         normalized=[places[n] for n in _later_in_source(normalized, places, sources)],
         leaks_exact=[places[n] for n in _leaks(exact, places)],
         leaks_normalized=[places[n] for n in _leaks(normalized, places)],
+        first={places[n]: places[group[0]] for group in normalized for n in group[1:]},
     )
     suggested: dict[int, Suggestion] = {}
     for group in normalized:

@@ -43,6 +43,9 @@ class Shown:
     text: Text
     labels: Labels
     note: str
+    other: Text | None = None
+    """The text that it duplicates; None if it is reported for another reason."""
+    other_row: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,8 @@ class View:
     limit: int
     """Maximum rows per finding."""
 
-    def row(self, place: Place, note: str = "") -> Shown:
-        """Return a row of the splits."""
+    def row(self, place: Place, note: str = "", other: Place | None = None) -> Shown:
+        """Return a row of the splits. other: the row that it duplicates."""
         split = self.data.splits[place.split]
         return Shown(
             split=place.split,
@@ -77,6 +80,8 @@ class View:
             text=split.texts[place.index],
             labels=split.labels[place.index],
             note=note,
+            other=self.data.splits[other.split].texts[other.index] if other else None,
+            other_row=f"{named(self.data, other)}, {other.split}" if other else "",
         )
 
     def finding(
@@ -126,13 +131,12 @@ def duplicate_findings(duplicates: Duplicates, view: View) -> list[Finding]:
     def same(places: Sequence[Place], exact: Sequence[Place]) -> Iterator[Shown]:
         exact_places = set(exact)
         for place in places:
-            yield view.row(place, "exact" if place in exact_places else "after normalization")
+            kind = "exact" if place in exact_places else "after normalization"
+            yield view.row(place, kind, duplicates.first.get(place))
 
     def similar(pairs: Iterable[tuple[Place, Place, float]]) -> Iterator[Shown]:
         for place, other, similarity in pairs:
-            row = view.row(other)
-            text = joined(row.text).replace("\x1f", " / ")
-            yield view.row(place, f"{similarity:.0%} similar to {row.row} ({row.split}): {text}")
+            yield view.row(place, f"{similarity:.0%} similar", other)
 
     return [
         view.finding(

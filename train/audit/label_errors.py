@@ -55,18 +55,24 @@ class CrossFittedProbes:
 
 
 def cross_fit(
-    features_ND: Floats, given_NC: Choice, task: str, *, folds: int, seed: int
+    features_ND: Floats,
+    given_NC: Choice,
+    task: str,
+    *,
+    folds: int,
+    seed: int,
+    weights_C: torch.Tensor | None = None,
 ) -> CrossFittedProbes:
     """Fit one probe per fold on the rows of the other folds.
 
-    Folds are stratified by label.
+    Folds are stratified by label. weights_C: of the labels in the loss.
     """
     fold_N = _folds(given_NC, folds, seed)
     features = torch.from_numpy(features_ND)
     multi = task == "multi_label"
     targets = torch.from_numpy(given_NC)
     targets = targets.float() if multi else targets.int().argmax(dim=1)
-    loss = Loss(task="multi_label" if multi else "single_label")
+    loss = Loss(task="multi_label" if multi else "single_label", weights_C=weights_C)
     probs_NC = np.empty(given_NC.shape, dtype=np.float32)
     weights = []
     for fold in range(folds):

@@ -1,4 +1,4 @@
-"""Validate and audit the data before training: `python -m train prepare`.
+"""Validate and audit the data before training: `textloop prepare`.
 
 Writes `output_dir/prepare/`: `report.html` for people, `report.json` for programs, and
 `fixes.jsonl` with suggestions for a person to review (see `train.data.fixes`). Changes no data.
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from serve.files import write_atomic
 from serve.inference.cores import usable_cores
 from serve.inference.placement import pick_device
+from train.audit.advice import balanced_probs
 from train.audit.audit import Audit, LabelJudgement, audit
 from train.audit.embed import embed, token_counts
 from train.audit.label_errors import LabelIssues
@@ -27,9 +27,11 @@ from train.audit.report import report_html
 from train.config.run import RunConfig
 from train.data.fixes import write_fixes
 from train.data.rows import SplitName
+from train.data.split_checks import check_metric
 from train.data.splits import InvalidRow, LabelledData, Split, load_data
 from train.evaluation.measure import reference
 from train.model.base import Base, load_base
+from train.report.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,9 @@ def prepare(config: RunConfig, *, device: str = "auto") -> Prepared:
     torch.set_num_threads(config.cpu_threads or usable_cores())
     invalid: list[InvalidRow] = []
     data = load_data(config, invalid=invalid)
+    if config.method != "probe":
+        metric = config.trainer.get("metric_for_best_model") or ""
+        check_metric(metric, data.labels, data.validation.labels)
     # The audit pools the hidden states itself.
     native = config.model.model_copy(update={"pooling": "native"})
     base = load_base(config.model_copy(update={"model": native}), data.labels)
@@ -80,18 +85,24 @@ def _judge_labels(config: RunConfig, data: LabelledData, base: Base, device: str
     picked = pick_device(device)
     total = sum(map(len, data.splits.values()))
     issues: dict[SplitName, LabelIssues] = {}
-    with tqdm(total=total, unit="texts", desc="embed", disable=None) as bar:
+    with Progress("embed", total) as bar:
 
         def features(split: Split) -> Any:
             return embed(base, split.texts, device=picked, progress=bar.update)
 
-        judge = fit_judge(
-            *(features(data.train), reference(data.train, data.labels), config.task),
-            folds=config.audit.folds,
-            seed=config.seed,
+        given_NC = reference(data.train, data.labels)
+        train_ND = features(data.train)
+        options = {"folds": config.audit.folds, "seed": config.seed}
+        judge = fit_judge(train_ND, given_NC, config.task, **options)
+        judgement = LabelJudgement(
+            reliability=judge.reliability,
+            issues=issues,
+            probs_NC=judge.probes.probs_NC,
+            given_NC=given_NC,
+            balanced_NC=balanced_probs(train_ND, given_NC, config, **options),
         )
         if judge.reliability.threshold is None:
-            return LabelJudgement(reliability=judge.reliability, issues=issues)
+            return judgement
         for name, split in data.splits.items():
             probs_NC = (
                 judge.probes.probs_NC
@@ -99,7 +110,7 @@ def _judge_labels(config: RunConfig, data: LabelledData, base: Base, device: str
                 else judge.probes.predict_unseen(features(split))
             )
             issues[name] = judge.issues(probs_NC, reference(split, data.labels))
-    return LabelJudgement(reliability=judge.reliability, issues=issues)
+    return judgement
 
 
 def _write(directory: Path, found: Audit, data: LabelledData) -> None:
@@ -117,6 +128,7 @@ def _write(directory: Path, found: Audit, data: LabelledData) -> None:
         "suggestions_sha256": hashlib.sha256(fixes_file.read_bytes()).hexdigest(),
         "labels": found.label_counts,
         "imbalance": found.imbalance,
+        "advice": [asdict(each) for each in found.advice],
         "tokens": found.tokens,
         "label_check": asdict(found.reliability) if found.reliability else None,
     }
@@ -156,6 +168,7 @@ def summary_lines(prepared: Prepared) -> list[str]:
         lines.append(f"{each.count:>8}  {title}{f' ({parts})' if parts else ''}")
     if found.reliability and found.reliability.reason:
         lines.append(f"note: suspect labels are not reported: {found.reliability.reason}")
+    lines += [f"advice: {each.text}" for each in found.advice]
     actions = [fix.action for fix in found.fixes]
     lines.append(
         f"suggestions: drop {actions.count('drop')} rows, relabel {actions.count('relabel')}"

@@ -19,10 +19,12 @@ READING = frozenset(
         "fixes",
         "fixes_max_fraction",
         "fixes_change_test",
+        "split_file",
         "delimiter",
         "encoding",
         "quoting",
         "max_row_mb",
+        "column_names",
         "label_columns",
         "label_names",
     }
@@ -72,8 +74,11 @@ class DataConfig(Config):
     max_row_mb: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Longest row in MB, and largest JSON file that is not a list of rows; longer are refused."""
 
+    column_names: Names = ()
+    """Names of the columns of CSV and TSV files that have no header line."""
+
     text_columns: Annotated[Names, Field(min_length=1, max_length=2)] = ("text",)
-    """Column with the text; two columns for text pairs."""
+    """Column with the text; two for text pairs; data.text is a value within an object of JSON."""
 
     template: str | None = None
     """Format of a text built from columns, "{title}: {body}"; clients must send the same format."""
@@ -103,6 +108,10 @@ class DataConfig(Config):
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Fraction of train to use as test if no test source is set."""
+
+    split_file: str | None = None
+    """File that keeps the splits of texts of rare labels; null: beside a local file or directory,
+    named FILE.splits, and written if a label would have no validation or test rows."""
 
     drop_invalid_rows: bool = False
     """Skip rows without text or label and report their number, instead of refusing the data."""
@@ -163,6 +172,15 @@ class DataConfig(Config):
                 f"{' and '.join(f'`{name}`' for name in fractions)} add up to "
                 f"{sum(fractions.values()):g}, which leaves no rows for train; their sum must be "
                 "less than 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_split_file(self) -> Self:
+        if self.split_file is not None and self.validation and self.test:
+            raise ValueError(
+                "`split_file` is set, but validation and test have sources of their own, so that "
+                "nothing is split; remove it"
             )
         return self
 

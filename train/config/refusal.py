@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from serve.command.run import Refusal
 
-class Refused(Exception):
+
+class Refused(Refusal):
     """A stage refused; the message states the reason. The command line exits with 1."""

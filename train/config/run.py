@@ -36,7 +36,7 @@ class ModelConfig(Config):
     """The pretrained model to start from, and its head."""
 
     base: str
-    """A directory, package:NAME/PATH for one inside an installed package, or a Hub id."""
+    """A directory, package:NAME/PATH, a Hub id, or bundle:DIR to go on from a bundle's weights."""
 
     revision: str | None = None
     """Commit, tag or branch; required for a Hub model."""
@@ -161,6 +161,11 @@ class RunConfig(Config):
             )
         if self.data.label_columns and self.task != "multi_label":
             raise ValueError("`data.label_columns` needs task: multi_label")
+        if self.task == "multi_label" and self.calibration.positive_label is not None:
+            raise ValueError(
+                "`calibration.positive_label` needs task: single_label with two labels; a "
+                "multi_label model gets a threshold per label (calibration.thresholds)"
+            )
         if len(set(self.data.text_columns)) != len(self.data.text_columns):
             raise ValueError(f"`data.text_columns` names {self.data.text_columns[0]!r} twice")
         return self

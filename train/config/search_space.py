@@ -85,7 +85,7 @@ class Dimension(Config):
 
 
 class TuneSection(Config):
-    """The search of `python -m train tune`; other stages ignore it."""
+    """The search of `textloop tune`; other stages ignore it."""
 
     trials: Annotated[int, Field(ge=1)] = 30
     """Number of trials, over all workers; a rerun with a larger number continues."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from serve.config import Config
-from train.config.names import Names
+from train.config.names import Label, Names, free_in_predictions
 
 NOT_TRAINING = frozenset(
     {
@@ -93,7 +93,7 @@ def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 class GateSection(Config):
-    """Requirements that a candidate must meet to replace the champion (`train gate`)."""
+    """Requirements that a candidate must meet to replace the champion (`textloop gate`)."""
 
     require: Literal["superior", "non_inferior"] = "superior"
     """Whether accuracy must be better than the champion's, or only not worse by margin."""
@@ -109,6 +109,12 @@ class GateSection(Config):
 
     max_recall_drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Maximum drop of a label's recall (fraction); only a significantly larger one is refused."""
+
+    min_new_recall: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest recall (fraction), on the test rows, of a label that only the candidate knows."""
+
+    min_new_precision: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest precision (fraction), on the test rows, of a label that only the candidate knows."""
 
     max_ece: Annotated[float, Field(gt=0, le=1)] | None = None
     """Expected calibration error that a candidate is refused for if shown to exceed; null: none."""
@@ -129,6 +135,21 @@ class GateSection(Config):
     """Bootstrap resamples of the test rows for the intervals of macro-F1 and calibration error."""
 
 
+Target = Literal["objective", "min_precision", "min_recall", "costs"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+"""Keys of `calibration` that a decision threshold is chosen for; one of them at most is set."""
+
+
+class CostsSection(Config):
+    """Costs of the two errors of a binary task, in any unit."""
+
+    false_positive: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Cost of predicting the positive label where it is not the true one."""
+
+    false_negative: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Cost of not predicting the positive label where it is the true one."""
+
+
 class CalibrationSection(Config):
     """What `merge` fits on the validation split in addition to the weights."""
 
@@ -144,6 +165,49 @@ class CalibrationSection(Config):
     risk_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Confidence level at which the abstention threshold guarantees `max_risk`."""
 
+    positive_label: Label | None = None
+    """Binary tasks: the label that precision, recall and the decision threshold are about."""
+
+    objective: Literal["f1"] | None = None
+    """Choose the probability from which `positive_label` is predicted for the best F1."""
+
+    min_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Choose it to guarantee this precision; of the thresholds that do, the best recall."""
+
+    min_recall: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Choose it to guarantee this recall; of the thresholds that do, the best precision."""
+
+    costs: CostsSection | None = None
+    """Choose it for the least total cost of errors."""
+
+    threshold_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Confidence level at which the threshold guarantees `min_precision` or `min_recall`."""
+
+    @property
+    def target(self) -> Target | None:
+        """The key that a decision threshold is chosen for; None: there is none."""
+        return next((name for name in TARGETS if getattr(self, name) is not None), None)
+
+    @model_validator(mode="after")
+    def _check_threshold(self) -> Self:
+        wished = [f"`{name}`" for name in TARGETS if getattr(self, name) is not None]
+        if len(wished) > 1:
+            raise ValueError(
+                f"{' and '.join(wished)} are set; a threshold is chosen for one of them: remove "
+                "the others"
+            )
+        if wished and self.positive_label is None:
+            raise ValueError(
+                f"{wished[0]} is set but `positive_label` is not; set it to the label that is meant"
+            )
+        guaranteed = self.min_precision is not None or self.min_recall is not None
+        if self.threshold_confidence != 0.95 and not guaranteed:
+            raise ValueError(
+                "`threshold_confidence` is set but neither `min_precision` nor `min_recall` is; "
+                "set one of them as well"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_risk(self) -> Self:
         if self.risk_confidence != 0.95 and self.max_risk is None:
@@ -156,6 +220,9 @@ class EvaluationSection(Config):
 
     slice_columns: Names = ()
     """Columns of the test data, such as language or channel, to evaluate separately by value."""
+
+    id_columns: Annotated[Names, AfterValidator(free_in_predictions)] = ()
+    """Columns of the test data to copy into predictions.parquet, such as the key of a record."""
 
 
 Normalization = Literal["unicode", "html", "case", "punctuation", "whitespace"]

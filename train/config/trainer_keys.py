@@ -18,6 +18,9 @@ VALIDATION_METRICS = ("loss", "log_loss", "accuracy", "f1_macro", "f1_micro", "f
 """Metrics of each evaluation during training: the training loss, the log-loss at the temperature
 that suits the model best, and those of `train.statistics.metrics`."""
 
+LABEL_METRICS = ("f1", "precision", "recall")
+"""Those of one label, as `f1:LABEL`."""
+
 OWNED = {
     "output_dir": "set output_dir",
     "seed": "set seed",
@@ -160,6 +163,8 @@ def _check_type(key: str, value: Any, annotation: str) -> None:
     hint = ""
     if isinstance(value, float) and value.is_integer() and "int" in names:
         hint = ", written without a fraction"
+    if isinstance(value, dict) and key == "metric_for_best_model":
+        hint = ", such as 'f1:LABEL' without a blank, or in quotes"
     raise ValueError(f"`trainer.{key}` = {value!r}: expected {expected}{hint}")
 
 
@@ -214,32 +219,72 @@ SAVE_STEPS = 500
 
 
 def metric_problem(name: str) -> str | None:
-    """Return why a metric cannot be optimized, or None; the prefix `eval_` is optional."""
+    """Return why a metric cannot be optimized, or None; the prefix `eval_` is optional.
+
+    Whether the label of `f1:LABEL` exists is known when the data are read, see
+    `train.data.split_checks`.
+    """
     plain = name.removeprefix("eval_")
-    if plain in VALIDATION_METRICS:
+    if plain in VALIDATION_METRICS or label_metric(name):
         return None
-    close = difflib.get_close_matches(plain, VALIDATION_METRICS, n=1, cutoff=0.4)
-    hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"`{name}` is not measured; {hint}known: {', '.join(VALIDATION_METRICS)}"
+    close = difflib.get_close_matches(plain, VALIDATION_METRICS, n=1, cutoff=0.75)
+    measure = next((each for each in LABEL_METRICS if plain.lower().startswith(each)), None)
+    hint = ""
+    if close:
+        hint = f"did you mean `{close[0]}`? "
+    elif measure:
+        label = plain[len(measure) :].lstrip("_-.: ") or "LABEL"
+        hint = f"did you mean `{measure}:{label}`? "
+    of_labels = " or ".join(f"{each}:LABEL" for each in LABEL_METRICS)
+    return f"`{name}` is not measured; {hint}known: {', '.join(VALIDATION_METRICS)}, {of_labels}"
+
+
+def label_metric(name: str) -> tuple[str, str] | None:
+    """Return measure and label of a metric such as `f1:spam`; None for one of all labels."""
+    measure, _, label = name.removeprefix("eval_").partition(":")
+    return (measure, label) if measure in LABEL_METRICS and label else None
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less is better; transformers would take `f1:data loss` for a loss."""
+    return metric.removeprefix("eval_") == "loss"
 
 
 def _check_metric(trainer: dict[str, Any]) -> None:
-    metric = trainer.get("metric_for_best_model")
-    if metric is None:
+    if (metric := trainer.get("metric_for_best_model")) is None:
         return
     if problem := metric_problem(metric):
         raise ValueError(f"trainer.metric_for_best_model: {problem}")
-    greater, is_loss = trainer.get("greater_is_better"), metric.endswith("loss")
-    if greater is not None and greater == is_loss:
+    if trainer.get("greater_is_better", not is_loss(metric)) == is_loss(metric):
         raise ValueError(
-            f"`trainer.greater_is_better` = {greater} would keep the worst checkpoint by "
+            f"`trainer.greater_is_better` = {is_loss(metric)} would keep the worst checkpoint by "
             f"{metric}; remove it"
         )
 
 
-@functools.cache
 def fields() -> dict[str, str]:
     """Return the fields of TrainingArguments and their types as in its source; {} without it."""
+    return {name: ast.unparse(node.annotation) for name, node in _nodes().items()}
+
+
+@functools.cache
+def help_texts() -> dict[str, str]:
+    """Return what transformers says of the fields, the first sentence of each; {} without it."""
+    found = {}
+    for name, node in _nodes().items():
+        for each in ast.walk(node):
+            if isinstance(each, ast.Dict):
+                pairs = zip(each.keys, each.values, strict=True)
+                texts = {ast.unparse(key): value for key, value in pairs if key is not None}
+                text = texts.get("'help'")
+                if isinstance(text, ast.Constant):
+                    words = " ".join(str(text.value).split())
+                    found[name] = words.partition(". ")[0].rstrip(".") + "."
+    return found
+
+
+@functools.cache
+def _nodes() -> dict[str, ast.AnnAssign]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return {}
@@ -250,7 +295,7 @@ def fields() -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
     )
     return {
-        each.target.id: ast.unparse(each.annotation)
+        each.target.id: each
         for each in found.body
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
     }

@@ -87,7 +87,7 @@ class Fixes:
             raise ValueError(
                 f"data.fixes `{self.path}`, line {line}: row {row} of data.{source} has changed "
                 f"since the fix was written; it is now {str(text)[:60]!r} with {list(labels)}. "
-                "Rerun `train prepare` without data.fixes, and review its new file"
+                "Rerun `textloop prepare` without data.fixes, and review its new file"
             )
         if fix.action == "drop":
             self.dropped.append((source, text))
@@ -104,7 +104,7 @@ class Fixes:
         for (source, row), (line, _) in self.entries.items():
             raise ValueError(
                 f"data.fixes `{self.path}`, line {line}: data.{source} has no usable row {row} "
-                f"({len(self.entries)} such lines); delete the line, or rerun `train prepare`"
+                f"({len(self.entries)} such lines); delete the line, or rerun `textloop prepare`"
             )
 
     def check_extent(self, num_test: int, data: DataConfig) -> None:
@@ -140,7 +140,9 @@ class Fixes:
 def read_fixes(path: Path, task: str) -> Fixes:
     """Read and validate a file of fixes; ValueError names the invalid line."""
     if not path.is_file():
-        raise ValueError(f"data.fixes: there is no file `{path}`; create one with `train prepare`")
+        raise ValueError(
+            f"data.fixes: there is no file `{path}`; create one with `textloop prepare`"
+        )
     content = path.read_bytes()
     entries: dict[tuple[SplitName, int], tuple[int, Fix]] = {}
     for number, line in enumerate(content.splitlines(), start=1):

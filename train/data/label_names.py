@@ -92,3 +92,18 @@ def notes_on_labels(counts: Mapping[str, int], *, multi: bool) -> list[str]:
             continue
         notes.append(f"{what}; set {task}data.label_separator if they are lists")
     return notes
+
+
+def positive_label(counts: Mapping[str, int], configured: str | None = None) -> str:
+    """Return the label of a binary task whose precision and recall are meant by "the" recall.
+
+    It is the configured one, else the one with fewer rows, and of two with as many the later in
+    the order of the labels, as `spam` after `ham` and `1` after `0`. counts: training rows by
+    label, of two labels. Raises ValueError if the configured one is neither.
+    """
+    if configured is not None and configured not in counts:
+        raise ValueError(
+            f"calibration.positive_label is {configured!r}, which is not a label of the task; "
+            f"the labels are {', '.join(map(repr, sorted(counts)))}"
+        )
+    return configured or max(counts, key=lambda label: (-counts[label], label))

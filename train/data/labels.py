@@ -19,6 +19,7 @@ from train.config.run import RunConfig
 from train.data.label_lists import RowError as RowError
 from train.data.label_lists import listed
 from train.data.label_names import list_separator
+from train.data.template import value_of
 
 Labels = tuple[str, ...]
 _NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{0,300})?")
@@ -63,7 +64,7 @@ class LabelReader:
         self._check_annotator(row)
         if self._data.label_columns:
             return self._marked(row)
-        value = row.get(self._data.label_column)
+        value = value_of(row, self._data.label_column)
         items, is_list = self._items(value)
         labels = {self._name(item) for item in items}
         if is_list:
@@ -86,7 +87,7 @@ class LabelReader:
         """Return the names of the columns whose value is one."""
         found, seen = [], False
         for column in self._data.label_columns:
-            value = row.get(column)
+            value = value_of(row, column)
             text = "" if value is None else str(value).strip().lower()
             if text not in _TRUE and text not in _FALSE:
                 raise RowError(f"column `{column}`: expected 0 or 1, got {str(value)[:40]!r}")

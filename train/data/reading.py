@@ -10,6 +10,7 @@ from typing import Any
 
 from serve.formats.options import ReadOptions, list_columns
 from serve.inference.text import text_problem
+from serve.language.spelling import did_you_mean
 from serve.tables import Row
 from train.config.run import RunConfig
 from train.data.fixes import Fixes
@@ -18,6 +19,7 @@ from train.data.labels import RowError
 from train.data.rows import RowRules, SplitName
 from train.data.sources import open_source
 from train.data.store import RowWriter
+from train.data.template import has_column, value_of
 
 INVALID_KEPT = 1000
 """Maximum number of unusable rows per source to describe; the others are only counted."""
@@ -53,25 +55,27 @@ def read_source(
 ) -> ReadRows:
     """Write the usable rows of a source. Raises ValueError if the source as a whole is not usable.
 
-    Slice values are written for the rows of test.
+    Values of slice and id columns are written for the rows of test.
     """
     found: list[InvalidRow] = []
     number = num_invalid = 0
     holds_test = name == "test" or (name == "train" and config.data.test is None)
     columns = config.evaluation.slice_columns if holds_test else ()
+    id_columns = config.evaluation.id_columns if holds_test else ()
     rules = RowRules(config=config, class_names={})
-    used = (*rules.columns, *columns)
+    used = (*rules.columns, *columns, *id_columns)
     unseen, seen = {*used}, dict[str, Any]()
     options = read_options(config, used)
     with open_source(source, cache_dir=config.output_dir / "cache", options=options) as table:
         rules = RowRules(config=config, class_names=table.class_names)
         for number, row in enumerate((row for block in table.rows for row in block), start=1):
             if unseen:
-                unseen -= row.keys()
+                unseen = {column for column in unseen if not has_column(row, column)}
                 seen.update(islice(row.items(), 50))
             try:
                 text, labels = rules.parse(row, number)
                 values = tuple(slice_value(row, column) for column in columns)
+                ids = tuple(id_value(row, column) for column in id_columns)
             except RowError as error:
                 num_invalid += 1
                 if len(found) < INVALID_KEPT:
@@ -79,7 +83,7 @@ def read_source(
                 continue
             fixed = labels if fixes is None else fixes.apply(name, number, text, labels)
             if fixed is not None:
-                writer.add(text, fixed, number, values)
+                writer.add(text, fixed, number, values, ids)
         notes = table.notes
     if not number:
         raise ValueError(f"`{source}` has no rows")
@@ -103,6 +107,7 @@ def read_options(config: RunConfig, used: Iterable[str]) -> ReadOptions:
         encoding=data.encoding,
         quoting=data.quoting,
         max_row_bytes=data.max_row_mb * 1_000_000,
+        column_names=data.column_names,
         used=frozenset(used),
         key="data.",
     )
@@ -113,18 +118,27 @@ def _known(seen: Mapping[str, Any], missing: str) -> str:
     names = list(seen)
     # The first row of a file without a header has texts and numbers, which are no names.
     is_row = any(len(name) > 40 or name.replace(".", "").isdigit() for name in names)
-    hint = "; its first line is taken for the header, add one if it has none" if is_row else ""
+    hint = (
+        "; its first line is taken for the header, set data.column_names if it has none"
+        if is_row
+        else ""
+    )
     if alike := [name for name in names if plain_form(name) == plain_form(missing)]:
         hint = f"; {alike[0]!a} is not {missing!a}"
+    elif close := did_you_mean(missing, names):
+        hint = close
     elif any(name.startswith("__label__") for name in names):
         hint = "; it looks like a file of fastText, write text and label as two columns"
     elif nested := [name for name, value in seen.items() if isinstance(value, dict)]:
-        hint = f"; write the values of the objects in {list_columns(nested)} as columns"
+        hint = (
+            f"; name a value within the objects in {list_columns(nested)} by a dotted path, such "
+            f"as {nested[0]}.{next(iter(seen[nested[0]]), 'text')}"
+        )
     elif marks := [mark for mark in ";,|" if any(mark in name for name in names)]:
         hint = f"{hint}; set data.delimiter='{marks[0]}' if it is the delimiter"
     return (
         f"{list_columns(names)}{hint}; set data.text_columns and data.label_column, or "
-        "data.template, or evaluation.slice_columns"
+        "data.template, or evaluation.slice_columns and evaluation.id_columns"
     )
 
 
@@ -141,14 +155,32 @@ def unusable(source: str, name: SplitName, read: ReadRows) -> str:
 def _invalid(
     name: SplitName, number: int, error: RowError, row: Row, columns: Iterable[str]
 ) -> InvalidRow:
-    content = json.dumps({column: row.get(column) for column in columns}, default=repr)
+    values = {column: value_of(row, column) for column in columns}
+    content = "\n".join(
+        f"{column}: {value if isinstance(value, str) else json.dumps(value, default=repr)}"
+        for column, value in values.items()
+    )
     return InvalidRow(source=name, row=number, problem=str(error), content=content[:500])
 
 
 def slice_value(row: Row, column: str) -> str:
     """Return the value of a slice column as text. Raises RowError if it is not valid Unicode."""
-    value: Any = row.get(column)
+    value: Any = value_of(row, column)
     text = ("" if value is None else str(value).strip()) or "(missing)"
     if problem := text_problem(text):
         raise RowError(f"column `{column}`: {problem}")
     return text
+
+
+def id_value(row: Row, column: str) -> str:
+    """Return the value of an id column as JSON: text stays text, and a number a number.
+
+    Raises RowError if it is not valid Unicode.
+    """
+    value: Any = row.get(column)
+    is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    if value is not None and not is_number:
+        value = str(value)
+    if isinstance(value, str) and value and (problem := text_problem(value)):
+        raise RowError(f"column `{column}`: {problem}")
+    return json.dumps(value)

@@ -16,7 +16,7 @@ from train.config.run import RunConfig
 from train.config.template_spec import fields_of
 from train.data.labels import LabelReader, RowError
 from train.data.labels import Labels as Labels
-from train.data.template import cell, derive, fill
+from train.data.template import cell, derive, fill, value_of
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -61,16 +61,16 @@ class RowRules:
     def _text(self, row: Mapping[str, Any]) -> Text:
         data = self.config.data
         if data.template is None:
-            parts = [row.get(column) for column in data.text_columns]
+            parts = [value_of(row, column) for column in data.text_columns]
             if any(isinstance(part, bytes) for part in parts):
                 raise RowError("the text is bytes; store the column as a string")
-            return parts[0] if len(parts) == 1 else (parts[0], parts[1])  # type: ignore[return-value]
+            return parts[0] if len(parts) == 1 else (parts[0], parts[1])
         values = {}
         for name in fields_of(data.template):
             derived = data.derive.get(name)
             column = derived.column if derived else name
             try:
-                value = row.get(column)
+                value = value_of(row, column)
                 values[name] = derive(value, derived.feature) if derived else cell(value)
             except ValueError as error:
                 raise RowError(f"column `{column}`: {error}") from None

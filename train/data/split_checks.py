@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from serve.language.spelling import did_you_mean
 from train.config.run import RunConfig
+from train.config.trainer_keys import label_metric
 from train.data.label_names import plain_form
 from train.data.labels import Labels
 from train.data.rows import SplitName
@@ -65,7 +68,24 @@ def check_splits(
                 f"data.{name} has {count} rows with the label {label!r}, which no row of "
                 f"data.train has{hint}; add examples, or map or remove the label (data.label_map)"
             )
+    _check_positive_label(config.calibration.positive_label, names)
     return names
+
+
+def _check_positive_label(label: str | None, names: tuple[str, ...]) -> None:
+    """Raise ValueError unless `calibration.positive_label` is one of two labels."""
+    if label is None:
+        return
+    if len(names) != 2:
+        raise ValueError(
+            f"calibration.positive_label is {label!r}, but data.train has {len(names)} labels, and "
+            "a decision threshold needs two; remove it, or map the labels to two (data.label_map)"
+        )
+    if label not in names:
+        raise ValueError(
+            f"calibration.positive_label is {label!r}, which data.train does not have; its labels "
+            f"are {names[0]!r} and {names[1]!r}{did_you_mean(label, names)}"
+        )
 
 
 def _empty(name: SplitName, config: RunConfig, counts: Mapping[str, int], num_rows: int) -> str:
@@ -94,4 +114,28 @@ def check_label_map(label_map: Mapping[str, str], written: set[str]) -> None:
         raise ValueError(
             f"data.label_map names {unmatched[0]!r}, which no row has; the labels are {shown}"
             + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            + did_you_mean(unmatched[0], known)
+        )
+
+
+def check_metric(metric: str, labels: Sequence[str], validation: Sequence[Labels]) -> None:
+    """Raise ValueError if a metric such as `f1:LABEL` cannot be measured on the validation rows."""
+    found = label_metric(metric)
+    if found is None:
+        return
+    measure, label = found
+    if label not in labels:
+        close = [each for each in labels if plain_form(each) == plain_form(label)]
+        close = close or difflib.get_close_matches(label, labels, n=1)
+        hint = f"did you mean `{measure}:{close[0]}`? " if close else ""
+        shown = ", ".join(each[:40] for each in labels[:20])
+        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+        raise ValueError(
+            f"the metric `{metric}` names {label!r}, which is not a label; {hint}the labels are "
+            f"{shown}{more}"
+        )
+    if not any(label in row for row in validation):
+        raise ValueError(
+            f"the metric `{metric}` would always be 0: no validation row has the label {label!r}; "
+            "add rows, set data.validation, or choose by another metric"
         )

@@ -11,6 +11,7 @@ memory map, so the data may be larger than memory.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,6 @@ import pyarrow as pa
 from serve.inference.text import Text
 from train.config.run import RunConfig
 from train.data.fixes import Fixes, read_fixes
-from train.data.hash_split import split_by_hash, split_of
 from train.data.label_names import notes_on_labels
 from train.data.labels import every_row
 from train.data.reading import InvalidRow as InvalidRow
@@ -36,7 +36,19 @@ from train.data.split_checks import (
     check_train_labels,
     count_labels,
 )
-from train.data.store import RowWriter, content_line, labels_of, row_numbers_of, slices_of, texts_of
+from train.data.splitting.assignment import Assignment, content_key
+from train.data.splitting.hash_split import split_by_hash
+from train.data.splitting.split_file import split_file
+from train.data.splitting.split_notes import shared_texts, unmeasured_labels
+from train.data.store import (
+    RowWriter,
+    content_line,
+    ids_of,
+    labels_of,
+    row_numbers_of,
+    slices_of,
+    texts_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,9 @@ class Split:
 
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of `evaluation.slice_columns`, for the test split only."""
+
+    ids: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of `evaluation.id_columns`, for the test split only."""
 
     source: SplitName = "train"
     """The key under `data` that names the source; train for a part split off train."""
@@ -124,6 +139,8 @@ def load_data(
     missing = [name for name in SPLITS if name not in named]
     if skip_test and named.pop("test", None) and fixes is not None:
         fixes.entries = {key: fix for key, fix in fixes.entries.items() if key[0] != "test"}
+    kept = split_file(config.data, missing)
+    assignment = kept.open() if missing else Assignment(fractions={})
     directory = config.output_dir / "cache" / "rows"
     num_dropped = num_rows = 0
     written, notes, counts = set[str](), list[str](), Counter[str]()
@@ -146,32 +163,38 @@ def load_data(
             check_train_labels(counts, num_rows)
             notes += _label_notes(table, config, counts)
         if name == "train" and missing:
-            tables |= split_by_hash(table, directory, config, missing)
+            tables |= split_by_hash(table, directory, config, assignment)
         else:
             tables[name] = table
     if not skip_test:
         check_label_map(config.data.label_map, written)
     if fixes is not None:
         fixes.check_all_applied()
-        fixes.check_extent(_num_fixed_in_test(fixes, tables, config, missing), config.data)
+        fixes.check_extent(_num_fixed_in_test(fixes, tables, assignment), config.data)
     splits = {
         name: Split(
             texts=texts_of(tables[name], is_pair=config.is_pair),
             labels=labels_of(tables[name]),
             rows=row_numbers_of(tables[name]),
             slices=_slices(tables[name], config) if name == "test" else {},
+            ids=_ids(tables[name], config) if name == "test" else {},
             source=name if name in named else "train",
         )
         for name in SPLITS
         if name in tables
     }
+    notes += shared_texts({name: each.texts for name, each in splits.items() if name in named})
     if skip_test:
         splits["test"] = splits["validation"]
+    rows = {name: each.labels for name, each in splits.items()}
+    labels = check_splits(rows, config, counts, num_rows)
+    if missing and (note := kept.save(assignment)):
+        notes.append(note)
+    if not skip_test and (note := unmeasured_labels(rows, labels)):
+        notes.append(note)
     return LabelledData(
         **splits,
-        labels=check_splits(
-            {n: each.labels for n, each in splits.items()}, config, counts, num_rows
-        ),
+        labels=labels,
         num_dropped=num_dropped,
         fixes=fixes.record() if fixes else None,
         source_notes=tuple(dict.fromkeys(notes)),
@@ -179,16 +202,16 @@ def load_data(
 
 
 def _num_fixed_in_test(
-    fixes: Fixes, tables: dict[SplitName, pa.Table], config: RunConfig, missing: list[SplitName]
+    fixes: Fixes, tables: dict[SplitName, pa.Table], assignment: Assignment
 ) -> int:
     """Count the changed rows that are in the test split, or were before they were dropped."""
-    if "test" not in missing:
+    if "test" not in assignment.fractions:
         sources = [source for source, _ in [*fixes.dropped, *fixes.relabelled]]
         return sources.count("test")
     in_test = set(row_numbers_of(tables["test"]))
     relabelled = sum(source == "train" and row in in_test for source, row in fixes.relabelled)
     return relabelled + sum(
-        source == "train" and split_of(text, config.data, missing) == "test"
+        source == "train" and assignment.split_of(content_key(text)) == "test"
         for source, text in fixes.dropped
     )
 
@@ -208,3 +231,16 @@ def _slices(table: pa.Table, config: RunConfig) -> dict[str, Sequence[str]]:
     columns = config.evaluation.slice_columns
     rows = list(slices_of(table)) if columns else []
     return {column: [row[number] for row in rows] for number, column in enumerate(columns)}
+
+
+def _ids(table: pa.Table, config: RunConfig) -> dict[str, Sequence[Any]]:
+    """Read the id columns; one with values of several types becomes text, as a file needs one."""
+    columns = config.evaluation.id_columns
+    rows = [[json.loads(value) for value in row] for row in ids_of(table)] if columns else []
+    found: dict[str, Sequence[Any]] = {
+        column: [row[number] for row in rows] for number, column in enumerate(columns)
+    }
+    for column, values in found.items():
+        if len({type(value) for value in values} - {type(None)}) > 1:
+            found[column] = [None if value is None else str(value) for value in values]
+    return found

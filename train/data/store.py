@@ -21,6 +21,7 @@ from serve.files import sync_directory
 from serve.inference.text import Text
 
 T = TypeVar("T")
+Values = tuple[str, ...]
 WRITE_ROWS = 4096
 READ_ROWS = 1024
 _SCHEMA = pa.schema(
@@ -30,6 +31,7 @@ _SCHEMA = pa.schema(
         "labels": pa.list_(pa.string()),
         "row": pa.int64(),
         "slices": pa.list_(pa.string()),
+        "ids": pa.list_(pa.string()),
     }
 )
 
@@ -48,28 +50,31 @@ class RowWriter:
         self._path = directory / f".{uuid.uuid4().hex}.arrow"
         self._file = pa.OSFile(str(self._path), "wb")
         self._writer = pa.ipc.new_file(self._file, _SCHEMA)
-        self._pending: list[tuple[Text, tuple[str, ...], int, tuple[str, ...]]] = []
+        self._pending: list[tuple[Text, tuple[str, ...], int, Values, Values]] = []
         self._digest = hashlib.sha256()
         self._open = True
 
     def add(
-        self, text: Text, labels: tuple[str, ...], row: int, slices: tuple[str, ...] = ()
+        self, text: Text, labels: tuple[str, ...], row: int, slices: Values = (), ids: Values = ()
     ) -> None:
-        """Append a row. row: its number in the source, from 1. slices: values of slice columns."""
-        self._pending.append((text, labels, row, slices))
+        """Append a row. row: its number in the source, from 1.
+
+        slices: values of slice columns. ids: values of id columns, each as JSON.
+        """
+        self._pending.append((text, labels, row, slices, ids))
         self._digest.update(content_line(text, labels) + b"%d\n" % row)
-        self._digest.update(json.dumps(slices).encode())
+        self._digest.update(json.dumps([slices, ids] if ids else slices).encode())
         if len(self._pending) >= WRITE_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        texts, labels, rows, slices = zip(*self._pending, strict=True)
+        texts, labels, rows, *more = zip(*self._pending, strict=True)
         pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
         first, second = zip(*pairs, strict=True)
-        lists = [[list(row) for row in column] for column in (labels, slices)]
-        values: list[Any] = [list(first), list(second), lists[0], list(rows), lists[1]]
+        lists = [[list(row) for row in column] for column in (labels, *more)]
+        values: list[Any] = [list(first), list(second), lists[0], list(rows), *lists[1:]]
         arrays = [pa.array(v, field.type) for v, field in zip(values, _SCHEMA, strict=True)]
         self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
         self._pending.clear()
@@ -178,6 +183,11 @@ def row_numbers_of(table: pa.Table) -> Column[int]:
 def slices_of(table: pa.Table) -> Column[tuple[str, ...]]:
     """Return the values of `evaluation.slice_columns` of each row."""
     return Column(table, ("slices",), tuple)
+
+
+def ids_of(table: pa.Table) -> Column[tuple[str, ...]]:
+    """Return the values of `evaluation.id_columns` of each row, each as JSON."""
+    return Column(table, ("ids",), tuple)
 
 
 def _same(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Build one text from several columns, and words from times.
+"""Find the values of a row, build one text from several, and words from times.
 
 Implements `data.template` and `data.derive`. The model is trained on the filled-in template, so
 clients must send texts in the same format: the server does not fill in templates.
@@ -42,6 +42,30 @@ def fill(template: str, values: Mapping[str, str]) -> str:
         if name is not None:
             made.append(values[name])
     return "".join(made).strip()
+
+
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """Return a value of a row: of a column, or by a dotted path into objects, such as `data.text`.
+
+    None if there is none.
+    """
+    if column in row or "." not in column:
+        return row.get(column)
+    value: Any = row
+    for name in column.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def has_column(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has a column, or the objects of a dotted path."""
+    if column in row or "." not in column:
+        return column in row
+    outer, _, name = column.rpartition(".")
+    inner = value_of(row, outer)
+    return isinstance(inner, Mapping) and name in inner
 
 
 def cell(value: object) -> str:

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from serve.bundle.manifest import Manifest
 from serve.inference.predictor import Predictor
 from serve.inference.scores import Array
 from train.config.run import RunConfig
 from train.data.splits import Split
+from train.evaluation.binary import measure_binary
 from train.evaluation.errors import evaluate_abstention
 from train.evaluation.result import Measurement
+from train.report.progress import Progress
 from train.statistics.intervals import measure_all
 from train.statistics.metrics import Choice
 
@@ -52,13 +53,14 @@ def measure(predictor: Predictor, split: Split, seed: int) -> Measurement:
         reference_NC=reference_NC,
         metrics=metrics,
         abstention=evaluate_abstention(predictor.rules.abstention, decision.abstain_N, correct_N),
+        binary=measure_binary(predictor.rules, probabilities_NC, reference_NC, manifest.labels),
     )
 
 
 def predict(predictor: Predictor, split: Split, description: str) -> Array:
     """Probabilities of a split's texts, (N, C), with a progress bar."""
     blocks = []
-    with tqdm(total=len(split), unit="texts", desc=description, disable=None) as bar:
+    with Progress(description, len(split)) as bar:
         for start in range(0, len(split), BLOCK_TEXTS):
             texts = split.texts[start : start + BLOCK_TEXTS]
             blocks.append(predictor.predict(texts))
@@ -66,12 +68,17 @@ def predict(predictor: Predictor, split: Split, description: str) -> Array:
     return np.concatenate(blocks)
 
 
-def reference(split: Split, names: Sequence[str]) -> Choice:
-    """The true labels, bool of shape (N, C); ValueError for one that is not among `names`."""
+def reference(split: Split, names: Sequence[str], *, others: bool = False) -> Choice:
+    """The true labels, bool of shape (N, C).
+
+    others: leave out labels that are not among `names`, instead of raising ValueError.
+    """
     index = {label: number for number, label in enumerate(names)}
     reference_NC = np.zeros((len(split), len(index)), dtype=bool)
     for row, labels in enumerate(split.labels):
         for label in labels:
+            if others and label not in index:
+                continue
             if label not in index:
                 raise ValueError(f"the data has the label {label!r}, the bundle does not")
             reference_NC[row, index[label]] = True

@@ -1,23 +1,40 @@
-"""`report.html`: the result of an evaluation in one self-contained file.
+"""`report.html`: the result of an evaluation in one self-contained page.
 
-Decides what is shown and how it is explained. The figures are also written next to it as PNG,
-for a model card. Drawing is in `train.report.plots`, markup in `serve.html`.
+Decides what is shown and in which order. The verdict is in `train.evaluation.verdict`, labels,
+confusions, errors and slices in `train.evaluation.evidence`, thresholds, calibration and
+abstention in `train.evaluation.probabilities`. The plots are also written next to
+the page as PNG, for a model card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from serve.bundle.manifest import Manifest
+from serve.bundle.manifest import Manifest, Measured
 from serve.files import write_atomic
-from serve.html import Html, image, page, paragraph, section, table
+from serve.html import Html, folded, listing, page, paragraph, section, shortened, table
 from train.data.splits import Split
-from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
-from train.evaluation.figures import draw, requested_abstention
-from train.evaluation.result import AbstentionResult, Evaluation, Measurement
-from train.evaluation.slices import LENGTH_BINS, MIN_ROWS
-from train.report.cells import interval
+from train.evaluation.evidence import (
+    confusion_section,
+    error_section,
+    label_section,
+    slice_section,
+)
+from train.evaluation.figures import draw
+from train.evaluation.probabilities import (
+    abstention_section,
+    calibration_section,
+    plots_of,
+    threshold_section,
+)
+from train.evaluation.result import Evaluation
+from train.evaluation.verdict import figures, verdict
+from train.report.cells import interval, provenance_table
+from train.report.marks import Axis, dots
+from train.report.plots import Plot
 from train.statistics.probability_metrics import MAX_BINS
 
 NAMES = {
@@ -28,85 +45,116 @@ NAMES = {
     "mcc": "Matthews correlation coefficient",
     "roc_auc": "ROC-AUC, macro one-vs-rest",
     "pr_auc": "average precision, macro one-vs-rest",
-    "log_loss": "log-loss in nats (lower is better)",
-    "brier": "Brier score (lower is better)",
-    "ece": f"expected calibration error (ECE), up to {MAX_BINS} equal-mass bins (lower is better)",
+    "log_loss": "log-loss in nats",
+    "brier": "Brier score",
+    "ece": f"expected calibration error (ECE), up to {MAX_BINS} equal-mass bins",
 }
 """Display names of the metrics."""
 
-SECTIONS = (
-    ("metrics", "Metrics"),
-    ("calibration", "Calibration"),
-    ("abstention", "Abstention"),
-    ("confusion", "Confusion"),
-    ("labels", "Per-label metrics"),
-    ("slices", "Slices"),
-    ("errors", "Most confident errors"),
-    ("learning", "Learning curve"),
-    ("provenance", "Provenance"),
-)
-
-MAX_SLICES = 60
+LOWER_IS_BETTER = ("log_loss", "brier", "ece")
 
 
-def write_report(
-    result: Evaluation, manifest: Manifest, split: Split, log_history: Sequence[dict[str, Any]]
-) -> None:
-    """Write `report.html` and its figures into the evaluation's directory.
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What was evaluated, on which rows."""
 
-    split: the rows that were scored. log_history: the Trainer's, empty if not available.
-    """
-    full, labels = result.full, manifest.labels
-    matrix_CC = confusion_matrix(full.reference_NC, full.predicted_NC)
-    figures = draw(full, manifest, matrix_CC, log_history)
-    for name, png in figures.items():
-        file = result.directory / f"{name}.png"
-        if png is None:
-            file.unlink(missing_ok=True)
-        else:
-            write_atomic(file, png)
-    bodies = {
-        "metrics": _metrics(result),
-        "calibration": [
-            *_calibration(manifest),
-            _figure(figures["reliability"], "reliability diagram"),
-        ],
-        "abstention": [
-            *_abstention(manifest, full.abstention),
-            _figure(figures["risk_coverage"], "risk-coverage curve"),
-        ],
-        "confusion": _confusion(full, matrix_CC, labels, figures["confusion"]),
-        "labels": _labels(full),
-        "slices": _slices(result),
-        "errors": _errors(full, split, labels),
-        "learning": [_figure(figures["learning_curve"], "learning curve")],
-        "provenance": _provenance(manifest, split),
-    }
-    parts = [
-        paragraph(
-            f"Version {manifest.version}, a {manifest.task.replace('_', '-')} classifier with "
-            f"{len(labels)} labels, evaluated on {len(split):,} test rows."
+    manifest: Manifest
+    split: Split
+    """The rows that were scored."""
+
+    run: str
+    """Name of the run, or of the bundle's version."""
+
+    source: str
+    """Where the rows come from."""
+
+    log_history: Sequence[dict[str, Any]] = field(default_factory=list)
+    """The Trainer's; empty if not available."""
+
+
+def write_report(result: Evaluation, subject: Subject) -> None:
+    """Write `report.html` and the plots into the evaluation's directory."""
+    drawn = draw(result.full, subject.manifest, result.positive, subject.log_history)
+    for file in result.directory.glob("*.png"):
+        if file.stem not in drawn:
+            file.unlink()
+    for name, plot in drawn.items():
+        write_atomic(result.directory / f"{name}.png", plot.png())
+    write_atomic(result.directory / "report.html", report_html(result, subject, drawn))
+
+
+def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot]) -> bytes:
+    """Render the page. drawn: the plots by name, see `train.evaluation.figures.draw`."""
+    manifest, split, full = subject.manifest, subject.split, result.full
+    labels = manifest.labels
+    accuracy = full.intervals["accuracy"].value
+    sections = [
+        ("metrics", "Metrics", _metrics(result)),
+        ("labels", "Labels", label_section(full)),
+        (
+            "threshold",
+            "Precision and recall",
+            threshold_section(full, manifest, result.positive, drawn),
         ),
-        *(section(name, title, *bodies[name]) for name, title in SECTIONS),
+        ("confusion", "Confusion", confusion_section(full, labels)),
+        ("errors", "Most confident errors", error_section(full, split, labels)),
+        ("slices", "Slices", slice_section(result.slices, accuracy)),
+        ("calibration", "Calibration", calibration_section(full, manifest, drawn)),
+        ("abstention", "Abstention", abstention_section(manifest, full.abstention, drawn)),
+        ("learning", "Learning curve", plots_of(drawn, "learning_curve")),
+        ("provenance", "Provenance", _provenance(manifest, split)),
     ]
-    title = f"Evaluation of {manifest.base_model.get('base', 'a model')}, fine-tuned"
-    write_atomic(result.directory / "report.html", page(title, SECTIONS, parts))
-
-
-def _figure(png: bytes | None, description: str) -> Html:
-    if png is None:
-        return paragraph("Training history is not available.", quiet=True)
-    return image(png, f"Figure: {description}")
+    shown = [each for each in sections if each[2]]
+    sentence, tone = verdict(full, split, manifest.task)
+    base = str(manifest.base_model.get("base", "a model"))
+    method = "imported"
+    if not manifest.is_imported:
+        method = f"method {manifest.config.get('method', 'unknown')}"
+    return page(
+        f"{shortened(subject.run, 60)} on {shortened(subject.source, 60)}",
+        [(anchor, title) for anchor, title, _ in shown],
+        [
+            figures(result, manifest, split),
+            *(section(anchor, title, *parts) for anchor, title, parts in shown),
+        ],
+        verdict=sentence,
+        tone=tone,
+        kind="Evaluation",
+        about=[
+            f"`{base}`, {method}, version {manifest.version}; {len(labels)} labels, "
+            f"{'one' if manifest.task == 'single_label' else 'any number'} per text; "
+            f"{len(split):,} test rows."
+        ],
+    )
 
 
 def _metrics(result: Evaluation) -> list[Html]:
     full, int8 = result.full.intervals, result.int8.intervals if result.int8 else None
-    head = ["metric", "full precision", *(["int8, for CPUs"] if int8 else [])]
-    rows = [
-        [NAMES[name], interval(value), *([interval(int8.get(name))] if int8 else [])]
-        for name, value in full.items()
-    ]
-    parts = [table(head, rows, kinds=["", *["number"] * (len(head) - 1)])]
+    names = [["full precision"], ["full precision", "int8, for CPUs"]][int8 is not None]
+
+    def values(name: str) -> list[Any]:
+        return [full[name], *([int8.get(name)] if int8 is not None else [])]
+
+    better = [name for name in full if name not in LOWER_IS_BETTER]
+    worse = [name for name in full if name in LOWER_IS_BETTER]
+    axis = Axis.unit([each for name in better for each in values(name)])
+    parts = [
+        table(
+            ["metric", *names, axis.head()],
+            [[NAMES[name], *map(interval, values(name)), dots(values(name), axis)]
+             for name in better],
+            kinds=["name", *["number"] * len(names), "chart"],
+            caption="The answers: higher is better"
+            + ("; filled: full precision, hollow: int8" if int8 else ""),
+        ),
+        table(
+            ["metric", *names, "of a calibrated model"],
+            [[NAMES[name], *map(interval, values(name)), _by_chance(full[name])]
+             for name in worse],
+            kinds=["name", *["number"] * (len(names) + 1)],
+            caption="The probabilities: lower is better",
+        ),
+    ]  # fmt: skip
     if result.difference and result.agreement is not None:
         parts.append(
             paragraph(
@@ -128,152 +176,28 @@ def _metrics(result: Evaluation) -> list[Html]:
     return parts
 
 
-def _calibration(manifest: Manifest) -> list[Html]:
-    fitted = manifest.calibration
-    if fitted is None:
-        return [paragraph("Not calibrated: the configuration requested no calibration.")]
-    folded = ", folded into the last layer" if fitted.temperature != 1.0 else ""
-    parts = [
-        table(
-            [f"on {fitted.rows} validation rows", "before", "after calibration"],
-            [
-                ["log-loss", fitted.log_loss_before, fitted.log_loss_after],
-                ["expected calibration error", fitted.ece_before, fitted.ece_after],
-            ],
-            kinds=["", "number", "number"],
-        ),
-        paragraph(
-            f"Temperature {fitted.temperature:.4f}{folded}. "
-            + " ".join(f"{note[0].upper()}{note[1:]}." for note in fitted.notes)
-        ),
-    ]
-    if fitted.thresholds:
-        rows = list(zip(manifest.labels, fitted.thresholds, strict=True))
-        parts.append(table(["label", "threshold"], rows, kinds=["", "number"], tall=True))
-    parts.append(
-        paragraph(
-            "Reliability diagram on the test split: points on the diagonal are perfectly "
-            "calibrated; error bars are 95 % intervals per bin.",
-            quiet=True,
-        )
-    )
-    return parts
-
-
-def _abstention(manifest: Manifest, result: AbstentionResult | None) -> list[Html]:
-    requested = requested_abstention(manifest)
-    if requested is None:
-        return [paragraph("The model never abstains: calibration.max_risk was not set.")]
-    parts = [paragraph(f"{requested.reason[0].upper()}{requested.reason[1:]}.")]
-    if result is not None:
-        parts.append(
-            table(
-                ["on the test split", ""],
-                [
-                    ["coverage (fraction of texts answered)", interval(result.coverage)],
-                    ["selective risk (error rate on answered texts)", interval(result.risk)],
-                ],
-                kinds=["", "number"],
-            )
-        )
-    parts.append(
-        paragraph(
-            "The guarantee is over the draw of the validation rows that tested the threshold. "
-            "They chose nothing else but the checkpoint, which it allows for; it does not allow "
-            "for settings that were tuned on these rows.",
-            quiet=True,
-        )
-    )
-    return parts
-
-
-def _confusion(full: Measurement, matrix_CC: Any, labels: Sequence[str], png: Any) -> list[Html]:
-    pairs = most_confused(matrix_CC, full.reference_NC.sum(axis=0), labels)
-    rows = [[*pair, f"{fraction:.1%}"] for *pair, fraction in pairs]
-    head = ["true", "predicted", "rows", "% of true label"]
-    kinds = ["", "", "number", "number"]
-    found = table(head, rows, kinds=kinds) if rows else paragraph("No labels were confused.")
-    return [found, _figure(png, "confusion matrix")]
-
-
-def _labels(full: Measurement) -> list[Html]:
-    numbers = {each.label: n for n, each in enumerate(full.metrics.per_label)}
-    rows = [
-        [
-            numbers[each.label],
-            each.label,
-            each.support,
-            each.predicted,
-            *(interval(metric) for metric in (each.precision, each.recall, each.f1)),
-        ]
-        for each in sorted(full.metrics.per_label, key=lambda each: each.f1.value)
-    ]
-    head = ["number", "label", "rows", "predicted", "precision", "recall", "F1"]
-    note = paragraph(
-        "Sorted by F1, lowest first. A metric with a zero denominator is shown as 0, without an "
-        "interval."
-    )
-    return [note, table(head, rows, kinds=["number", "", *["number"] * 5], tall=True)]
-
-
-def _slices(result: Evaluation) -> list[Html]:
-    found = result.slices
-    shown = found.slices[:MAX_SLICES]
-    rows = [[each.by, each.value, each.rows, interval(each.accuracy), each.flag] for each in shown]
-    head = ["by", "value", "rows", "accuracy", "flag"]
-    left = len(found.slices) - len(shown)
-    return [
-        paragraph(
-            f"{len(found.slices)} slices: by number of words ({LENGTH_BINS} bins), by true label "
-            "and by the columns in evaluation.slice_columns. A slice is flagged only if its "
-            "interval excludes the accuracy on all rows; the intervals hold for all slices "
-            f"simultaneously (Bonferroni). {found.num_skipped} slices with fewer than {MIN_ROWS} "
-            f"rows are skipped{f'; {left} more are not shown' if left else ''}."
-        ),
-        table(
-            head,
-            rows,
-            kinds=["", "", "number", "number", ""],
-            classes=[each.flag for each in shown],
-            tall=True,
-        ),
-    ]
-
-
-def _errors(full: Measurement, split: Split, labels: Sequence[str]) -> list[Html]:
-    found = confident_errors(
-        split.texts, full.reference_NC, full.predicted_NC, full.decision.confidence_N, labels
-    )
-    rows = [
-        [
-            row,
-            text if isinstance(text, str) else "\n— ".join(text),
-            ", ".join(true) or "(none)",
-            ", ".join(predicted) or "(none)",
-            confidence,
-        ]
-        for row, text, true, predicted, confidence in found
-    ]
-    head = ["row", "text", "true", "predicted", "confidence"]
-    if not rows:
-        return [paragraph("There are no errors.")]
-    return [
-        paragraph("Misclassified rows by descending confidence. Check their labels first."),
-        table(head, rows, kinds=["number", "text", "", "", "number"], tall=True),
-    ]
+def _by_chance(metric: Measured) -> str:
+    return "" if metric.by_chance is None else f"up to {metric.by_chance:.4f}"
 
 
 def _provenance(manifest: Manifest, split: Split) -> list[Html]:
-    rows: list[list[object]] = [
-        ["version", manifest.version],
-        ["base model", manifest.base_model.get("base")],
-        ["base revision, or SHA-256 of its weights", manifest.base_model.get("revision")
-         or manifest.base_model.get("weights_sha256")],
-        ["sealed", manifest.created],
-        ["code revision", manifest.code_revision],
-        ["test rows", len(split)],
-        ["SHA-256 of the test rows", split.fingerprint["sha256"]],
-        *(["SHA-256 of " + name, each["sha256"]] for name, each in manifest.data.items()
+    facts: list[tuple[str, Any]] = [
+        ("version", manifest.version),
+        ("base model", manifest.base_model.get("base")),
+        ("base revision, or SHA-256 of its weights", manifest.base_model.get("revision")
+         or manifest.base_model.get("weights_sha256")),
+        ("sealed", manifest.created),
+        ("code revision", manifest.code_revision),
+        ("test rows", f"{len(split):,}"),
+        ("SHA-256 of the test rows", split.fingerprint["sha256"]),
+        *((f"SHA-256 of {name}", each["sha256"]) for name, each in manifest.data.items()
           if name != "test"),
+        *(("version of " + name, text) for name, text in manifest.versions.items()),
     ]  # fmt: skip
-    return [table(["", ""], rows, kinds=["", "text"])]
+    return [
+        provenance_table("Hashes and versions", facts),
+        folded(
+            "The run's configuration",
+            listing(json.dumps(manifest.config, indent=2, ensure_ascii=False)),
+        ),
+    ]

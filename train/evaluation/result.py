@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from serve.bundle.manifest import Abstention, Measured
 from serve.inference.decision import Decision
 from serve.inference.scores import Array
+from train.data.labels import Labels
+from train.evaluation.binary import BinaryResult
 from train.evaluation.slices import Slices
 from train.statistics.intervals import Metrics
 from train.statistics.metrics import Choice
@@ -40,6 +42,8 @@ class Measurement:
     metrics: Metrics
     abstention: AbstentionResult | None
     """None where the bundle has no abstention threshold."""
+    binary: BinaryResult | None = None
+    """None where no threshold of a binary model was requested."""
 
     @property
     def predicted_NC(self) -> Choice:
@@ -69,4 +73,9 @@ class Evaluation:
     agreement: float | None
     """Fraction of texts for which both predict the same labels."""
     slices: Slices
+    task: str
+    positive: str | None
+    """The positive label of a binary task."""
+    commonest: Labels
+    """The labels that most training rows have."""
     directory: Path

@@ -14,6 +14,7 @@ from serve.files import replace_directory, write_atomic
 from serve.inference.pooling import set_custom_model_type
 from serve.inference.scores import Array
 from train.fit.run import Run
+from train.statistics.metrics import shown_name
 
 TRAINED_LOGITS = "validation_logits.npy"
 """File with the trained model's logits on the validation rows, sorted by length."""
@@ -60,7 +61,9 @@ def save_trained(run: Run, trained: Trained) -> None:
 
 def print_best_metrics(run: Run, trained: Trained) -> dict[str, float]:
     """Print the best validation metrics and return them."""
-    best = {key: trained.metrics[key] for key in ("accuracy", "f1_macro", "loss")}
-    run.say("best on validation: " + "  ".join(f"{key} {value:.4f}" for key, value in best.items()))
+    names = dict.fromkeys(("accuracy", "f1_macro", "loss", run.metric))
+    best = {key: trained.metrics[key] for key in names}
+    shown = (f"{shown_name(key, run.config.task)} {value:.4f}" for key, value in best.items())
+    run.say(f"best on validation: {'  '.join(shown)}")
     run.say(f"wrote {run.config.output_dir / 'adapter'}")
     return best

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from serve.inference.precision import matmul_precision
 from train.config.run import RunConfig
-from train.config.trainer_keys import LOGGING_STEPS
+from train.config.trainer_keys import LOGGING_STEPS, is_loss
 from train.publish.push import without_push
 
 FITTED_HEAD_LR = 0.1
@@ -56,6 +56,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         # Without it the patience of early stopping is reset on every resume.
         "restore_callback_states_from_checkpoint": True,
     }
+    values["greater_is_better"] = not is_loss(values["metric_for_best_model"] or "loss")
     with matmul_precision("highest"):  # restores the process-wide state that `tf32` sets
         return _construct(values, config.trainer)
 

@@ -84,7 +84,7 @@ def make_trainer(
         train_collator=dataclasses.replace(collator, packing=packing),
         processing_class=base.encoder.tokenizer,
         compute_loss_func=loss,
-        compute_metrics=ValidationMetrics(config.task),
+        compute_metrics=ValidationMetrics(config.task, run.data.labels, run.metric),
         callbacks=[
             *([EarlyStoppingCallback(patience)] if patience is not None else []),
             *callbacks,

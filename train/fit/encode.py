@@ -100,7 +100,7 @@ def cache_hidden_states(run: Run, base: Base, splits: list[datasets.Dataset]) ->
     encodings = Tokens(datasets.concatenate_datasets(splits), base.encoder.columns)
     with (
         run.state.main_process_first(),
-        run.progress_bar("frozen layers", texts=len(encodings)) as bar,
+        run.progress("frozen layers", texts=len(encodings)) as bar,
     ):
         states = store_states(
             frozen,

@@ -1,4 +1,4 @@
-"""Fine-tune: what `accelerate launch -m train fit` runs.
+"""Fine-tune: what `textloop fit` runs.
 
 A rerun with the same configuration resumes from the latest complete checkpoint; a rerun with a
 different one is refused, so that no result is ever a mixture of two.
@@ -27,7 +27,7 @@ from train.data.splits import LabelledData
 from train.fit.adapter import Trained, print_best_metrics, save_trained
 from train.fit.arguments import compute_precision, training_arguments
 from train.fit.assemble import choose_batches, make_trainer, select_parameters
-from train.fit.callbacks import stopped_early
+from train.fit.callbacks import Console, set_console, stopped_early
 from train.fit.choice.choose import choose, settle
 from train.fit.choice.probe import (
     evaluate_probe,
@@ -38,7 +38,7 @@ from train.fit.choice.probe import (
 from train.fit.choice.record import Choice, forget_choice
 from train.fit.encode import encode_splits
 from train.fit.resume import is_fitted, prepare_run
-from train.fit.run import Run, load_in_turn, start_run
+from train.fit.run import Run, load_in_turn, notes_on_bundle, start_run
 from train.fit.tracking import RunRecord
 from train.fit.trainer import ClassifierTrainer
 from train.model.adapters import check_targets
@@ -89,6 +89,7 @@ def fit(
     model = select_parameters(run, base)
     pushing = push_callbacks(run)
     trainer = make_trainer(run, base, model, loss, inputs, packing, [*callbacks, *pushing])
+    set_console(trainer, Console(config.task, run.metric, config.early_stopping_patience))
     trainer.add_callback(RunRecord(trainer, run.config, run.data.fingerprints))
     train(run, trainer, checkpoint)
     trained = evaluate_best(run, base, trainer)
@@ -110,7 +111,7 @@ def prepare_base(run: Run) -> Base:
     base = load_base(run.config, run.data.labels)
     if run.config.method == "lora":
         check_targets(base, run.config)
-    for note in [*base.notes, *run.notes]:
+    for note in [*base.notes, *run.notes, *notes_on_bundle(run.config, run.data)]:
         run.say(f"note: {note}")
     return base
 

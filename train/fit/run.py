@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 from transformers import TrainingArguments
 
 from serve.inference.cores import usable_cores
+from train.config.names import BUNDLE
 from train.config.run import RunConfig
+from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import global_batch, training_arguments, training_precision
 from train.fit.tracking import check_trackers
+from train.gate.labels import rows_of_champion
+from train.model.source import check_apart, open_base_bundle
+from train.report.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,11 @@ class Run:
         return device
 
     @property
+    def metric(self) -> str:
+        """The validation metric that chooses the checkpoint."""
+        return str(self.arguments.metric_for_best_model).removeprefix("eval_")
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know about the settings."""
         notes = []
@@ -53,12 +61,11 @@ class Run:
     def say(self, line: str) -> None:
         """Print a line, once for all processes."""
         if self.state.is_main_process and not self.quiet:
-            print(line)
+            print(line, flush=True)  # a pipe would hold it back
 
-    def progress_bar(self, description: str, *, texts: int) -> tqdm[Any]:
-        """Create a progress bar, which is shown once and on a terminal only."""
-        disable = None if self.state.is_main_process else True  # None: only on a terminal
-        return tqdm(total=texts, unit="texts", desc=description, disable=disable)
+    def progress(self, description: str, *, texts: int) -> Progress:
+        """Show the progress of a pass, in one process."""
+        return Progress(description, texts, shown=self.state.is_main_process)
 
 
 def start_run(config: RunConfig, data: LabelledData | None) -> Run:
@@ -68,10 +75,12 @@ def start_run(config: RunConfig, data: LabelledData | None) -> Run:
     """
     arguments = training_arguments(config)
     check_single_gpu(arguments)
+    check_apart(config)
     check_trackers(arguments.report_to)
     state = PartialState()
     set_threads(config, state)
     data = load_in_turn(config, state) if data is None else data
+    check_metric(str(arguments.metric_for_best_model), data.labels, data.validation.labels)
     run = Run(config=config, arguments=arguments, state=state, data=data)
     for note in data.notes:
         run.say(f"data: {note}")
@@ -90,8 +99,8 @@ def check_single_gpu(arguments: TrainingArguments) -> None:
     """
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with `accelerate launch "
-            "--config_file configs/accelerate/ddp.yaml`, or use one: CUDA_VISIBLE_DEVICES=0"
+            f"one process sees {arguments.n_gpu} GPUs; start one per GPU with --processes "
+            f"{arguments.n_gpu}, or use one: CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -114,3 +123,20 @@ def precision_note(run: Run) -> str:
     if not bf16 or run.device.type != "cpu" or "bf16" in run.config.trainer:
         return ""
     return " (this CPU has AVX512-BF16 or AMX; trainer.bf16=false for fp32)"
+
+
+def notes_on_bundle(config: RunConfig, data: LabelledData) -> list[str]:
+    """Return notes on a base that is a bundle: test rows from which it may have learned."""
+    if not config.model.base.startswith(BUNDLE):
+        return []
+    bundle = open_base_bundle(config.model, verify=False)
+    renamed = bool(set(bundle.manifest.labels) & set(config.data.label_map))
+    try:
+        rows_of_champion(data.test, bundle.manifest, config, renamed=renamed)
+    except (ValueError, KeyError):
+        return [
+            f"`{config.model.base}` was made with other test rows, so it may have learned from "
+            "some of those here, whose metrics are then too good, and `gate` cannot compare the "
+            "two; keep one test file (data.test), and add only rows of new labels to it"
+        ]
+    return []

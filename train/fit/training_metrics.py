@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -14,8 +15,9 @@ import evaluate
 import numpy as np
 
 from serve.inference.scores import Array, activate, chosen, default_activation
+from train.config.trainer_keys import label_metric
 from train.statistics.calibrated_loss import calibrated_losses
-from train.statistics.metrics import one_hot, scores
+from train.statistics.metrics import label_score, one_hot, scores
 
 
 class ClassificationMetrics(evaluate.Metric):
@@ -44,8 +46,11 @@ class ValidationMetrics:
 
     logits_NC: Array
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, labels: Sequence[str], chosen_by: str = "loss") -> None:
+        """chosen_by: the metric that chooses the checkpoint, as `f1:LABEL` for one label."""
         self.task = task
+        self.label_metric = label_metric(chosen_by)
+        self.labels = labels
         self.metrics = ClassificationMetrics()
 
     def __call__(self, result: Any) -> dict[str, float]:
@@ -67,5 +72,10 @@ class ValidationMetrics:
         values: dict[str, float] = self.metrics.compute(
             references=reference_NC, predictions=predicted_NC
         )
+        if self.label_metric is not None:
+            measure, label = self.label_metric
+            c = self.labels.index(label)
+            score = label_score(measure, reference_NC[:, c], predicted_NC[:, c])
+            values[f"{measure}:{label}"] = score
         losses_N = calibrated_losses(logits_NC, reference_NC, self.task)
         return {"log_loss": float(losses_N.mean()), **values}

@@ -1,21 +1,25 @@
 """Compare a candidate with the champion on the frozen test rows: may it replace the champion?
 
 Both run through the predictor that serves them, on the same rows, with the backend that the
-server would choose on this device. Bundles with different test rows or labels are not compared
-at all (ValueError). Otherwise the result is a `GateReport`, which `train.gate.judge` makes from
-both bundles' predictions and times.
+server would choose on this device. Bundles with different test rows are not compared at all, nor is
+one with a champion that knows more labels (ValueError). Otherwise the result is a `GateReport`,
+which `train.gate.judge` makes from both bundles' predictions and times. For candidates with new
+labels see `train.gate.labels`.
 
-    python -m train gate --config configs/X.yaml --candidate DIR --champion DIR
+    textloop gate --config configs/X.yaml --candidate DIR --champion DIR
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.files import write_atomic
@@ -23,10 +27,20 @@ from serve.inference.placement import BackendName
 from serve.inference.predictor import Predictor
 from serve.inference.text import Text
 from train.config.run import RunConfig
+from train.config.sections import GateSection
 from train.data.splits import Split, load_data
 from train.evaluation.measure import check_task, predict, reference
-from train.gate.guards import finite_check
+from train.gate.changes import changes_file, find_changes, label_changes, write_changes
+from train.gate.guards import Check, finite_check, new_label_checks
 from train.gate.judge import build_gate_report
+from train.gate.labels import (
+    SharedLabels,
+    compared_part,
+    on_shared,
+    rows_of_champion,
+    share_labels,
+)
+from train.gate.page import gate_page
 from train.gate.report import BundleInfo, GateReport
 from train.statistics.comparison import check_counts
 from train.statistics.resampling import Predictions
@@ -41,6 +55,9 @@ class Scored:
     predictor: Predictor
     """Of the first bundle; latency is measured on it."""
     predictions: list[Predictions]
+    """On the rows and labels that are compared."""
+    predicted_new: list[NDArray[np.bool_]]
+    """On all test rows, one column per label that only the candidate knows; none of a champion."""
     infos: tuple[BundleInfo, ...]
 
 
@@ -55,9 +72,10 @@ def gate(
 ) -> tuple[GateReport, Path]:
     """Compare, and write the report to `output`, by default to a file in `output_dir`.
 
-    candidates: several are seeds of one configuration, against as many champions or one.
-    Returns the report and its path. Raises ValueError for bundles that cannot be compared with
-    each other on these rows.
+    Beside it are a page of the same name that ends in .html, and all texts with another answer,
+    in a file that ends in -changed.parquet. candidates: several are seeds of one configuration,
+    against as many champions or one. Returns the report and its path. Raises ValueError for
+    bundles that cannot be compared with each other on these rows.
     """
     check_counts(len(candidates), len(champions))
     opened = {
@@ -65,13 +83,13 @@ def gate(
         for side, paths in (("candidate", candidates), ("champion", champions))
     }
     test = load_data(config).test
-    labels = opened["champion"][-1].manifest.labels
     for side, bundles in opened.items():
         for bundle in bundles:
-            _check_comparable(f"{side} `{bundle.path}`", bundle, test, config, labels=labels)
-
+            check_task(f"{side} `{bundle.path}`", bundle.manifest, config)
+    labels = _shared_labels(opened["champion"], opened["candidate"], config)
+    rows_N = _compared_rows(opened, test, config, labels)
     candidate, champion = (
-        _score(side, bundles, test, labels, device=device, backend=backend)
+        _score(side, bundles, test, rows_N, labels, device=device, backend=backend)
         for side, bundles in opened.items()
     )
     if not finite_check(champion.predictions).passed:
@@ -86,14 +104,17 @@ def gate(
         section,
         champion.predictions,
         candidate.predictions,
-        labels,
+        labels.shared,
         task=config.task,
         seed=config.seed,
         times_s=times,
+        more_checks=_floors(candidate, test, labels, section),
     ).model_copy(
         update={
             "candidates": candidate.infos,
             "champions": champion.infos,
+            "new_labels": labels.new,
+            "renamed": dict(labels.renamed),
             "test": test.fingerprint,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -102,8 +123,35 @@ def gate(
         names = f"{candidate.infos[0].version}-vs-{champion.infos[0].version}"
         output = config.output_dir / f"gate-{names}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
+    sides = champion.predictions[0], candidate.predictions[0]
+    changes = find_changes(
+        compared_part(test, rows_N),
+        *sides,
+        labels=labels.shared,
+        task=config.task,
+        new_labels=labels.new,
+        predicted_new=candidate.predicted_new[0][rows_N],
+    )
+    write_changes(changes_file(output), changes, is_pair=config.is_pair)
+    page = gate_page(report, changes, label_changes(*sides, labels.shared), output)
+    write_atomic(output.with_suffix(".html"), page)
     write_atomic(output, (report.model_dump_json(indent=2) + "\n").encode())
     return report, output
+
+
+def _floors(
+    candidate: Scored, test: Split, labels: SharedLabels, section: GateSection
+) -> list[Check]:
+    """Judge the labels that only the candidate knows, on all test rows."""
+    if not labels.new:
+        return []
+    return new_label_checks(
+        reference(test, labels.new, others=True),
+        np.stack(candidate.predicted_new),
+        labels.new,
+        min_recall=section.min_new_recall,
+        min_precision=section.min_new_precision,
+    )
 
 
 def latencies(
@@ -126,52 +174,80 @@ def latencies(
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _check_comparable(
-    name: str, bundle: Bundle, test: Split, config: RunConfig, *, labels: Sequence[str]
-) -> None:
-    """Raise ValueError unless a bundle was made for these rows, this task and these labels."""
-    manifest = bundle.manifest
-    check_task(name, manifest, config)
-    known, now = manifest.data["test"], test.fingerprint
-    if known != now:
-        raise ValueError(
-            f"{name} records {known['rows']} test rows with SHA-256 {known['sha256'][:12]}, but "
-            f"data.test has {now['rows']} with {now['sha256'][:12]}, which may include rows that "
-            "it was trained on; compare bundles on the frozen test file of both training runs"
-        )
-    if different := set(manifest.labels) ^ set(labels):
-        raise ValueError(
-            f"{name} and the champion have different labels (only one has {sorted(different)}); "
-            "train both on the same set of labels, in any order"
-        )
+def _shared_labels(
+    champions: Sequence[Bundle], candidates: Sequence[Bundle], config: RunConfig
+) -> SharedLabels:
+    """Match the labels of both sides. Raises ValueError if one side's bundles differ in theirs."""
+    for side, bundles in (("champion", champions), ("candidate", candidates)):
+        if len({frozenset(bundle.manifest.labels) for bundle in bundles}) > 1:
+            raise ValueError(f"the bundles of the {side} have different labels")
+    return share_labels(
+        champions[-1].manifest.labels, candidates[-1].manifest.labels, config.data.label_map
+    )
+
+
+def _compared_rows(
+    opened: Mapping[str, Sequence[Bundle]], test: Split, config: RunConfig, labels: SharedLabels
+) -> NDArray[np.bool_]:
+    """Which test rows are compared; ValueError unless every bundle was made for them.
+
+    An imported model was not made for any rows of ours, and what it was trained on is unknown: as
+    the champion that can only make the gate stricter, as the candidate it is said.
+    """
+    for bundle in opened["candidate"]:
+        if bundle.manifest.is_imported:
+            print(
+                f"note: candidate `{bundle.path}` was imported; nobody here knows whether it was "
+                "trained on these test rows, which would favour it"
+            )
+            continue
+        known, now = bundle.manifest.data["test"], test.fingerprint
+        if known != now:
+            raise ValueError(
+                f"candidate `{bundle.path}` records {known['rows']} test rows with SHA-256 "
+                f"{known['sha256'][:12]}, but data.test has {now['rows']} with "
+                f"{now['sha256'][:12]}, which may include rows that it was trained on; compare "
+                "bundles on the frozen test file of both training runs"
+            )
+    for bundle in opened["champion"]:
+        try:
+            rows_N = rows_of_champion(test, bundle.manifest, config, renamed=bool(labels.renamed))
+        except ValueError as error:
+            raise ValueError(f"champion `{bundle.path}` {error}") from None
+    return rows_N
 
 
 def _score(
     side: str,
     bundles: Sequence[Bundle],
     test: Split,
-    labels: Sequence[str],
+    rows_N: NDArray[np.bool_],
+    labels: SharedLabels,
     *,
     device: str,
     backend: BackendName,
 ) -> Scored:
-    """Load and score the bundles of one side, label columns in the order of `labels`."""
-    reference_NC = reference(test, labels)
+    """Load and score the bundles of one side, on the rows and labels that are compared."""
+    reference_NC = reference(test, labels.shared, others=True)[rows_N]
     predictors: list[Predictor] = []
-    predictions, infos = [], []
+    predictions, infos, predicted_new = [], [], []
     for bundle in bundles:
         predictor = Predictor.load(bundle.path, device=device, backend=backend)
         probabilities_NC = predict(predictor, test, side)
         decision = predictor.rules.decide(probabilities_NC)
-        columns = [bundle.manifest.labels.index(label) for label in labels]
         predictors = predictors or [predictor]  # the others are released
+        names = bundle.manifest.labels
+        scores = on_shared(probabilities_NC[rows_N], names, labels)
+        predicted = on_shared(decision.predicted_NC[rows_N], names, labels)
         predictions.append(
             Predictions(
-                probabilities_NC=probabilities_NC[:, columns],
-                predicted_NC=decision.predicted_NC[:, columns],
+                probabilities_NC=np.stack([each.sum(axis=1).clip(max=1) for each in scores], 1),
+                predicted_NC=np.stack([each.any(axis=1) for each in predicted], 1),
                 reference_NC=reference_NC,
             )
         )
+        columns = [names.index(label) for label in labels.new if label in names]
+        predicted_new.append(decision.predicted_NC[:, columns])
         infos.append(
             BundleInfo(
                 path=str(bundle.path),
@@ -181,4 +257,9 @@ def _score(
                 device=predictor.backend.device_kind,
             )
         )
-    return Scored(predictor=predictors[0], predictions=predictions, infos=tuple(infos))
+    return Scored(
+        predictor=predictors[0],
+        predictions=predictions,
+        predicted_new=predicted_new,
+        infos=tuple(infos),
+    )

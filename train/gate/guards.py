@@ -9,7 +9,8 @@ value can be measured:
   rows, so only a significant drop refuses, corrected for the number of labels);
 - the calibration error, and its increase, may not be shown to be over their limits: that of a
   small test set is mostly chance, so only the lower end of an interval refuses;
-- latency has a limit, compared with the measured value.
+- latency, and the recall and precision of labels that the champion does not know, have limits,
+  compared with the measured value.
 
 Shape suffixes: N rows, C labels, K hypotheses.
 """
@@ -18,13 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.bundle.manifest import Measured
 from serve.config import FrozenModel
 from train.statistics.paired import exact_p_value
 from train.statistics.resampling import MetricChange, Predictions
+from train.statistics.score_intervals import proportion_ends
 
 
 class Check(FrozenModel):
@@ -44,6 +48,15 @@ class Check(FrozenModel):
 
     detail: str
     """The figures in words, and what to do if it refuses."""
+
+    champion: float | None = None
+    """The metric of the champion; null where the guard compares no metric."""
+
+    candidate: float | None = None
+    """The metric of the candidate."""
+
+    difference: Measured | None = None
+    """Candidate minus champion, with its interval."""
 
 
 def finite_check(side: Sequence[Predictions]) -> Check:
@@ -80,6 +93,9 @@ def f1_check(change: MetricChange, *, margin: float) -> Check:
         limit=-margin,
         detail=f"{_figures(change)} (approximate); the lower end must be above {-margin:+.4f}; "
         "more test rows narrow it (gate.f1_margin)",
+        champion=change.champion,
+        candidate=change.candidate,
+        difference=change.difference,
     )
 
 
@@ -98,6 +114,9 @@ def calibration_checks(
             limit=max_increase,
             detail=f"{_figures(change)}; refused if the lower end is over {max_increase:+.4f}"
             + _not_shown(change.difference.value, increase, max_increase),
+            champion=change.champion,
+            candidate=change.candidate,
+            difference=change.difference,
         )
     ]
     if max_ece is not None:
@@ -202,6 +221,52 @@ def recall_check(
 
 def _counts(old_N: NDArray[np.bool_], new_N: NDArray[np.bool_]) -> tuple[int, int]:
     return int((new_N & ~old_N).sum()), int((old_N & ~new_N).sum())
+
+
+def new_label_checks(
+    reference_NC: NDArray[np.bool_],
+    predicted_SNC: NDArray[np.bool_],
+    labels: Sequence[str],
+    *,
+    min_recall: float,
+    min_precision: float,
+) -> list[Check]:
+    """Refuse labels that only the candidate knows if it finds too few of their rows.
+
+    reference_NC, predicted_SNC: on all test rows, one column per such label; of S seeds the mean
+    counts. A label without test rows is refused: nothing is known of it.
+    """
+    hits_C = (predicted_SNC & reference_NC).sum(axis=1).mean(axis=0)
+    support_C = reference_NC.sum(axis=0)
+    chosen_C = predicted_SNC.sum(axis=1).mean(axis=0)
+    return [
+        _floor_check("recall", hits_C, support_C, labels, min_recall),
+        _floor_check("precision", hits_C, chosen_C, labels, min_precision),
+    ]
+
+
+def _floor_check(
+    kind: str, hits_C: Any, trials_C: Any, labels: Sequence[str], floor: float
+) -> Check:
+    values_C = hits_C / np.maximum(trials_C, 1)
+    figures = []
+    for c in np.argsort(values_C, kind="stable")[:3]:
+        of = f"{hits_C[c]:g} of {trials_C[c]:g}"
+        if trials_C[c]:
+            low, high = proportion_ends(values_C[c], np.array(float(trials_C[c])))
+            of += f", 95 % interval {float(low):.2f} to {float(high):.2f}"
+        figures.append(f"{labels[c]} {values_C[c]:.3f} ({of})")
+    unknown = "test rows" if kind == "recall" else "predictions"
+    none = [label for label, trials in zip(labels, trials_C, strict=True) if not trials]
+    return Check(
+        name=f"{kind} of new labels",
+        passed=bool((values_C >= floor).all()),
+        value=float(values_C.min()),
+        limit=floor,
+        detail=(f"no {unknown} of {', '.join(none)}; " if none else "")
+        + f"lowest: {', '.join(figures)}; at least {floor:.3f} is required "
+        f"(gate.min_new_{kind})",
+    )
 
 
 def _drop_p_value(gained: int, lost: int, rows: int, max_drop: float) -> float:

@@ -45,11 +45,13 @@ def build_gate_report(
     task: str,
     seed: int,
     times_s: tuple[float, float] | None = None,
+    more_checks: Sequence[Check] = (),
 ) -> GateReport:
     """Compare predictions on the same rows and report verdict, guards and power.
 
     champion, candidate: one `Predictions` per bundle. seed: of the resamples. times_s: seconds
-    of champion and candidate for one text; None if not measured.
+    of champion and candidate for one text; None if not measured. more_checks: guards on what the
+    compared rows do not show.
     """
     finite = finite_check(candidate)
     candidate = [_without_nan(each) for each in candidate]
@@ -70,6 +72,7 @@ def build_gate_report(
             champion, candidate, labels, max_drop=section.max_recall_drop, alpha=section.alpha
         ),
         *calibration_checks(ece, max_ece=section.max_ece, max_increase=section.max_ece_increase),
+        *more_checks,
     ]
     if times_s is not None and section.max_latency_ratio is not None:
         checks.append(latency_check(*times_s, section.max_latency_ratio))

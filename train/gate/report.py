@@ -9,7 +9,7 @@ from pydantic import Field
 from serve.config import FrozenModel
 from train.config.sections import GateSection
 from train.gate.guards import Check
-from train.statistics.comparison import Accuracy, AccuracyVerdict
+from train.statistics.comparison import Accuracy, AccuracyVerdict, promotes
 
 
 class BundleInfo(FrozenModel):
@@ -80,6 +80,12 @@ class GateReport(FrozenModel):
     champions: tuple[BundleInfo, ...] = ()
     """The champion, or its seeds."""
 
+    new_labels: tuple[str, ...] = ()
+    """Labels that only the candidate knows; the rows compared are those of the other labels."""
+
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """The candidate's names of the champion's labels that have another one."""
+
     test: dict[str, Any] = Field(default_factory=dict)
     """Number and SHA-256 of the test rows."""
 
@@ -87,34 +93,72 @@ class GateReport(FrozenModel):
     """Time of the comparison, ISO 8601, UTC."""
 
 
+def verdict_sentence(report: GateReport) -> str:
+    """State in one sentence why the candidate passes or does not."""
+    section, accuracy = report.settings, report.accuracy
+    points = f"{100 * accuracy.difference:+.1f} points, {100 * accuracy.low:+.1f} to "
+    points += f"{100 * accuracy.high:+.1f}"
+    if report.passed:
+        better = "its accuracy is significantly better"
+        if report.verdict != "superior":
+            better = f"its accuracy is less than {100 * section.margin:g} points lower, if at all"
+        return f"{better} ({points}), and no guard refuses."
+    refusing = [check for check in report.checks if not check.passed]
+    said = []
+    if any(check.name == "test rows" for check in refusing):
+        said.append(
+            f"{report.rows:,} test rows are too few, {section.min_test_rows:,} are required"
+        )
+    elif not promotes(report.verdict, section.require):
+        said.append(
+            {
+                "inferior": f"its accuracy is significantly worse ({points})",
+                "non_inferior": f"its accuracy is not significantly better ({points})",
+            }.get(report.verdict, f"its accuracy may be worse, or better ({points})")
+        )
+    guards = [check.name for check in refusing if check.name != "test rows"]
+    if guards:
+        said.append(f"refused by {len(guards)} of {len(report.checks)} guards: {', '.join(guards)}")
+    return f"{'; '.join(said)}."
+
+
 def to_text(report: GateReport) -> str:
-    """Format the report for people."""
+    """Format the report for the console: the decision, what refuses, then the figures."""
     accuracy, section = report.accuracy, report.settings
     names = [" ".join(each.version for each in side) or "-"
              for side in (report.candidates, report.champions)]  # fmt: skip
     kinds = {f"{each.backend} {each.precision} on {each.device}"
              for each in (*report.candidates, *report.champions)}  # fmt: skip
-    lines = [
-        f"candidate {names[0]} against champion {names[1]}",
-        f"on {report.rows:,} test rows, by {' and '.join(sorted(kinds)) or 'given predictions'}",
-        f"accuracy     {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, "
-        f"difference {accuracy.interval:+.4f}",
-        f"  only the candidate correct: {accuracy.gained:.2%}; only the champion correct: "
-        f"{accuracy.lost:.2%}",
-        f"  one-sided error {section.alpha}; it covers {accuracy.covers}",
-        f"verdict      {report.verdict} (required: {section.require})",
-    ]
+    lines = [f"{'PASSED' if report.passed else 'NOT PASSED'}: {verdict_sentence(report)}"]
+    if not report.passed:
+        lines += [f"  - {reason}" for reason in report.reasons]
     lines += [
-        f"{'ok     ' if check.passed else 'REFUSED'}      {check.name}: {check.detail}"
-        for check in report.checks
+        f"candidate {names[0]} against champion {names[1]}, {report.rows:,} test rows, "
+        f"{' and '.join(sorted(kinds)) or 'given predictions'}",
+        *_label_lines(report),
+        f"accuracy {accuracy.candidate:.4f}, champion {accuracy.champion:.4f}, "
+        f"difference {accuracy.interval:+.4f} (one-sided error {section.alpha})",
+        f"only the candidate correct: {accuracy.gained:.2%}; only the champion correct: "
+        f"{accuracy.lost:.2%}",
+        f"verdict {report.verdict}, required {section.require}",
     ]
-    lines.append("power at this sample size and disagreement (guards excluded):")
-    for each in report.power:
-        rows = (
-            "no number of rows is" if each.rows_needed is None else f"{each.rows_needed:,} rows are"
-        )
-        lines.append(f"  true gain {each.gain:+.2f}: {each.power:.3f}; {rows} enough for 0.8")
+    lines += [f"ok {check.name}: {check.detail}" for check in report.checks if check.passed]
     if report.minimum_detectable is not None:
-        lines.append(f"  minimum detectable gain at power 0.8: {report.minimum_detectable:+.4f}")
-    lines.append("PASSED" if report.passed else "NOT PASSED")
-    return "\n".join([*lines, *(f"  - {reason}" for reason in report.reasons)])
+        lines.append(
+            "smallest gain that these rows show with probability 0.8: "
+            f"{report.minimum_detectable:+.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _label_lines(report: GateReport) -> list[str]:
+    lines = []
+    if report.renamed:
+        names = ", ".join(f"{old} -> {new}" for old, new in report.renamed.items())
+        lines.append(f"renamed: {names}")
+    if report.new_labels:
+        lines.append(
+            f"new labels: {', '.join(report.new_labels)}; they are judged by floors, everything "
+            "else on the rows whose labels both know"
+        )
+    return lines

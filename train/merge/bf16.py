@@ -53,13 +53,7 @@ def compare_bf16(
         # Some architectures (DeBERTa v1) keep a part in fp32 and cannot compute in bf16.
         count = float(len(texts))
         return {BF16_TEXTS: count, BF16_CHANGED: count, BF16_PROBABILITY: 1.0}
-    abstention = calibration.abstention.get("torch") if calibration else None
-    thresholds = calibration.thresholds if calibration else None
-    rules = Rules(
-        task=config.task,
-        thresholds_C=None if thresholds is None else np.array(thresholds, dtype=np.float32),
-        abstention=abstention,
-    )
+    rules = Rules.fitted(calibration, "torch", task=config.task, labels=data.labels)
     activation = default_activation(config.task)
     full_NC, half_NC = (
         activate(logits_NC, activation) for logits_NC in (merged.logits_NC[: len(texts)], half_NC)

@@ -1,15 +1,13 @@
-"""What `merge` fits on the validation split: temperature, label thresholds, abstention.
+"""What `merge` fits on the validation split: temperature, thresholds, abstention.
 
 The temperature is folded into the last layer, whose weight and bias are divided by it, so the
 bundle's logits are calibrated wherever it runs: in the stock classes, the pipeline, the int8
 export and the server. It does not change the ranking of a text's labels. It may change the
 ranking of texts by confidence, so the abstention threshold is chosen after it.
 
-Which rows choose what: all validation rows chose the checkpoint. Without `max_risk` all of them
-fit temperature and label thresholds. With `max_risk` the pilot of `train.statistics.selective`
-fits these, and the other rows test the abstention threshold and nothing else, so that its
-guarantee holds. Metrics on the validation split are somewhat optimistic; those of `evaluate`,
-on test rows, are not. `Calibration.notes` states this in the bundle.
+`train.merge.roles` says which rows choose what. Metrics on the validation split are somewhat
+optimistic; those of `evaluate`, on test rows, are not. `Calibration.notes` states this in the
+bundle.
 
 Shape suffixes: N rows, C labels.
 """
@@ -21,12 +19,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serve.bundle.manifest import Abstention, Calibration
+from serve.bundle.manifest import Calibration
 from serve.inference.decision import Rules
 from serve.inference.scores import Array, activate, default_activation
 from train.config.sections import CalibrationSection
+from train.merge.decision import decision_threshold
+from train.merge.roles import assign_roles
 from train.model.base import last_linear
 from train.statistics.metrics import Choice, Floats
 from train.statistics.probability_metrics import (
@@ -34,20 +33,11 @@ from train.statistics.probability_metrics import (
     log_loss_rows,
     predictions_and_outcomes,
 )
-from train.statistics.selective import choose_threshold, pilot_rows
+from train.statistics.selective import choose_threshold
+from train.statistics.thresholds import MIN_POSITIVES, fit_thresholds
 
 TEMPERATURES = (0.05, 20.0)
 """Lower and upper bound of the temperature; one at a bound is not used."""
-
-MIN_POSITIVES = 10
-"""Rows with a label, and rows without it, needed to choose its threshold; else it is 0.5."""
-
-
-def fitting_rows(texts: Sequence[object], section: CalibrationSection) -> Choice:
-    """Choose the validation rows that fit temperature and label thresholds, (N,)."""
-    if section.max_risk is None:
-        return np.ones(len(texts), dtype=bool)
-    return pilot_rows(texts)
 
 
 def choose_temperature(logits_NC: Array, reference_NC: Choice, task: str) -> tuple[float, str]:
@@ -149,36 +139,6 @@ def scale_head(model: Any, temperature: float) -> None:
             last.bias.div_(temperature)
 
 
-def fit_thresholds(probabilities_NC: Array, reference_NC: Choice) -> NDArray[np.float64]:
-    """Choose each label's threshold with the best F1, (C,), half-way between two probabilities.
-
-    Ties go to the threshold nearest to 0.5. A label with fewer than `MIN_POSITIVES` rows with
-    or without it keeps 0.5: its best threshold would be chance.
-    """
-    thresholds_C = np.full(probabilities_NC.shape[1], 0.5)
-    for c, (p_N, has_N) in enumerate(zip(probabilities_NC.T, reference_NC.T, strict=True)):
-        support = int(has_N.sum())
-        if min(support, len(has_N) - support) < MIN_POSITIVES:
-            continue
-        order_N = np.argsort(-p_N, kind="stable")
-        sorted_N = p_N[order_N].astype(np.float64)
-        hits_N = np.cumsum(has_N[order_N])
-        f1_N = 2 * hits_N / (np.arange(1, len(p_N) + 1) + support)
-        between_N = (sorted_N[:-1] + sorted_N[1:]) / 2
-        candidates, f1 = (
-            np.append(0.5, between_N),
-            np.append(_f1_at(p_N, has_N, 0.5), np.where(np.diff(sorted_N) < 0, f1_N[:-1], -1.0)),
-        )
-        best = np.flatnonzero(f1 >= f1.max() - 1e-12)
-        thresholds_C[c] = candidates[best[np.abs(candidates[best] - 0.5).argmin()]]
-    return thresholds_C
-
-
-def _f1_at(p_N: Array, has_N: NDArray[np.bool_], threshold: float) -> float:
-    given_N = p_N >= threshold
-    return 2 * float((given_N & has_N).sum()) / max(1, int(given_N.sum()) + int(has_N.sum()))
-
-
 def calibrate(
     logits_NC: Array,
     reference_NC: Choice,
@@ -195,24 +155,27 @@ def calibrate(
 
     logits_NC: of the validation rows, already divided by the temperature. texts: of the same
     rows, which assign them to their roles; None: no two are equal. checkpoints: how many the
-    rows chose among. notes: on the temperature. The abstention threshold is for full precision;
-    `abstention` chooses those of other backends.
+    rows chose among. notes: on the temperature. The thresholds of a binary model and of
+    abstention are for full precision; `for_backend` chooses those of other backends.
     """
     wants_thresholds = section.thresholds and task == "multi_label"
-    if not (section.temperature or wants_thresholds or section.max_risk is not None):
+    wants_rules = section.target is not None or section.max_risk is not None
+    if not (section.temperature or wants_thresholds or wants_rules):
         return None
     texts = range(len(logits_NC)) if texts is None else texts
-    fit_N = fitting_rows(texts, section)
+    roles = assign_roles(texts, section)
+    fit_N = roles.fit_N
     result, fitted = _fit(
         logits_NC[fit_N], reference_NC[fit_N], temperature, task=task, thresholds=wants_thresholds
     )
-    result = result.model_copy(update={"notes": (_roles(fit_N, section), *notes, *fitted)})
-    if section.max_risk is None:
-        return result
-    found = abstention(
-        logits_NC, reference_NC, result, section, task=task, texts=texts, checkpoints=checkpoints
+    result = result.model_copy(update={"notes": (roles.note, *notes, *fitted)})
+    return for_backend(
+        *(logits_NC, reference_NC, result, section, "torch"),
+        task=task,
+        labels=labels,
+        texts=texts,
+        checkpoints=checkpoints,
     )
-    return result.model_copy(update={"abstention": {"torch": found}})
 
 
 def _fit(
@@ -246,45 +209,42 @@ def _fit(
     return result, notes
 
 
-def _roles(fit_N: Choice, section: CalibrationSection) -> str:
-    """State which rows chose what."""
-    if section.max_risk is None:
-        return (
-            f"fitted on {len(fit_N)} validation rows, which also selected the checkpoint: "
-            "rely on the metrics on the test split"
-        )
-    return (
-        f"fitted on {int(fit_N.sum())} of {len(fit_N)} validation rows; the other "
-        f"{int((~fit_N).sum())} tested the abstention threshold and fitted nothing. All of them "
-        "selected the checkpoint, which the guarantee allows for; settings that were tuned on "
-        "these rows it does not allow for: rely on the metrics on the test split"
-    )
-
-
-def abstention(
+def for_backend(
     logits_NC: Array,
     reference_NC: Choice,
     calibration: Calibration,
     section: CalibrationSection,
+    backend: str,
     *,
     task: str,
+    labels: Sequence[str],
     texts: Sequence[object],
     checkpoints: int,
-) -> Abstention:
-    """Choose the abstention threshold of one backend; `section.max_risk` must be set."""
-    assert section.max_risk is not None
-    thresholds = calibration.thresholds
-    rules = Rules(
-        task=task,
-        thresholds_C=None if thresholds is None else np.array(thresholds, dtype=np.float32),
-        abstention=None,
-    )
-    decision = rules.decide(activate(logits_NC, default_activation(task)))
-    return choose_threshold(
-        decision.confidence_N,
-        (decision.predicted_NC != reference_NC).any(axis=1),
-        pilot_N=fitting_rows(texts, section),
+) -> Calibration:
+    """Add the decision threshold and the abstention threshold of one backend.
+
+    The decision comes first: abstention is judged by the decisions that are served.
+    """
+    roles = assign_roles(texts, section)
+    probabilities_NC = activate(logits_NC, default_activation(task))
+    if section.target is not None:
+        decision = decision_threshold(
+            probabilities_NC, reference_NC, section, roles, labels=labels, checkpoints=checkpoints
+        )
+        both = {**calibration.decision, backend: decision}
+        calibration = calibration.model_copy(update={"decision": both})
+    if section.max_risk is None:
+        return calibration
+    decided = Rules.fitted(calibration, backend, task=task, labels=labels).decide(probabilities_NC)
+    used_N = roles.fit_N | roles.abstain_N
+    abstention = choose_threshold(
+        decided.confidence_N[used_N],
+        (decided.predicted_NC != reference_NC).any(axis=1)[used_N],
+        pilot_N=roles.fit_N[used_N],
         max_risk=section.max_risk,
         risk_confidence=section.risk_confidence,
         checkpoints=checkpoints,
+    )
+    return calibration.model_copy(
+        update={"abstention": {**calibration.abstention, backend: abstention}}
     )

@@ -10,8 +10,9 @@ Shape suffixes: N texts, C labels.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from serve.language.lines import first_line
 from serve.stats import paired_difference
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
-from train.merge.calibrate import abstention
+from train.merge.calibrate import for_backend
 from train.merge.weights import Merged
 from train.statistics.metrics import Choice
 
@@ -48,20 +49,17 @@ def add_int8(
     *,
     checkpoints: int,
 ) -> tuple[Int8Export, Calibration | None]:
-    """Export to int8; return the comparison, and the calibration with the export's abstention."""
+    """Export to int8; return the comparison, and the calibration with the export's thresholds."""
     int8, int8_NC = export_into(staging, config, data, merged, calibration)
-    if calibration and calibration.abstention and int8.shipped:
-        found = abstention(
-            int8_NC,
-            merged.reference_NC,
-            calibration,
-            config.calibration,
+    if calibration and int8.shipped:
+        assert merged.reference_NC is not None
+        calibration = for_backend(
+            *(int8_NC, merged.reference_NC, calibration, config.calibration, "onnx"),
             task=config.task,
+            labels=data.labels,
             texts=data.validation.texts,
             checkpoints=checkpoints,
         )
-        both = {**calibration.abstention, "onnx": found}
-        calibration = calibration.model_copy(update={"abstention": both})
     return int8, calibration
 
 
@@ -89,12 +87,12 @@ def export_into(
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {first_line(error)}")
         return failed, np.zeros((0, 0), dtype=np.float32)
     int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
+    rules = Rules.fitted(calibration, "torch", task=config.task, labels=data.labels)
     result = compare_int8(
         merged.logits_NC,
         int8_NC,
         merged.reference_NC,
-        task=config.task,
-        thresholds=calibration.thresholds if calibration else None,
+        rules=replace(rules, binary=None),  # of a binary model each backend has its own
     )
     if not result.shipped:
         shutil.rmtree(file.parent)
@@ -104,34 +102,39 @@ def export_into(
 def compare_int8(
     full_NC: Array,
     int8_NC: Array,
-    reference_NC: Choice,
+    reference_NC: Choice | None,
     *,
-    task: str,
-    thresholds: Sequence[float] | None = None,
+    rules: Rules,
 ) -> Int8Export:
     """Compare the export's logits with those of full precision, both of shape (N, C).
 
-    thresholds: one per label of a multi-label bundle, None for 0.5.
+    reference_NC: the true labels; None where they are unknown, and agreement alone decides.
+    rules: decide for both.
     """
-    thresholds_C = None if thresholds is None else np.array(thresholds, dtype=np.float32)
-    rules = Rules(task=task, thresholds_C=thresholds_C, abstention=None)
     first_NC, second_NC = (
-        rules.decide(activate(logits_NC, default_activation(task))).predicted_NC
+        rules.decide(activate(logits_NC, default_activation(rules.task))).predicted_NC
         for logits_NC in (full_NC, int8_NC)
     )
     agreement = float((first_NC == second_NC).all(axis=1).mean())
-    first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
-    value, low, high = paired_difference(first_N, second_N)
-    figures = (
-        f"accuracy {first_N.mean():.4f} in full precision, {second_N.mean():.4f} in int8, "
-        f"difference {value:+.4f} [{low:+.4f}, {high:+.4f}]; "
-        f"{agreement:.2%} of {len(full_NC)} labels agree"
-    )
+    figures = f"{agreement:.2%} of {len(full_NC)} labels agree"
     problems = []
     if not agreement >= MIN_AGREEMENT:
         problems.append(f"fewer than {MIN_AGREEMENT:.0%} of the labels agree")
-    if not value >= -MAX_LOSS:
-        problems.append(f"the accuracy loss is over {MAX_LOSS}")
+    accuracy: dict[str, Any] = {}
+    if reference_NC is not None:
+        first_N, second_N = ((each == reference_NC).all(axis=1) for each in (first_NC, second_NC))
+        value, low, high = paired_difference(first_N, second_N)
+        figures = (
+            f"accuracy {first_N.mean():.4f} in full precision, {second_N.mean():.4f} in int8, "
+            f"difference {value:+.4f} [{low:+.4f}, {high:+.4f}]; {figures}"
+        )
+        if not value >= -MAX_LOSS:
+            problems.append(f"the accuracy loss is over {MAX_LOSS}")
+        accuracy = {
+            "accuracy_fp32": float(first_N.mean()),
+            "accuracy_int8": float(second_N.mean()),
+            "difference": Measured(value=value, low=low, high=high),
+        }
     if not np.isfinite(int8_NC).all():
         problems.append("logits are not finite")
     return Int8Export(
@@ -139,8 +142,6 @@ def compare_int8(
         reason="; ".join([*problems, figures]),
         texts=len(full_NC),
         agreement=agreement,
-        accuracy_fp32=float(first_N.mean()),
-        accuracy_int8=float(second_N.mean()),
-        difference=Measured(value=value, low=low, high=high),
         max_logit_difference=float(np.abs(full_NC - int8_NC).max()),
+        **accuracy,
     )

@@ -1,6 +1,6 @@
 """From adapter to bundle: merge, compare, calibrate, export, seal.
 
-A difference of logits over `TOLERANCE` between the trained, the merged and the reloaded model
+A difference of logits over the tolerance between the trained, the merged and the reloaded model
 refuses the bundle; `train.merge.parity` compares them.
 """
 
@@ -21,7 +21,6 @@ from train.fit.resume import changes, run_identity
 from train.merge.bf16 import compare_bf16
 from train.merge.calibrate import calibrate
 from train.merge.int8 import add_int8
-from train.merge.parity import TOLERANCE
 from train.merge.sealing import record_validation_metrics, seal_run
 from train.merge.weights import merge_weights
 from train.preflight import read_fitted
@@ -50,6 +49,7 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             config, adapter, data, staging, device, precision=fitted["precision"]
         )
         refuse_differences(merged.parity)
+        assert merged.reference_NC is not None
         calibration = calibrate(
             merged.logits_NC,
             merged.reference_NC,
@@ -92,15 +92,15 @@ def check_unchanged(
         raise ValueError(
             f"`{adapter}` was trained with a different configuration or data "
             f"({'; '.join(sorted(found))}); run merge with the configuration and data used by "
-            "fit, or rerun `train fit`"
+            "fit, or rerun `textloop fit`"
         )
 
 
 def refuse_differences(parity: dict[str, float]) -> None:
     """Raise MergeRefused if the model is not the one that was trained."""
     worst = max(value for name, value in parity.items() if name.startswith("adapter_"))
-    if not worst <= TOLERANCE:  # NaN is refused too
+    if not worst <= parity["tolerance"]:  # NaN is refused too
         raise MergeRefused(
             f"logits of adapter, merged and reloaded model differ by up to {worst:.2e}, "
-            f"over the tolerance of {TOLERANCE:.0e}"
+            f"over the tolerance of {parity['tolerance']:.0e}"
         )

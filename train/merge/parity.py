@@ -17,7 +17,7 @@ from serve.inference.scores import Array
 from serve.inference.text import Encoding, TextEncoder
 
 TOLERANCE = 1e-4
-"""Largest allowed absolute difference of logits, in fp32."""
+"""Largest allowed absolute difference of logits up to 10, in fp32; see `tolerance_of`."""
 
 PARITY_TEXTS = 512
 """Validation texts on which the models are compared."""
@@ -42,6 +42,15 @@ class ValidationTexts:
     def _logits(self, model: Any, encodings: list[Encoding]) -> Array:
         backend = TorchBackend(model, device=self.device)
         return batched_logits(backend, self.encoder, encodings, batch_size=32)
+
+
+def tolerance_of(logits_NC: Array) -> float:
+    """Return the largest allowed difference: of logits beyond 10, 1e-5 of the largest.
+
+    A probe of labels that are told apart without error may have logits of thousands, whose last
+    digits in fp32 are 1e-4 themselves.
+    """
+    return TOLERANCE * max(1.0, float(np.nan_to_num(np.abs(logits_NC)).max()) / 10)
 
 
 def max_difference(first_NC: Array, second_NC: Array) -> float:

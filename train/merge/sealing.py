@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from serve.bundle.manifest import Calibration, Int8Export, TokenizerRules
+from serve.bundle.manifest import Calibration, Int8Export
 from serve.bundle.seal import Bundle, record_metrics, seal
 from serve.inference.predictor import Predictor
-from serve.inference.text import Text, TextEncoder
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import BACKEND_SPLITS, measure
 from train.merge.weights import Merged
+from train.origin import code_revision, library_versions, tokenizer_rules
 from train.portable import portable, portable_config
-
-VERSIONS = ("textloop", "torch", "transformers", "peft", "tokenizers", "onnxruntime")
-"""Libraries whose versions go into the manifest."""
 
 
 def seal_run(
@@ -56,7 +50,7 @@ def seal_run(
         int8=int8,
         calibration=calibration,
         code_revision=code_revision(),
-        versions={name: version(name) for name in VERSIONS},
+        versions=library_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -74,30 +68,3 @@ def record_validation_metrics(
             metrics = measure(predictor, data.validation, config.seed)
             bundle = record_metrics(bundle, f"validation{split}", metrics.intervals)
     return bundle
-
-
-def tokenizer_rules(staging: Path, encoder: TextEncoder, texts: Sequence[Text]) -> TokenizerRules:
-    """Return the tokenizer rules; `fast` only if `tokenizer.json` alone gives the same ids."""
-    rules = encoder.rules
-    if not rules.fast:
-        return rules
-    alone = TextEncoder.from_rules(
-        staging, rules, max_length=encoder.max_length, is_pair=encoder.is_pair
-    )
-    same = alone.encode(texts) == encoder.encode(texts)
-    return rules if same else rules.model_copy(update={"fast": False})
-
-
-def code_revision() -> str | None:
-    """Return the commit of this code, with `+changes` if the checkout has uncommitted changes."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

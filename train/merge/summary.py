@@ -1,9 +1,10 @@
-"""The lines that `train merge` prints."""
+"""The lines that `textloop merge` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from serve.bundle.binary import BinaryScores, DecisionThreshold
 from serve.bundle.manifest import Calibration
 from serve.bundle.seal import Bundle
 from serve.inference.placement import (
@@ -38,7 +39,7 @@ def summary_lines(bundle: Bundle) -> Iterator[str]:
     if manifest.calibration:
         yield from _calibration_lines(manifest.calibration)
     yield f"validation metrics of the bundle, with {INTERVALS}:"
-    yield table(manifest.metrics["validation"])
+    yield table(manifest.metrics["validation"], manifest.task)
     if int8 := manifest.int8:
         yield f"int8 export for CPUs {'included' if int8.shipped else 'skipped'}: {int8.reason}"
     yield f"sealed {bundle.path}, version {manifest.version}"
@@ -58,8 +59,32 @@ def _calibration_lines(fitted: Calibration) -> Iterator[str]:
             f"{fitted.log_loss_after:.4f}, calibration error {fitted.ece_before:.4f} -> "
             f"{fitted.ece_after:.4f}"
         )
+    for backend, decision in fitted.decision.items():
+        yield from _decision_lines(backend, decision)
     for backend, found in fitted.abstention.items():
         state = "" if found.abstain_below is not None else "none: "
         yield f"abstention on {backend}: {state}{found.reason}"
     for note in fitted.notes:
         yield f"note: {note}"
+
+
+def _decision_lines(backend: str, decision: DecisionThreshold) -> Iterator[str]:
+    """The threshold of a binary model, and what it changes on the validation rows."""
+    label = decision.positive_label
+    if decision.threshold is None:
+        yield f"decision threshold on {backend}: none, 0.5 decides: {decision.reason}"
+    else:
+        yield (
+            f"decision threshold on {backend}: {label!r} is predicted from a probability of "
+            f"{decision.threshold:.4f}: {decision.reason}"
+        )
+    places = {"at_half": "at 0.5", "at_threshold": "at the threshold"}
+    for name, scores in decision.validation.items():
+        yield f"  {label} {places[name]:<16} {_scores(scores)}"
+
+
+def _scores(scores: BinaryScores) -> str:
+    precision, recall = (
+        "undefined" if each is None else f"{each:.4f}" for each in (scores.precision, scores.recall)
+    )
+    return f"precision {precision}, recall {recall}, F1 {scores.f1:.4f}"

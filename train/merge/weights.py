@@ -20,8 +20,9 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import reference
 from train.fit.adapter import TRAINED_LOGITS
-from train.merge.calibrate import choose_temperature, fitting_rows, scale_head
-from train.merge.parity import PARITY_TEXTS, TOLERANCE, ValidationTexts, max_difference
+from train.merge.calibrate import choose_temperature, scale_head
+from train.merge.parity import PARITY_TEXTS, ValidationTexts, max_difference, tolerance_of
+from train.merge.roles import fitting_rows
 from train.model.adapters import peft_warnings_off
 from train.model.base import load_base
 from train.statistics.metrics import Choice
@@ -45,7 +46,8 @@ class Merged:
     logits_NC: Array
     """Calibrated logits of all validation rows."""
 
-    reference_NC: Choice
+    reference_NC: Choice | None
+    """The true labels; None for an imported model where they are unknown."""
 
 
 def merge_weights(
@@ -67,7 +69,6 @@ def merge_weights(
     texts = ValidationTexts(encoder=encoder, encodings=encodings, device=device)
     parity: dict[str, float] = {
         "texts": len(encodings[:PARITY_TEXTS]),
-        "tolerance": TOLERANCE,
     }
     if config.method == "lora":
         model, trained_NC = merge_adapter(config, adapter, data.labels, texts)
@@ -76,6 +77,7 @@ def merge_weights(
     else:  # the directory holds the whole model
         model = TorchBackend.load(adapter, device=device).model
         trained_NC = all_NC = texts.logits(model)
+    parity["tolerance"] = tolerance_of(all_NC)
     reference_NC = reference(data.validation, data.labels)
     temperature, note = 1.0, ""
     if config.calibration.temperature and np.isfinite(all_NC).all():  # else parity refuses

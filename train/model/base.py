@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from serve.inference.pooling import MeanPooling, is_pooled
+from serve.inference.pooling import MeanPooling, is_pooled, stock_settings
 from serve.inference.text import TextEncoder
 from serve.language.lines import first_line
+from train.config.names import BUNDLE
 from train.config.run import ModelConfig, RunConfig
 from train.data.addresses import presentable
 from train.model.compatibility import (
@@ -33,7 +34,13 @@ from train.model.compatibility import (
     reconcile,
     set_pad_token,
 )
-from train.model.source import check_source, encoder_decoder_problem, locate_base
+from train.model.kept_head import keep_rows
+from train.model.source import (
+    check_source,
+    encoder_decoder_problem,
+    locate_base,
+    open_base_bundle,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,9 @@ class Base:
     notes: tuple[str, ...]
     """What the user should know about the base."""
 
+    new_outputs: tuple[int, ...] | None = None
+    """Of a base that is a bundle: the outputs of labels that it does not know; else None."""
+
 
 def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     """Load the base in fp32 with a new head, and replace an untrained pooler.
@@ -60,7 +70,8 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
     source["trust_remote_code"] = False
     if revision is None:
-        _refuse_mean_pooled(config.model, Path(path))
+        if not config.model.base.startswith(BUNDLE):
+            _refuse_mean_pooled(config.model, Path(path))
         transformers_logging.disable_progress_bar()  # there is no download to watch
     with _explained(config.model):
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
@@ -72,8 +83,12 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         model, info = _load_model(settings, path, source | quantized)
     reconcile(config.model, model, tokenizer)
     head_name, head = last_linear(model)
-    if config.model.head_init == "random":
+    if config.model.head_init == "random" and not config.model.base.startswith(BUNDLE):
         head.reset_parameters()  # the base may bring a head for other labels
+    new_outputs = None
+    if config.model.base.startswith(BUNDLE):
+        known = open_base_bundle(config.model, verify=False).manifest.labels
+        new_outputs = keep_rows(head, head_name, Path(path), known, labels, config.data.label_map)
     trained = _untrained_modules(config.model, model, head_name, info)
     encoder = TextEncoder.of(tokenizer, max_length=config.model.max_length, is_pair=config.is_pair)
     check_tokenizer(config.model, model, encoder)
@@ -93,6 +108,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         encoder=encoder,
         trained_modules=tuple(sorted(trained)),
         notes=tuple(notes),
+        new_outputs=new_outputs,
     )
 
 
@@ -131,14 +147,18 @@ def _architecture(
     config: RunConfig, labels: tuple[str, ...], path: str, source: dict[str, Any]
 ) -> Any:
     """Load the architecture's configuration and set the run's labels, pooling and dropout."""
-    settings = AutoConfig.from_pretrained(
-        path,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        problem_type=f"{config.task}_classification",
-        **source,
-    )
+    outputs: dict[str, Any] = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": f"{config.task}_classification",
+    }
+    if config.model.base.startswith(BUNDLE):  # whose model type may be Textloop's own
+        settings = stock_settings(Path(path))
+        for name, value in outputs.items():
+            setattr(settings, name, value)
+    else:
+        settings = AutoConfig.from_pretrained(path, **outputs, **source)
     if config.model.pooling == "mean" and hasattr(settings, "classifier_pooling"):
         settings.classifier_pooling = "mean"  # ModernBERT's own
     if config.model.dropout is not None:

@@ -48,7 +48,7 @@ def set_pad_token(model: ModelConfig, tokenizer: Any, settings: Any) -> None:
             f"the tokenizer of `{model.base}` has no pad token; set model.pad_token to a token of "
             f"its vocabulary{_such_as(tokenizer)}"
         )
-    if getattr(settings, "pad_token_id", None) is None or _is_decoder(settings):
+    if getattr(settings, "pad_token_id", None) is None or is_decoder(settings):
         settings.pad_token_id = tokenizer.pad_token_id
 
 
@@ -57,7 +57,7 @@ def _such_as(tokenizer: Any) -> str:
     return f", such as {found!r}" if found else ""
 
 
-def _is_decoder(settings: Any) -> bool:
+def is_decoder(settings: Any) -> bool:
     """Return whether an architecture's classifier reads the last token before the padding."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,

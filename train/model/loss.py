@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from serve.language.spelling import did_you_mean
 from train.config.run import LossSection
 
 
@@ -78,7 +79,8 @@ def make_loss(
     weights_C: Tensor | None = None
     if isinstance(weights, dict):
         if unknown := sorted(set(weights) - set(labels)):
-            raise ValueError(f"loss.class_weights names {unknown[0]!r}, which is not a label")
+            hint = did_you_mean(unknown[0], labels)
+            raise ValueError(f"loss.class_weights names {unknown[0]!r}, which is not a label{hint}")
         weights_C = torch.tensor([weights.get(label, 1.0) for label in labels])
     elif weights == "balanced":
         counts = Counter(label for row in rows for label in row)

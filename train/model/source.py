@@ -14,10 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from serve.bundle.agreement import POOLING
 from serve.bundle.architecture import code_keys, implementations, sizes_over
-from serve.bundle.contents import parse_object
+from serve.bundle.contents import CONFIG, parse_object
+from serve.bundle.manifest import BundleError
+from serve.bundle.seal import Bundle, open_bundle
 from serve.files import sha256_of
-from train.config.run import ModelConfig
+from train.config.names import BUNDLE
+from train.config.run import ModelConfig, RunConfig
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -42,6 +46,8 @@ def locate_base(model: ModelConfig) -> tuple[str, str | None]:
     Raises ValueError for a base that does not exist, and for a Hub id without a revision.
     """
     base = model.base
+    if base.startswith(BUNDLE):
+        return str(open_base_bundle(model, verify=False).path), None
     if base.startswith("package:"):
         package, _, inside = base.removeprefix("package:").partition("/")
         spec = importlib.util.find_spec(package)
@@ -55,7 +61,8 @@ def locate_base(model: ModelConfig) -> tuple[str, str | None]:
         return base, None
     if not _HUB_ID.fullmatch(base) or base.startswith("."):
         raise ValueError(
-            f"model.base `{base}` is no directory; expected one, package:NAME/PATH or a Hub id"
+            f"model.base `{base}` is no directory; expected one, package:NAME/PATH, bundle:DIR or "
+            "a Hub id"
         )
     if model.revision is None:
         raise ValueError(
@@ -63,6 +70,14 @@ def locate_base(model: ModelConfig) -> tuple[str, str | None]:
             "pins it, `main` takes the newest"
         )
     return base, model.revision
+
+
+def open_base_bundle(model: ModelConfig, *, verify: bool = True) -> Bundle:
+    """Open the bundle that `model.base` names. Raises ValueError, with the reason."""
+    try:
+        return open_bundle(model.base.removeprefix(BUNDLE), verify=verify)
+    except BundleError as error:
+        raise ValueError(f"model.base `{model.base}`: {error}") from None
 
 
 def base_content(model: ModelConfig) -> dict[str, str]:
@@ -125,6 +140,8 @@ def check_source(model: ModelConfig) -> None:
 
     No code that comes with a base is ever run, and none is fetched because its files name it.
     """
+    if model.base.startswith(BUNDLE):
+        _check_bundle(model)
     path, revision = locate_base(model)
     num_bytes = None
     if revision is None:
@@ -145,6 +162,28 @@ def check_source(model: ModelConfig) -> None:
         values.get("tokenizer_config.json", {}).get("model_max_length"),
     )
     check_length(model, [limit for limit in limits if isinstance(limit, int)])
+
+
+def _check_bundle(model: ModelConfig) -> None:
+    """Raise ValueError for a bundle whose head the run would not go on with."""
+    path = open_base_bundle(model).path
+    pooling = parse_object((path / CONFIG).read_bytes()).get(POOLING, "native")
+    if model.pooling != pooling:
+        raise ValueError(
+            f"model.base `{model.base}` was trained with model.pooling: {pooling}; set the same"
+        )
+
+
+def check_apart(config: RunConfig) -> None:
+    """Raise ValueError for a base that is a bundle which the run's `merge` would replace."""
+    if not config.model.base.startswith(BUNDLE):
+        return
+    bundle = open_base_bundle(config.model, verify=False)
+    if bundle.path.resolve().is_relative_to(config.output_dir.resolve()):
+        raise ValueError(
+            f"model.base `{config.model.base}` is in output_dir `{config.output_dir}`, where "
+            "`merge` would replace it; choose another output_dir"
+        )
 
 
 def check_length(model: ModelConfig, limits: Iterable[int | None]) -> None:

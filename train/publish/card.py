@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from serve.bundle.manifest import Manifest
+from serve.inference.placement import STOCK_SINGLE
 from train.config.sections import PublishSection
 from train.publish.card_usage import adapter_usage, location, usage
 from train.publish.markdown import code, json_block, plain
@@ -57,8 +58,8 @@ def model_card(
         usage(manifest, target, tag, pooled=pooled),
         "## Data",
         _data(manifest),
-        "## Training",
-        _training(manifest, section),
+        "## Origin" if manifest.is_imported else "## Training",
+        _origin(manifest) if manifest.is_imported else _training(manifest, section),
         "## Metrics",
         _metrics(manifest),
         "\n\n".join(f"![{_title(plot)}]({plot})" for plot in plots),
@@ -131,6 +132,8 @@ def _results(manifest: Manifest, sources: Mapping[str, Any]) -> Iterable[EvalRes
     source = str(sources.get("test") or sources.get("train"))
     match = _HUB_DATA.match(source)
     data = match["name"] if match else source.rpartition("/")[2]
+    if manifest.is_imported:
+        data = "texts named at import"
     for split, note in (("test", ""), ("test_int8", ", int8 export")):
         for metric, measured in manifest.metrics.get(split, {}).items():
             kind = next((kind for kind in _METRIC_TYPES if metric.startswith(kind)), metric)
@@ -147,15 +150,20 @@ def _results(manifest: Manifest, sources: Mapping[str, Any]) -> Iterable[EvalRes
 
 def _data(manifest: Manifest) -> str:
     sources = _sources(manifest)
+    columns = ", ".join(code(column) for column in manifest.text_columns)
+    if not manifest.data:
+        return f"The model was imported without data.\n\nInput columns: {columns}."
+    otherwise = "split from train by the hash of the text"
+    if manifest.is_imported:
+        otherwise = "named at import, divided by the hash of the text"
     lines = ["| split | source | rows | SHA-256 of the rows |", "| --- | --- | ---: | --- |"]
     for split, facts in manifest.data.items():
         source = sources.get(split)
         if source is not None and not isinstance(source, str):
             source = json.dumps(source, ensure_ascii=False)
-        shown = code(source) if source else "split from train by the hash of the text"
+        shown = code(source) if source else otherwise
         rows, digest = plain(facts.get("rows", "")), code(facts.get("sha256", ""))
         lines.append(f"| {plain(split)} | {shown} | {rows} | {digest} |")
-    columns = ", ".join(code(column) for column in manifest.text_columns)
     return "\n".join(lines) + f"\n\nInput columns: {columns}."
 
 
@@ -190,6 +198,31 @@ def _training(manifest: Manifest, section: PublishSection) -> str:
     )
 
 
+def _origin(manifest: Manifest) -> str:
+    """State what was imported, and how close the bundle is to it."""
+    base, parity = manifest.base_model, manifest.parity
+    facts = [
+        ("imported from", base.get("base")),
+        ("commit", base.get("revision")),
+        ("SHA-256 of its weights", base.get("weights_sha256")),
+        ("precision of its weights", base.get("dtype")),
+        ("code revision of the import", manifest.code_revision),
+    ]
+    versions = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())
+    shown = [
+        "- trained elsewhere; Textloop does not know on which rows",
+        *(f"- {name}: {code(value)}" for name, value in facts if value is not None),
+        f"- maximum length: {manifest.max_length} tokens, including special tokens",
+        f"- versions: {plain(versions)}",
+    ]
+    if STOCK_SINGLE in parity:
+        shown.append(
+            "- largest logit difference to the stock classes of transformers, on "
+            f"{parity.get('texts', 0):.0f} texts: {parity[STOCK_SINGLE]:.1e}"
+        )
+    return "\n".join(shown)
+
+
 def _metrics(manifest: Manifest) -> str:
     """Write one table per evaluated split, full precision next to int8."""
     parts = []
@@ -203,7 +236,8 @@ def _metrics(manifest: Manifest) -> str:
         for name, measured in full.items():
             line = f"| {plain(name)} | {measured} |"
             lines.append(line + (f" {int8[name]} |" if name in int8 else ""))
-        note = ", on which the checkpoint was chosen" if split == "validation" else ""
+        used = "the calibration was fitted" if manifest.is_imported else "the checkpoint was chosen"
+        note = f", on which {used}" if split == "validation" else ""
         parts.append(
             f"On the {rows} rows of the {split} split{note}, with 95 % intervals (approximate, "
             "except for accuracy):\n\n" + "\n".join(lines)

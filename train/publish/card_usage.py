@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve.bundle.manifest import Manifest
+from train.publish.markdown import code, plain
 
 
 def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) -> str:
@@ -43,15 +44,37 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
             "transformers have no such head: they, and servers built on them, refuse the model. "
             "Load it with Textloop.\n\n"
         )
+    if decides := threshold_note(manifest):
+        stock += f"{decides}\n\n"
     return (
         f"{stock}Over HTTP, with Textloop:\n\n```\n"
-        f"{fetch}python -m serve run --bundle {directory}\n"
+        f"{fetch}textloop serve {directory}\n"
         f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
         f"In Python, with the code that the server runs and that measured the metrics below.{int8}"
         "\n\n```python\n"
         "from serve.inference.predictor import Predictor\n\n"
         f'predictor = Predictor.load("{directory}")\n'
         f"print(predictor.predict([{given}]))  # probabilities, in the order of the labels\n```"
+    )
+
+
+def threshold_note(manifest: Manifest) -> str:
+    """State that stock classes do not know the decision threshold of a binary model, if any."""
+    fitted = manifest.calibration.decision if manifest.calibration else {}
+    names = {"torch": "full precision", "onnx": "int8"}
+    found = [
+        (each, f"{each.threshold:.4f} in {names[backend]}")
+        for backend, each in fitted.items()
+        if each.threshold is not None
+    ]
+    if not found:
+        return ""
+    first, _ = found[0]
+    return (
+        f"Textloop predicts {code(first.positive_label)} from a probability of "
+        f"{' and '.join(shown for _, shown in found)}, chosen for {first.chosen_for} "
+        f"({plain(first.reason)}). The stock pipeline and other servers do not know this "
+        "threshold: they predict the label with the higher probability."
     )
 
 

@@ -169,5 +169,5 @@ def check_merged(adapter: Path, bundle: Bundle) -> None:
                 ):
                     raise ValueError(
                         f"`{bundle.path}` was not merged from `{adapter}` (`{name}` differs); "
-                        "run `python -m train merge`, or set publish.adapter=false"
+                        "run `textloop merge`, or set publish.adapter=false"
                     )

@@ -53,3 +53,17 @@ def scores(reference_NC: Choice, predicted_NC: Choice) -> dict[str, float]:
         "f1_micro": float(2 * hit_C.sum() / max(total_C.sum(), 1)),
         "f1_weighted": float((f1_C * support_C).sum() / max(support_C.sum(), 1)),
     }
+
+
+def label_score(measure: str, reference_N: Choice, predicted_N: Choice) -> float:
+    """f1, precision or recall of one label; 0 where the denominator is."""
+    hits, support, predicted = (
+        int(each_N.sum()) for each_N in (reference_N & predicted_N, reference_N, predicted_N)
+    )
+    total = {"f1": support + predicted, "precision": predicted, "recall": support}[measure]
+    return (2 if measure == "f1" else 1) * hits / max(total, 1)
+
+
+def shown_name(metric: str, task: str) -> str:
+    """Return a metric's name for people: the accuracy of several labels is that of whole rows."""
+    return "all labels right" if (metric, task) == ("accuracy", "multi_label") else metric

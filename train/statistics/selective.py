@@ -28,6 +28,7 @@ Shape suffixes: N rows, T thresholds, K points of a curve.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +76,69 @@ def risk_curve(confidence_N: NDArray[np.float64], wrong_N: NDArray[np.bool_]) ->
     )
 
 
-def pilot_rows(texts: Sequence[object]) -> NDArray[np.bool_]:
-    """Choose the rows of the pilot, (N,), by the hash of each text; equal texts stay together."""
+def pilot_rows(texts: Sequence[object], share: float = PILOT_SHARE) -> NDArray[np.bool_]:
+    """Choose the rows of the pilot, (N,), by the hash of each text; equal texts stay together.
+
+    Those of a larger share hold those of a smaller one.
+    """
     keys_N = np.array([hashlib.sha256(repr(text).encode()).hexdigest() for text in texts])
-    size = max(1, round(PILOT_SHARE * len(keys_N)))
+    size = max(1, round(share * len(keys_N)))
     return np.asarray(keys_N <= np.sort(keys_N)[size - 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proved:
+    """A threshold with a proved limit of the risk, and what was seen on the rows that test."""
+
+    threshold: float
+    answered: int
+    """Number of rows at or above it."""
+    errors: int
+    """Number of those that are wrong."""
+
+
+def smallest_proved(
+    confidence_N: NDArray[np.float64],
+    wrong_N: NDArray[np.bool_],
+    *,
+    pilot_N: NDArray[np.bool_],
+    max_risk: float,
+    level: float,
+    lowest: float = LOWEST,
+) -> Proved | None:
+    """Find the smallest threshold that is proved to limit the error rate at or above it.
+
+    pilot_N: the rows that decide where the tests start; all others test. level: probability of
+    a threshold that does not keep to `max_risk`. lowest: log odds of the smallest threshold but
+    0. None: none is proved. Raises ValueError for no rows and for unequal shapes.
+    """
+    from scipy.stats import binom
+
+    if len(confidence_N) == 0 or not confidence_N.shape == wrong_N.shape == pilot_N.shape:
+        raise ValueError(
+            f"{len(confidence_N)} confidences, {len(wrong_N)} outcomes and {len(pilot_N)} roles: "
+            "expected as many, and at least one"
+        )
+    grid_T = _grid(lowest)
+    n = int((~pilot_N).sum())
+    answered_T, errors_T = _counts(confidence_N[~pilot_N], wrong_N[~pilot_N], grid_T)
+    p_T = np.where(answered_T > 0, binom.cdf(errors_T, np.maximum(answered_T, 1), max_risk), 1.0)
+    start = _start(confidence_N[pilot_N], wrong_N[pilot_N], grid_T, n, max_risk, level)
+    accepted = int((p_T[start:] > level).argmax()) if (p_T[start:] > level).any() else len(p_T)
+    if accepted == 0:
+        return None
+    last = min(start + accepted, len(grid_T)) - 1
+    return Proved(
+        threshold=float(grid_T[last]), answered=int(answered_T[last]), errors=int(errors_T[last])
+    )
+
+
+def sure_rows(share: float, level: float) -> int:
+    """Number of rows that prove, if all have a property, that over `share` of all rows have it.
+
+    The least n with share^n <= level, from the exact binomial test.
+    """
+    return math.ceil(math.log(level) / math.log(share))
 
 
 def choose_threshold(
@@ -98,20 +157,9 @@ def choose_threshold(
     chose among. Where no threshold is proved, `abstain_below` is None and `reason` states why.
     Raises ValueError for no rows and for unequal shapes.
     """
-    from scipy.stats import binom
-
-    if len(confidence_N) == 0 or not confidence_N.shape == wrong_N.shape == pilot_N.shape:
-        raise ValueError(
-            f"{len(confidence_N)} confidences, {len(wrong_N)} outcomes and {len(pilot_N)} roles: "
-            "expected as many, and at least one"
-        )
     level = (1 - risk_confidence) / checkpoints
-    grid_T = _grid()
+    found = smallest_proved(confidence_N, wrong_N, pilot_N=pilot_N, max_risk=max_risk, level=level)
     n = int((~pilot_N).sum())
-    answered_T, errors_T = _counts(confidence_N[~pilot_N], wrong_N[~pilot_N], grid_T)
-    p_T = np.where(answered_T > 0, binom.cdf(errors_T, np.maximum(answered_T, 1), max_risk), 1.0)
-    start = _start(confidence_N[pilot_N], wrong_N[pilot_N], grid_T, n, max_risk, level)
-    accepted = int((p_T[start:] > level).argmax()) if (p_T[start:] > level).any() else len(p_T)
     promise = f"a selective risk of at most {max_risk:g} at confidence {risk_confidence:g}"
     common: Any = {
         "max_risk": max_risk,
@@ -120,32 +168,30 @@ def choose_threshold(
         "checkpoints": checkpoints,
     }
     among = f", for the best of {checkpoints} checkpoints" if checkpoints > 1 else ""
-    if accepted == 0:
-        needed = int(np.ceil(np.log(level) / np.log1p(-max_risk)))
+    if found is None:
         reason = (
             f"no threshold guarantees {promise}{among} on {n} validation rows "
-            f"({int(wrong_N[~pilot_N].sum())} errors) that chose nothing else; at least {needed} "
-            "error-free high-confidence rows are needed: allow a larger calibration.max_risk or "
-            "provide more validation rows"
+            f"({int(wrong_N[~pilot_N].sum())} errors) that chose nothing else; at least "
+            f"{sure_rows(1 - max_risk, level)} error-free high-confidence rows are needed: allow a "
+            "larger calibration.max_risk or provide more validation rows"
         )
         return Abstention(**common, abstain_below=None, reason=reason)
-    last = min(start + accepted, len(grid_T)) - 1
-    threshold, answered, errors = float(grid_T[last]), int(answered_T[last]), int(errors_T[last])
     return Abstention(
         **common,
-        abstain_below=threshold,
-        answered=answered,
-        errors=errors,
+        abstain_below=found.threshold,
+        answered=found.answered,
+        errors=found.errors,
         reason=(
-            f"{promise}{among}: threshold {threshold:.4f}, coverage {answered / n:.1%} of {n} "
-            f"validation rows that chose nothing else, {errors} errors in {answered} answers"
+            f"{promise}{among}: threshold {found.threshold:.4f}, coverage "
+            f"{found.answered / n:.1%} of {n} validation rows that chose nothing else, "
+            f"{found.errors} errors in {found.answered} answers"
         ),
     )
 
 
-def _grid() -> NDArray[np.float64]:
+def _grid(lowest: float) -> NDArray[np.float64]:
     """The thresholds, falling, (T,). Must not depend on data."""
-    log_odds = np.linspace(HIGHEST, LOWEST, round((HIGHEST - LOWEST) / STEP) + 1)
+    log_odds = np.linspace(HIGHEST, lowest, round((HIGHEST - lowest) / STEP) + 1)
     return np.append(1 / (1 + np.exp(-log_odds)), 0.0)
 
 

@@ -74,7 +74,7 @@ class TuneResult:
         lines += [
             f"The best of {total} on the rows that chose it is optimistic; train it, then "
             "evaluate it on the test rows:",
-            f"  accelerate launch -m train fit --config {self.best_file}",
+            f"  textloop fit --config {self.best_file}",
         ]
         return "\n".join(lines)
 
@@ -100,10 +100,10 @@ def write_results(
         values = {key: decoded(value) for key, value in best.params.items()}
         winner = with_values(config, values)
         header = (
-            f"# Chosen by `python -m train tune` on the validation split, not on test:\n"
+            f"# Chosen by `textloop tune` on the validation split, not on test:\n"
             f"# study {study.study_name}, trial {best.number}, best of {len(trials)} trials,\n"
             f"# validation {metric} {best.value:.6f} on {num_validation} rows (optimistic).\n"
-            f"#   accelerate launch -m train fit --config {best_file}\n"
+            f"#   textloop fit --config {best_file}\n"
         )
         text = header + to_yaml(winner.model_dump(mode="json"))
         temporary = best_file.with_name(".best.yaml")

@@ -1,4 +1,4 @@
-"""Search over a run's settings: `python -m train tune`.
+"""Search over a run's settings: `textloop tune`.
 
 Decides whether a search can start, which trial is next and which files are kept. Trials run
 one after another in one process, because importing the libraries takes longer than a short
@@ -25,6 +25,7 @@ from optuna import TrialPruned
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from serve.files import write_atomic
 from train.config.run import RunConfig
 from train.config.search_space import (
     Dimension,
@@ -34,11 +35,13 @@ from train.config.search_space import (
     suggest,
     with_values,
 )
+from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
 from train.fit.choice.record import resolve
 from train.model.source import base_content, check_source
 from train.preflight import read_fitted
+from train.tune.page import tune_page
 from train.tune.report import TuneResult, failure_reason, write_results
 from train.tune.study import (
     GRACE_S,
@@ -83,7 +86,7 @@ class Search:
 def tune(config: RunConfig) -> TuneResult:
     """Run trials until the study has `tune.trials` finished ones, or time is up.
 
-    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, and `trials.csv`.
+    Writes `output_dir/tune/best.yaml`, a configuration for `fit`, `trials.csv` and `report.html`.
     Raises ValueError for a space that does not fit the run, before the first trial.
     """
     datasets.disable_progress_bars()  # each trial would show several
@@ -153,6 +156,7 @@ def prepare(config: RunConfig) -> Search:
         training_arguments(corner)
         check_source(corner.model)
     rows = load_data(config, skip_test=True)
+    check_metric(metric, rows.labels, rows.validation.labels)
     print(
         f"data: {len(rows.train)} train, {len(rows.validation)} validation rows; "
         "test rows are not used"
@@ -256,7 +260,7 @@ def remove_finished_trial_dirs(study: Study, directory: Path) -> None:
 
 def _write(study: Study, search: Search) -> TuneResult:
     with locked(search.directory):  # the last worker to write has seen the most trials
-        return write_results(
+        result = write_results(
             study,
             search.directory,
             config=search.config,
@@ -264,3 +268,7 @@ def _write(study: Study, search: Search) -> TuneResult:
             metric=search.metric,
             num_validation=len(search.rows.validation),
         )
+        trials = finished_trials(study)
+        document = tune_page(result, trials, search.config, maximize=search.maximize)
+        write_atomic(search.directory / "report.html", document)
+        return result

@@ -267,6 +267,7 @@ async def infer(service: Service, request: Request) -> Response:
         result.scores_NC,
         arm.manifest.labels,
         predicted_NC=result.decision.predicted_NC if result.decision else None,
+        first_N=result.first_N,
     )
     content = {"model_name": config.model_name, "model_version": arm.version}
     content |= {"id": parsed.id} if parsed.id is not None else {}

@@ -157,7 +157,8 @@ class InferRequest(_Open):
 
 
 class OutputTensor(BaseModel):
-    """`label` of shape [N], that of the highest score, or one of shape [N, C], row by row:
+    """`label` of shape [N], the predicted one or of a multi-label model that of the highest
+    score, or one of shape [N, C], row by row:
     `scores`, or `predicted`, the decisions of a multi-label model."""
 
     name: str

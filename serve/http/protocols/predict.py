@@ -6,6 +6,8 @@ these take the first element of the answer for the list. They are known by `para
 the Python client sends, or by the name in their User-Agent; JavaScript's sends `parameters`
 only if its caller does. With `"parameters": {"decide": true}` each list is part of an object that
 states what is predicted and, if the bundle can abstain, whether the model does.
+The labels are sorted by score, but for a binary model with a decision threshold: there the
+predicted label comes first, since clients take the first one for the prediction.
 A flat list of strings is a batch for a model of single texts; for a model of pairs, two
 strings are one pair.
 """
@@ -37,7 +39,7 @@ from serve.http.wire import (
     json_response,
     read_body,
 )
-from serve.inference.decision import Decision
+from serve.inference.decision import Decision, Rules
 from serve.inference.scores import ranked_json
 from serve.settings import ServeConfig
 
@@ -109,8 +111,8 @@ def _is_hugging_face(request: Request) -> bool:
 
 
 def rows_of(arm: Arm, result: Answer, top_k: int | None) -> list[bytes]:
-    """Each text's labels in JSON, best first; within a verdict where the answer has decisions."""
-    rows = ranked_json(result.scores_NC, arm.json_heads, top_k)
+    """Each text's labels in JSON; within a verdict where the answer has decisions."""
+    rows = ranked_json(result.scores_NC, arm.json_heads, top_k, result.first_N)
     if result.decision is None:
         return rows
     return [
@@ -162,6 +164,17 @@ def timing(arm: Arm, result: Answer) -> dict[str, str]:
     }
 
 
+def _decision(rules: Rules) -> dict[str, Any] | None:
+    """How the served backend decides between the two labels of a binary model with a threshold."""
+    if rules.binary is None:
+        return None
+    return {
+        "positive_label": rules.binary.positive_label,
+        "threshold": 0.5 if rules.threshold is None else rules.threshold,
+        "reason": rules.binary.reason,
+    }
+
+
 def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
     """The body of /info: the model, its backend, and the limits; Textloop's own fields first."""
     manifest = arm.manifest
@@ -180,6 +193,7 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
         },
         "int8": manifest.int8.model_dump() if manifest.int8 else None,
         "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "decision": _decision(arm.rules),
         "created": manifest.created,
         "backend": arm.backend,
         "backend_reason": arm.backend_reason,

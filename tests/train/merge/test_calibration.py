@@ -32,19 +32,14 @@ from train.config.run import RunConfig
 from train.config.sections import CalibrationSection
 from train.data.splits import load_data
 from train.evaluation.measure import reference
-from train.merge.calibrate import (
-    MIN_POSITIVES,
-    calibrate,
-    choose_temperature,
-    fit_temperature,
-    fit_thresholds,
-    fitting_rows,
-)
+from train.merge.calibrate import calibrate, choose_temperature, fit_temperature
 from train.merge.merge import merge, num_checkpoints
+from train.merge.roles import fitting_rows
 from train.model.adapters import peft_warnings_off
 from train.model.base import load_base
 from train.statistics.metrics import one_hot
 from train.statistics.selective import PILOT_SHARE, choose_threshold, pilot_rows, risk_curve
+from train.statistics.thresholds import MIN_POSITIVES, fit_thresholds
 
 Remerge = Callable[..., RunConfig]
 

@@ -21,6 +21,7 @@ from serve.bundle.contents import ONNX_FILE
 from serve.bundle.seal import open_bundle
 from serve.inference.backends.onnx import OnnxBackend
 from serve.inference.backends.torch import TorchBackend
+from serve.inference.decision import Rules
 from serve.inference.passes import batched_logits
 from serve.inference.predictor import load_encoder
 from serve.stats import paired_difference
@@ -40,6 +41,8 @@ from train.merge.int8 import compare_int8
 from train.merge.merge import merge
 
 Bundles = Callable[[str], Path]
+
+BEST = Rules(task="single_label", thresholds_C=None, abstention=None)
 
 TEXTS = [row["text"] for row in make_rows(120, seed=31)]
 
@@ -86,7 +89,7 @@ def test_stock_dynamic_quantization_depends_on_the_batch_and_ours_does_not(
         alone_NC = batched_logits(backend, encoder, encodings, batch_size=1)
         return float(np.abs(together_NC - alone_NC).max())
 
-    assert moved(OnnxBackend(str(tmp_path / "stock.onnx"))) > 1e-2
+    assert moved(OnnxBackend(tmp_path / "stock.onnx")) > 1e-2
     assert moved(OnnxBackend.load(bundle.path)) <= OnnxBackend.tolerance
 
 
@@ -140,7 +143,7 @@ def test_export_serves_batches_of_any_size_and_length(bundles: Bundles, tmp_path
     encodings = encoder.encode([*TEXTS[:8], "parcel " * 40, "a"])
 
     export_int8(bundle.path, [encoder.pad(encodings[:2])], tmp_path / "onnx" / "model.onnx")
-    backend = OnnxBackend(str(tmp_path / "onnx" / "model.onnx"))
+    backend = OnnxBackend(tmp_path / "onnx" / "model.onnx")
 
     for rows in (encodings[8:9], encodings[9:], encodings):
         assert backend.forward(encoder.pad(rows)).shape == (len(rows), 3)
@@ -161,12 +164,10 @@ def test_gate_counts_agreement_and_accuracy() -> None:
     reference_NC = np.eye(2, dtype=bool)[[0] * 1000]
     full_NC = logits_of([0] * 950 + [1] * 50)
 
-    same = compare_int8(full_NC, full_NC, reference_NC, task="single_label")
-    worse = compare_int8(
-        full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, task="single_label"
-    )
+    same = compare_int8(full_NC, full_NC, reference_NC, rules=BEST)
+    worse = compare_int8(full_NC, logits_of([0] * 940 + [1] * 60), reference_NC, rules=BEST)
     other = compare_int8(
-        full_NC, logits_of([1] * 6 + [0] * 950 + [1] * 44), reference_NC, task="single_label"
+        full_NC, logits_of([1] * 6 + [0] * 950 + [1] * 44), reference_NC, rules=BEST
     )
 
     assert same.shipped
@@ -186,7 +187,7 @@ def test_logits_that_are_not_finite_never_ship() -> None:
     broken_NC = logits_of([0] * 10)
     broken_NC[3, 1] = -np.inf
 
-    result = compare_int8(logits_of([0] * 10), broken_NC, reference_NC, task="single_label")
+    result = compare_int8(logits_of([0] * 10), broken_NC, reference_NC, rules=BEST)
 
     assert not result.shipped
     assert "not finite" in result.reason

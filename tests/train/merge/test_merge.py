@@ -17,6 +17,7 @@ from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.fit.fit import fit
 from train.merge.merge import MergeRefused, merge
+from train.merge.parity import tolerance_of
 
 KINDS = ["single", "multi", "pair"]
 
@@ -110,10 +111,21 @@ def test_merge_refuses_a_model_that_is_not_the_trained_one(
 ) -> None:
     config = RunConfig.model_validate(make_config(tmp_path / "run"))
     fit(config)
-    monkeypatch.setattr("train.merge.merge.TOLERANCE", -1.0)
+    monkeypatch.setattr("train.merge.parity.TOLERANCE", -1.0)
 
     with pytest.raises(MergeRefused, match="differ by up to"):
         merge(config)
 
     assert not (tmp_path / "run" / "bundle").exists()
     assert not list((tmp_path / "run").glob(".bundle*"))
+
+
+@pytest.mark.parametrize(
+    ("largest", "tolerance"), [(3.0, 1e-4), (10.0, 1e-4), (2000.0, 2e-2), (float("nan"), 1e-4)]
+)
+def test_tolerance_grows_with_logits_that_fp32_cannot_hold_closer(
+    largest: float, tolerance: float
+) -> None:
+    logits_NC = np.array([[0.0, -largest]], dtype=np.float32)
+
+    assert tolerance_of(logits_NC) == pytest.approx(tolerance)

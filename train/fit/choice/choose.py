@@ -21,6 +21,7 @@ from torch import Tensor
 
 from serve.inference.scores import Array
 from train.config.auto import AutoSection
+from train.config.names import BUNDLE
 from train.fit.arguments import training_arguments
 from train.fit.choice.folds import fold_numbers, judged_rows
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
@@ -86,6 +87,8 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
     record = run_record(config, run.data, run.arguments)
     (choice,) = broadcast_object_list([read_choice(config.output_dir, record)])
     features_ND = None
+    if choice is None and config.model.base.startswith(BUNDLE):
+        choice = _going_on(run)
     if choice is None:
         rows = _look(run)
         (choice,) = broadcast_object_list([_chosen(run, rows, loss)])
@@ -127,6 +130,17 @@ def settle(
 def _with(run: Run, choice: Choice) -> Run:
     config = resolved(run.config, choice)
     return dataclasses.replace(run, config=config, arguments=training_arguments(config))
+
+
+def _going_on(run: Run) -> Choice:
+    return Choice(
+        method="lora",
+        pooling=run.config.model.pooling,
+        probe_l2=run.config.model.probe_l2 or L2,
+        trainer=recipe(len(run.data.train), run.config.trainer),
+        reason="LoRA, from the weights of a bundle: it may have learned from these rows, which "
+        "therefore cannot judge a probe on its features",
+    )
 
 
 def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
@@ -228,7 +242,7 @@ def _features(run: Run, base: Base, inputs: Inputs, poolings: list[str]) -> dict
     encodings = Tokens(inputs.train, base.encoder.columns)
     has_own = hasattr(base.model.config, "classifier_pooling")  # ModernBERT
     passes = len(poolings) if has_own else 1
-    with run.progress_bar("features", texts=passes * len(encodings)) as bar:
+    with run.progress("features", texts=passes * len(encodings)) as bar:
         settings["progress"] = bar.update
         if len(poolings) == 2 and not has_own:
             return features_by_pooling(base.model, base.encoder, encodings, **settings)

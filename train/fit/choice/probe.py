@@ -26,6 +26,7 @@ from train.fit.training_metrics import ValidationMetrics
 from train.model.base import Base, last_linear
 from train.model.head import L2, features, fit_head
 from train.model.loss import Loss
+from train.model.new_rows import fit_new_rows
 from train.statistics.metrics import given
 
 CROSS_FIT_ROWS = 5000
@@ -70,11 +71,12 @@ def init_from_probe(
 ) -> Baseline:
     """Fit the head on the frozen features of the training rows, in place.
 
-    features_ND: those features, if they are known.
+    features_ND: those features, if they are known. A head that goes on from a bundle's is only
+    fitted for the labels that the bundle does not know, unless the probe is the whole training.
     """
     encodings = Tokens(inputs.train, base.encoder.columns)
     if features_ND is None:
-        with run.progress_bar("features", texts=len(inputs.train)) as bar:
+        with run.progress("features", texts=len(inputs.train)) as bar:
             features_ND = features(
                 base.model,
                 base.encoder,
@@ -85,22 +87,40 @@ def init_from_probe(
             )
     targets = torch.tensor(inputs.train["labels"])
     l2 = run.config.model.probe_l2 or L2
+    _, head = last_linear(base.model)
+    kept = {name: value.clone() for name, value in head.state_dict().items()}
     fit_head(base.model, features_ND, targets, loss, l2=l2)
     accuracy, rows = float("nan"), 0
     if len(targets) <= CROSS_FIT_ROWS:
         bias = last_linear(base.model)[1].bias is not None
         accuracy, rows = _cross_fitted(run, features_ND, targets, loss, l2=l2, bias=bias)
-    if rows:
+    goes_on = base.new_outputs is not None and run.config.method != "probe"
+    if rows and not goes_on:
         run.say(
             f"head initialized from a linear probe: accuracy {accuracy:.4f}, cross-fitted on "
             f"{rows} rows"
         )
     validation = Tokens(inputs.validation, base.encoder.columns)
-    _, last = last_linear(base.model)
     with torch.no_grad():
         unseen_ND = features(base.model, base.encoder, validation, device=run.device)
-        logits_NC = last(unseen_ND.to(run.device)).float().cpu().numpy()
+        logits_NC = head(unseen_ND.to(run.device)).float().cpu().numpy()
+    if base.new_outputs is not None and goes_on:
+        head.load_state_dict(kept)
+        _fit_new_rows(run, base.new_outputs, head, features_ND, targets, loss)
     return Baseline(cross_fitted=accuracy, rows=rows, validation_NC=logits_NC)
+
+
+def _fit_new_rows(
+    run: Run, new: tuple[int, ...], head: Any, features_ND: Tensor, targets: Tensor, loss: Loss
+) -> None:
+    labels = run.data.labels
+    names = ", ".join(labels[output] for output in new)
+    run.say(
+        f"head: {len(labels) - len(new)} labels keep their weights of `{run.config.model.base}`"
+        + (f"; new: {names}" if new else "")
+    )
+    if new:
+        fit_new_rows(head, new, features_ND, targets, loss)
 
 
 def _cross_fitted(
@@ -150,7 +170,7 @@ def evaluate_probe(run: Run, base: Base, inputs: Inputs, loss: Loss, probe: Base
     """Evaluate a model of which only the head was fitted, without the Trainer."""
     labels = torch.tensor(inputs.validation["labels"])
     logits_NC = probe.validation_NC
-    metrics = ValidationMetrics(run.config.task)
+    metrics = ValidationMetrics(run.config.task, run.data.labels, run.metric)
     return Trained(
         write=partial(_write_model, run, base),
         logits_NC=logits_NC,

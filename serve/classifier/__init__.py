@@ -1,0 +1,1 @@
+"""A bundle as Python code uses it: texts in, labels out."""

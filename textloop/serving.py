@@ -1,0 +1,25 @@
+"""`textloop serve`: a bundle, or a Hugging Face classifier, which is imported on the fly.
+
+`serve` itself knows bundles only; what makes one of a checkpoint is `train.importing.on_the_fly`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from serve.cli import serve
+from serve.cli.which import named_bundle
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    serve.configure(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    named = named_bundle(arguments)
+    from train.importing.on_the_fly import bundle_for
+
+    arguments.bundle = bundle_for(str(named))
+    return serve.run(arguments)

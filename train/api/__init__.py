@@ -1,0 +1,1 @@
+"""Training from Python: `textloop.train`, and the estimator for scikit-learn."""

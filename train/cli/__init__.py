@@ -1,0 +1,1 @@
+"""The commands of training: each is a module with its options and what it prints."""

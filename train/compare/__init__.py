@@ -1,0 +1,1 @@
+"""Runs side by side: what each reaches, what differs, which texts changed."""

@@ -1,0 +1,1 @@
+"""Which rows go into which split, where the configuration does not say it."""

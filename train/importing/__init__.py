@@ -1,0 +1,1 @@
+"""From any Hugging Face sequence classifier to a sealed bundle, proved equal to it."""

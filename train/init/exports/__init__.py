@@ -1,0 +1,1 @@
+"""Exports of labelling tools, as plain rows."""

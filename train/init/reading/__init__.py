@@ -1,0 +1,1 @@
+"""Read a sample of a source, and describe its columns."""
