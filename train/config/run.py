@@ -159,6 +159,8 @@ class RunConfig(Config):
                 "`method: auto` starts LoRA from the probe that it is compared with; remove "
                 "model.head_init, or set method: lora"
             )
+        if self.method == "auto" and self.auto.stock and self.model.pooling == "mean":
+            raise ValueError("`auto.stock` rules `model.pooling: mean` out; remove one of the two")
         if self.data.label_columns and self.task != "multi_label":
             raise ValueError("`data.label_columns` needs task: multi_label")
         if self.task == "multi_label" and self.calibration.positive_label is not None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 VALIDATION_METRICS = ("loss", "log_loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted")
-"""Metrics of each evaluation during training: the training loss, the log-loss at the temperature
-that suits the model best, and those of `train.statistics.metrics`."""
+"""Measured by each evaluation during training; log_loss: see `train.statistics.calibrated_loss`."""
 
 LABEL_METRICS = ("f1", "precision", "recall")
 """Those of one label, as `f1:LABEL`."""
@@ -247,7 +246,7 @@ def label_metric(name: str) -> tuple[str, str] | None:
 
 def is_loss(metric: str) -> bool:
     """Whether less is better; transformers would take `f1:data loss` for a loss."""
-    return metric.removeprefix("eval_") == "loss"
+    return metric.removeprefix("eval_") in ("loss", "log_loss")
 
 
 def _check_metric(trainer: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from train.config.search_space import (
     suggest,
     with_values,
 )
+from train.config.trainer_keys import is_loss
 from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
 from train.fit.arguments import training_arguments
@@ -166,7 +167,7 @@ def prepare(config: RunConfig) -> Search:
         config=config,
         rows=rows,
         metric=metric,
-        maximize=not metric.endswith("loss"),
+        maximize=not is_loss(metric),
         identity=_identity(config, rows, settings.space),
     )
 

@@ -103,9 +103,15 @@ def test_every_measured_metric_can_choose_the_checkpoint(metric: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "greater"), [("loss", False), ("f1:data loss", True), ("eval_recall:loss", True)]
+    ("metric", "greater"),
+    [
+        ("loss", False),
+        ("eval_log_loss", False),
+        ("f1:data loss", True),
+        ("eval_recall:loss", True),
+    ],
 )
-def test_only_the_loss_is_better_when_less(metric: str, greater: bool) -> None:
+def test_only_a_loss_is_better_when_less(metric: str, greater: bool) -> None:
     config = of(f"trainer.metric_for_best_model={metric}", "trainer.use_cpu=true")
 
     assert training_arguments(config).greater_is_better is greater
@@ -116,7 +122,7 @@ def test_the_metrics_are_those_that_evaluations_measure() -> None:
 
     assert {*VALIDATION_METRICS} == {
         "loss",
-        *ValidationMetrics("single_label").of(logits_NC, labels_N),
+        *ValidationMetrics("single_label", ("a", "b")).of(logits_NC, labels_N),
     }
 
 

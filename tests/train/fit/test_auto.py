@@ -18,6 +18,7 @@ from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.evaluation.evaluate import evaluate
 from train.fit.choice import choose
+from train.fit.choice import rows as rows_module
 from train.fit.choice.folds import fold_numbers, judged_rows
 from train.fit.choice.judge import Candidate, best
 from train.fit.fit import fit, fit_unless_done
@@ -82,7 +83,7 @@ def test_bundle_of_the_stock_choice_gives_the_same_answers_in_a_pipeline(run: Ru
 def test_rerun_keeps_the_choice_and_other_data_are_refused(
     run: RunConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "_look", lambda _: pytest.fail("chose again"))
+    monkeypatch.setattr(choose, "look_at_rows", lambda _: pytest.fail("chose again"))
     fit_unless_done(run)
     assert "is up to date" in capsys.readouterr().out
     fit(run)  # from the last checkpoint, as after a kill
@@ -225,7 +226,8 @@ def test_every_method_prints_the_cross_fitted_probe(
 def test_many_rows_choose_the_penalty_by_a_sample_and_the_method_after_training(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "CROSS_FIT_ROWS", 100)
+    for module in (choose, rows_module):
+        monkeypatch.setattr(module, "CROSS_FIT_ROWS", 100)
     config = config_of(make_config(tmp_path, method="auto", trainer={"num_train_epochs": 1}))
 
     fit(config)
@@ -248,6 +250,15 @@ def test_rows_that_show_nothing_give_a_probe(make_config: MakeConfig, tmp_path: 
     assert "too few to choose by" in choice["reason"]
 
 
-def test_random_head_is_refused_for_auto(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`method: auto` starts LoRA from the probe"):
-        config_of(make_config(tmp_path, method="auto", model={"head_init": "random"}))
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"head_init": "random"}, "`method: auto` starts LoRA from the probe"),
+        ({"pooling": "mean"}, "`auto.stock` rules `model.pooling: mean` out"),
+    ],
+)
+def test_what_contradicts_the_choice_is_refused(
+    make_config: MakeConfig, tmp_path: Path, model: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_of(make_config(tmp_path, method="auto", auto={"stock": True}, model=model))
