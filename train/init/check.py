@@ -25,6 +25,9 @@ MAX_CHECKED_ROWS = 200_000
 
 _SMALL = 500
 _FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
+_ENOUGH_VALIDATION = 500
+"""Validation rows, of a source that is divided, beyond which more are worth more in train."""
+
 _MIN_PART = 10
 
 
@@ -112,6 +115,8 @@ def _with_fractions(plan: Plan, data: Mapping[str, Any], folder: Path) -> tuple[
     best: tuple[Plan, LabelledData] | None = None
     for fraction in _FRACTIONS if small else _FRACTIONS[:1]:
         fractions = {f"{name}_fraction": fraction for name in missing if fraction != 0.1}
+        if "validation" in missing and plan.sample.num_read > 10 * _ENOUGH_VALIDATION:
+            fractions["validation_fraction"] = round(_ENOUGH_VALIDATION / plan.sample.num_read, 3)
         trial = replace(plan, fractions=fractions)
         try:
             loaded = _load(trial, data, folder)

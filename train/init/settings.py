@@ -105,7 +105,11 @@ def comments(plan: Plan) -> dict[str, str]:
         "trainer.num_train_epochs": "passes over the training rows",
     }
     if plan.fractions:
-        found["data.validation_fraction"] = "larger than usual, as there are few rows"
+        found["data.validation_fraction"] = (
+            "larger than usual, as there are few rows"
+            if plan.fractions.get("validation_fraction", 1.0) > 0.1
+            else "about 500 rows choose and calibrate; the others train"
+        )
     return found
 
 

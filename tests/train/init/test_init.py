@@ -401,3 +401,12 @@ def test_run_on_the_configuration_trains(initiate: Initiate) -> None:
     fit(made.config)
 
     assert (made.config.output_dir / "adapter" / "fit.json").is_file()
+
+
+def test_many_rows_are_not_spent_on_validation(initiate: Initiate) -> None:
+    rows = [{"text": text, "label": label} for text, label in labelled(6000)]
+
+    done = initiate("many.csv", to_csv(rows))
+
+    assert done.config.data.validation_fraction == 0.083
+    assert done.config.data.test_fraction == 0.1
