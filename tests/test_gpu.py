@@ -39,7 +39,8 @@ def test_the_other_suites_see_no_gpu() -> None:
 def test_tiny_base_learns_as_much_as_the_gpu_tests_expect(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path, pooling: str
 ) -> None:
-    values = make_config(tmp_path / "run", model={"dropout": 0.0, "pooling": pooling})
+    best = {"metric_for_best_model": "accuracy"}
+    values = make_config(tmp_path / "run", model={"dropout": 0.0, "pooling": pooling}, trainer=best)
 
     accuracy = fit(RunConfig.model_validate(values))["accuracy"]
 
@@ -82,7 +83,9 @@ def test_training_on_a_gpu_goes_without_padding(
     pooling: str,
 ) -> None:
     model = {"dropout": 0.0, "pooling": pooling}
-    values = make_config(tmp_path / "run", model=model, trainer={"bf16": True})
+    values = make_config(
+        tmp_path / "run", model=model, trainer={"bf16": True, "metric_for_best_model": "accuracy"}
+    )
     config = RunConfig.model_validate(values)
 
     accuracy = fit(config)["accuracy"]

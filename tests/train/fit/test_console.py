@@ -31,7 +31,10 @@ def test_each_epoch_is_one_line_and_the_last_is_not_repeated(
 
     printed = capsys.readouterr().out
     number = r"\d\.\d{4}"
-    form = rf"epoch [12]/2: validation loss {number}, accuracy {number}, f1_macro {number}"
+    form = (
+        rf"epoch [12]/2: validation loss {number}, accuracy {number}, f1_macro {number}, "
+        rf"log_loss {number}"
+    )
     assert [bool(re.fullmatch(form, line)) for line in evaluations(printed)] == [True, True]
     assert not re.search(r"[{}]", printed)
     assert printed.count("best on validation: accuracy") == 1
@@ -57,7 +60,11 @@ def test_multi_label_says_what_its_accuracy_is_and_the_metric_that_chooses(
 def test_early_stopping_is_said(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = {"num_train_epochs": 9, "learning_rate": 1e-12}
+    trainer = {
+        "num_train_epochs": 9,
+        "learning_rate": 1e-12,
+        "metric_for_best_model": "accuracy",
+    }
     values = make_config(tmp_path / "run", early_stopping_patience=1, trainer=trainer)
 
     fit(RunConfig.model_validate(values))

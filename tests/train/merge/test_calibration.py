@@ -58,6 +58,7 @@ def remerge(
                 output,
                 task="multi_label" if kind == "multi" else "single_label",
                 calibration=calibration,
+                trainer={"metric_for_best_model": "f1_micro" if kind == "multi" else "accuracy"},
             )
         )
         merge(config)

@@ -27,7 +27,7 @@ from train.model.base import Base, last_linear
 from train.model.head import L2, features, fit_head
 from train.model.loss import Loss
 from train.model.new_rows import fit_new_rows
-from train.statistics.metrics import given
+from train.statistics.metrics import given, shown_name
 
 CROSS_FIT_ROWS = 5000
 """Training rows up to which the probe's accuracy is cross-fitted; with more, the validation rows
@@ -61,7 +61,7 @@ class Baseline:
         )
         cross = f"probe {self.cross_fitted:.4f}, cross-fitted on {self.rows} rows; "
         return (
-            f"accuracy: {cross if self.rows else ''}on the {len(given_NC)} validation rows probe "
+            f"{shown_name('accuracy', task)}: {cross if self.rows else ''}on the {len(given_NC)} validation rows probe "
             f"{probes:.4f}, trained model {ours:.4f}"
         )
 
