@@ -61,8 +61,8 @@ class Baseline:
         )
         cross = f"probe {self.cross_fitted:.4f}, cross-fitted on {self.rows} rows; "
         return (
-            f"{shown_name('accuracy', task)}: {cross if self.rows else ''}on the {len(given_NC)} validation rows probe "
-            f"{probes:.4f}, trained model {ours:.4f}"
+            f"{shown_name('accuracy', task)}: {cross if self.rows else ''}on the {len(given_NC)} "
+            f"validation rows probe {probes:.4f}, trained model {ours:.4f}"
         )
 
 
