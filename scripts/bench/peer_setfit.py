@@ -5,7 +5,8 @@
 
 Reads one JSON object from stdin: `base`, a directory; `iterations`, SetFit's num_iterations
 (pairs of each kind per example); `draws`, lists of [text, label]; `test`, such a list. Writes one
-JSON line per draw: `accuracy` on the test rows, and `seconds` of training.
+JSON line per draw: `accuracy` on the test rows, `correct` with one 0 or 1 for each of them, and
+`seconds` of training.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def main() -> None:
         correct = [
             int(best) == label for best, (_, label) in zip(predicted, task["test"], strict=True)
         ]
-        line = {"accuracy": sum(correct) / len(correct), "seconds": seconds}
+        line = {
+            "accuracy": sum(correct) / len(correct),
+            "seconds": seconds,
+            "correct": "".join(str(int(each)) for each in correct),
+        }
         print(json.dumps(line), flush=True)
 
 
