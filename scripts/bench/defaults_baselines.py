@@ -1,4 +1,4 @@
-"""Baselines of scikit-learn for `bench_defaults`: TF-IDF and frozen embeddings with linear models."""
+"""Baselines of scikit-learn for `bench_defaults`: linear models on TF-IDF and on embeddings."""
 
 from __future__ import annotations
 
