@@ -82,7 +82,7 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
     """Return how the input is to be read: the keys of `data` that a run has for it, as options."""
     from serve.formats.options import ReadOptions, as_delimiter, as_encoding
 
-    checked = {}
+    checked: dict[str, str | None] = {"delimiter": None, "encoding": None}
     for name, check in (("delimiter", as_delimiter), ("encoding", as_encoding)):
         if (value := getattr(arguments, name)) is not None:
             try:
@@ -93,7 +93,8 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
         raise ValueError(f"--max-row-mb {arguments.max_row_mb}: give at least 1 MB")
     names = tuple(arguments.column_names.split(",")) if arguments.column_names else ()
     return ReadOptions(
-        **checked,
+        delimiter=checked["delimiter"],
+        encoding=checked["encoding"],
         quoting=arguments.quoting,
         max_row_bytes=arguments.max_row_mb * 1_000_000,
         column_names=names,
