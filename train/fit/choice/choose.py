@@ -174,8 +174,9 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
             found.append(judged("lora", pooling, logits_NC))
     except OverBudget as error:
         why = (
-            f"training on {config.auto.folds} parts of the rows would take {error.minutes:.1f} "
-            f"min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
+            f"training on {config.auto.folds} parts of the rows would take "
+            f"{error.minutes * len(poolings):.1f} min, over auto.budget_minutes = "
+            f"{config.auto.budget_minutes:g}"
         )
         return _awaiting(run, found[0], probes, why)
     chosen = best(found)
