@@ -111,8 +111,8 @@ def open_journal(path: Path, identity: dict[str, str]) -> Iterator[Journal]:
                 "move or remove it, or write to a different output"
             )
         was = values["identity"]
-        if changed := [name for name in identity if was.get(name) != identity[name]]:
-            changes = ", ".join(f"{n} (`{was.get(n)}`, now `{identity[n]}`)" for n in changed)
+        if changed := [name for name in was | identity if was.get(name) != identity.get(name)]:
+            changes = ", ".join(f"{n} (`{was.get(n)}`, now `{identity.get(n)}`)" for n in changed)
             raise ValueError(
                 f"`{path}` belongs to a run with a different {changes}; repeat that run's "
                 "command to finish it, or remove the file to start from scratch"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from serve.inference.scores import activate, best_first, default_activation
 from serve.inference.text import Encoding, Text, text_problem
 from serve.journal import Journal, digest, open_journal
 from serve.language.spelling import did_you_mean
-from serve.tables import Row, check_format, read_rows, survey, write_rows
+from serve.tables import DEFAULTS, ReadOptions, Row, check_format, read_rows, survey, write_rows
 
 BLOCK_ROWS = 1024
 """Most rows between two syncs; a killed run loses at most these."""
@@ -67,15 +68,21 @@ def _real(path: Path) -> Path:
 
 
 def predict_file(
-    predictor: Predictor, source: Path, output: Path, *, text_columns: tuple[str, ...]
+    predictor: Predictor,
+    source: Path,
+    output: Path,
+    *,
+    text_columns: tuple[str, ...],
+    options: ReadOptions = DEFAULTS,
 ) -> dict[str, int]:
     """Classify every row of `source` into `output`; the suffixes determine the formats.
 
-    text_columns: the columns that contain the text, two for a model of text pairs. The output
-    has the input's columns plus `predicted_label` and `predicted_score` (for a multi-label
-    model `predicted_labels` and `predicted_scores`, the labels that reach their thresholds)
-    and `predicted_error`. If the bundle has an abstention threshold, `predicted_abstain` is
-    true for rows below it.
+    text_columns: the columns that contain the text, two for a model of text pairs. options: how
+    `source` is read.
+    The output has the input's columns plus `predicted_label` and `predicted_score` (for a
+    multi-label model `predicted_labels` and `predicted_scores`, the labels that reach their
+    thresholds) and `predicted_error`. If the bundle has an abstention threshold,
+    `predicted_abstain` is true for rows below it.
     Returns the number of `rows`, of those an earlier run had done (`resumed`), and of `failed`.
     Raises ValueError for a file that cannot be read and for a journal of a different run, and
     Stopped if the run is interrupted or the file system fails once rows are being classified.
@@ -90,15 +97,21 @@ def predict_file(
         "device": predictor.backend.device_kind,
         "choice of text columns": ",".join(text_columns),
     }
-    total, columns = _survey(source, output, text_columns=text_columns, added=added)
+    if (read_as := replace(options, key="")) != DEFAULTS:
+        identity["way of reading"] = str(read_as)
+    total, columns = _survey(
+        source, output, options=options, text_columns=text_columns, added=added
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     with open_journal(output.with_name(f"{output.name}.partial"), identity) as journal:
         resumed = journal.rows
         try:
-            _classify(predictor, source, journal, total=total, text_columns=text_columns)
+            rows = islice(read_rows(source, options), journal.rows, None)
+            _classify(predictor, rows, journal, total=total, text_columns=text_columns)
             failed = _join(
                 *(source, journal, output, [*columns, *added]),
                 added=added,
+                options=options,
                 text_columns=text_columns,
                 identity=identity,
             )
@@ -108,17 +121,22 @@ def predict_file(
 
 
 def _survey(
-    source: Path, output: Path, *, text_columns: tuple[str, ...], added: dict[str, Any]
+    source: Path,
+    output: Path,
+    *,
+    options: ReadOptions,
+    text_columns: tuple[str, ...],
+    added: dict[str, Any],
 ) -> tuple[int, list[str]]:
     """Return the number of rows and the columns of `source`; raise ValueError if unusable."""
-    first = next(read_rows(source), None)
+    first = next(read_rows(source, options), None)
     for column in text_columns:
         if first is not None and column not in first:
             raise ValueError(
                 f"`{source}` has no column `{column}`, only {', '.join(first)}"
                 f"{did_you_mean(column, first)}; name the text columns with --text-columns"
             )
-    total, columns = survey(source, output=output, say=_print_note)
+    total, columns = survey(source, output=output, options=options, say=_print_note)
     if taken := [column for column in added if column in columns]:
         raise ValueError(f"`{source}` already has a column `{taken[0]}`; rename it")
     return total, columns or list(text_columns)
@@ -139,15 +157,14 @@ def _added_columns(predictor: Predictor) -> dict[str, Any]:
 
 def _classify(
     predictor: Predictor,
-    source: Path,
+    rows: Iterator[Row],
     journal: Journal,
     *,
     total: int,
     text_columns: tuple[str, ...],
 ) -> None:
-    """Add the answers of all rows that are not in the journal to it."""
+    """Add the answers of the rows that are not in the journal to it."""
     with tqdm(total=total, initial=journal.rows, unit="rows", disable=None) as bar:
-        rows = islice(read_rows(source), journal.rows, None)
         for parts in _blocks([row.get(column) for column in text_columns] for row in rows):
             journal.append(parts, _answers(predictor, parts))
             bar.update(len(parts))
@@ -215,6 +232,7 @@ def _join(
     columns: list[str],
     *,
     added: dict[str, Any],
+    options: ReadOptions,
     text_columns: tuple[str, ...],
     identity: dict[str, str],
 ) -> int:
@@ -229,7 +247,7 @@ def _join(
     )
 
     def rows() -> Iterator[Row]:
-        for row, done in zip_longest(read_rows(source), journal.answers()):
+        for row, done in zip_longest(read_rows(source, options), journal.answers()):
             if row is None or done is None:
                 raise changed
             of, answer = done

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from serve.formats.csv_rows import open_csv
 from serve.formats.json_rows import open_json, open_lines
-from serve.formats.options import WRITABLE, Opened, ReadOptions, Say, format_of, list_columns
+from serve.formats.options import WRITABLE, Opened, Say, format_of, list_columns
+from serve.formats.options import ReadOptions as ReadOptions
 from serve.formats.options import Row as Row
 from serve.formats.parquet_rows import infer_schema, open_parquet, require_pyarrow, write_parquet
 from serve.formats.shards import shards
@@ -132,7 +133,7 @@ def _explained_rows(
 def _open(path: Path, options: ReadOptions, say: Say, stack: ExitStack) -> Opened:
     suffix, _ = format_of(path)
     if options.column_names and suffix not in (".csv", ".tsv"):
-        raise ValueError(f"{options.key}column_names is for CSV and TSV files, not {suffix}")
+        raise ValueError(f"{options.named('column_names')} is for CSV and TSV files, not {suffix}")
     if suffix == ".parquet":
         return open_parquet(path, options, stack)
     if suffix == ".json":

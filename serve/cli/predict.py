@@ -6,8 +6,12 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.cli.which import add_bundle, named_bundle
+
+if TYPE_CHECKING:
+    from serve.formats.options import ReadOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +20,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
     parser.add_argument("--output", type=Path, required=True, help="same formats as --input")
     parser.add_argument("--text-columns", help="comma-separated; default: the bundle's")
+    parser.add_argument("--encoding", help="of the input, such as cp1252; default: UTF-8")
+    parser.add_argument("--delimiter", help="between the values of a CSV; default: detected")
+    parser.add_argument(
+        "--quoting",
+        default="auto",
+        choices=["auto", "csv", "none"],
+        help="csv: quotes enclose values; none: quotes are text; default: auto",
+    )
+    parser.add_argument("--column-names", help="of a CSV without a header, comma-separated")
+    parser.add_argument(
+        "--max-row-mb", type=int, default=256, help="longest row, in MB; default: 256"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
     parser.add_argument(
         "--backend",
@@ -46,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--device {arguments.device}: expected auto, cpu, cuda or cuda:N")
     arguments.goes_on = lambda: "no row was classified"
     check_paths(arguments.input, arguments.output)
+    options = _read_options(arguments)
     try:
-        counts = _predict_rows(bundle, arguments)
+        counts = _predict_rows(bundle, arguments, options)
     except Stopped as stopped:
         where = str(stopped)
         arguments.goes_on = lambda: where
@@ -61,7 +78,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _predict_rows(bundle: Path, arguments: argparse.Namespace) -> dict[str, int]:
+def _read_options(arguments: argparse.Namespace) -> ReadOptions:
+    """Return how the input is to be read: the keys of `data` that a run has for it, as options."""
+    from serve.formats.options import ReadOptions, as_delimiter, as_encoding
+
+    checked: dict[str, str | None] = {"delimiter": None, "encoding": None}
+    for name, check in (("delimiter", as_delimiter), ("encoding", as_encoding)):
+        if (value := getattr(arguments, name)) is not None:
+            try:
+                checked[name] = check(value)
+            except ValueError as error:
+                raise ValueError(f"--{name} {value}: {error}") from None
+    if arguments.max_row_mb < 1:
+        raise ValueError(f"--max-row-mb {arguments.max_row_mb}: give at least 1 MB")
+    names = tuple(arguments.column_names.split(",")) if arguments.column_names else ()
+    return ReadOptions(
+        delimiter=checked["delimiter"],
+        encoding=checked["encoding"],
+        quoting=arguments.quoting,
+        max_row_bytes=arguments.max_row_mb * 1_000_000,
+        column_names=names,
+        key="--",
+    )
+
+
+def _predict_rows(
+    bundle: Path, arguments: argparse.Namespace, options: ReadOptions
+) -> dict[str, int]:
     from serve.inference.predictor import Predictor
     from serve.predict_file import predict_file
 
@@ -81,7 +124,9 @@ def _predict_rows(bundle: Path, arguments: argparse.Namespace) -> dict[str, int]
         )
     if arguments.output.exists():
         print(f"note: {arguments.output} exists and will be replaced", file=sys.stderr)
-    counts = predict_file(predictor, arguments.input, arguments.output, text_columns=columns)
+    counts = predict_file(
+        predictor, arguments.input, arguments.output, text_columns=columns, options=options
+    )
     if not counts["rows"]:
         print(f"note: {arguments.input} has no rows", file=sys.stderr)
     return counts

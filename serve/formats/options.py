@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,15 @@ class ReadOptions:
     """Columns that must be unique; others may appear twice and are then left out. None: all."""
 
     key: str = ""
-    """Prefix of these options in messages, such as `data.`; empty if the user cannot set them."""
+    """Prefix of these options in messages, `data.` or `--`; empty if the user cannot set them."""
+
+    def named(self, option: str) -> str:
+        """The option as the user writes it."""
+        return f"--{option.replace('_', '-')}" if self.key == "--" else f"{self.key}{option}"
 
     def remedy(self, option: str, value: str, otherwise: str) -> str:
         """Return how the user can set an option, or `otherwise` if that is not possible."""
-        return f"set {self.key}{option}={value}" if self.key else otherwise
+        return f"set {self.named(option)}={value}" if self.key else otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,23 @@ def format_of(name: str | Path) -> tuple[str, bool]:
     raise ValueError(
         f"unknown format, expected {expected}, or one of the text formats + .gz; {advice}"
     )
+
+
+def as_delimiter(value: str) -> str:
+    """Return the character that is meant. Raises ValueError for what cannot separate values."""
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(value) != 1 or value in '"\r\n':
+        raise ValueError("expected one character, such as `;`, or `tab`")
+    return value
+
+
+def as_encoding(value: str) -> str:
+    """Return Python's name of an encoding. Raises ValueError for an unknown one."""
+    try:
+        "".encode(value)  # fails for the codecs that are no encodings, such as base64
+        return codecs.lookup(value).name
+    except LookupError:
+        raise ValueError("no encoding of that name, such as utf-8, utf-16 or cp1252") from None
 
 
 def list_columns(names: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ def pick_encoding(head: bytes, options: ReadOptions, say: Say) -> str:
         if not name.replace("-sig", "").startswith(marked.replace("-sig", "")):
             raise ValueError(
                 f"the file has the byte order mark of {marked.replace('-sig', '').upper()}, but "
-                f"{options.key}encoding={options.encoding}; remove the key"
+                f"{options.named('encoding')}={options.encoding}; remove it"
             )
         return marked  # the named codec would keep the mark as a character
     if marked:
@@ -135,7 +135,7 @@ def _say_utf8(head: bytes, name: str, options: ReadOptions, say: Say) -> None:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return
-    say(f"read as {options.encoding}, as {options.key}encoding says, but it is valid UTF-8")
+    say(f"read as {options.encoding}, as {options.named('encoding')} says, but it is valid UTF-8")
 
 
 def open_text(
@@ -193,7 +193,7 @@ def _wrong_byte(path: Path, encoding: str, options: ReadOptions) -> str | None:
 
 def _advice(error: UnicodeDecodeError, options: ReadOptions) -> str:
     if options.encoding:
-        return f"; {options.key}encoding={options.encoding} does not fit"
+        return f"; {options.named('encoding')}={options.encoding} does not fit"
     if not error.encoding.startswith("utf-8"):
         return "; the file is damaged or incomplete, as its byte order mark names this encoding"
     content = bytes(error.object)

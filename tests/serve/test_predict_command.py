@@ -41,6 +41,9 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 MISTAKES = {
     "no texts in a batch": (["--batch-size", "0"], "--batch-size 0: give at least 1 text"),
     "negative batch": (["--batch-size", "-1"], "--batch-size -1: give at least 1 text"),
+    "unknown encoding": (["--encoding", "latin0"], "--encoding latin0: no encoding of that name"),
+    "two delimiters": (["--delimiter", ";;"], "--delimiter ;;: expected one character"),
+    "no room for a row": (["--max-row-mb", "0"], "--max-row-mb 0: give at least 1 MB"),
     "unknown device": (["--device", "mps"], "--device mps: expected auto, cpu, cuda or cuda:N"),
     "device without number": (["--device", "cuda:"], "--device cuda:: expected auto"),
     "no input": (["--input", "none.jsonl"], "no input file at `none.jsonl`"),
@@ -216,3 +219,68 @@ def test_memory_check_passes_and_fails_by_its_limit(bundles: Bundles) -> None:
     assert "within the bound of 350 MB" in passed.stdout
     assert failed.returncode == 1
     assert "OVER the bound of 20 MB" in failed.stdout
+
+
+def test_a_file_in_another_encoding_is_read_with_the_option_that_the_error_names(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_bytes("id;text\n1;Grüße, my parcel\n".encode("cp1252"))
+    call = ["predict", str(bundles("single")), "--input", str(source), "--output", str(output)]
+
+    assert main(call) == 2
+    assert "set --encoding=cp1252" in one_error(capsys)
+    assert main([*call, "--encoding=cp1252"]) == 0
+    assert [row["text"] for row in read_rows(output)] == ["Grüße, my parcel"]
+
+
+def test_a_file_without_a_header_is_read_with_names_for_its_columns(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    (source := tmp_path / "in.csv").write_text("1|my parcel\n2|a refund\n")
+    output = tmp_path / "out.jsonl"
+    call = ["predict", str(bundles("single")), "--input", str(source), "--output", str(output)]
+
+    assert main([*call, "--column-names", "id,text", "--delimiter", "|"]) == 0
+    assert [row["text"] for row in read_rows(output)] == ["my parcel", "a refund"]
+
+
+def test_rows_that_were_read_otherwise_are_not_taken_up(
+    bundles: Bundles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (source := tmp_path / "in.csv").write_text("id,text\n1,Grüße\n")
+    output = tmp_path / "out.jsonl"
+    call = ["predict", str(bundles("single")), "--input", str(source), "--output", str(output)]
+    with monkeypatch.context() as stopped:
+        stopped.setattr("serve.predict_file._join", _interrupt)
+        main(call)
+    capsys.readouterr()
+
+    assert main([*call, "--encoding", "latin-1"]) == 2
+    assert "different way of reading" in capsys.readouterr().err
+    assert main(call) == 0
+
+
+def test_rows_that_an_option_read_are_not_taken_up_without_it(
+    bundles: Bundles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (source := tmp_path / "in.csv").write_text("id,text\n1,Grüße\n")
+    output = tmp_path / "out.jsonl"
+    call = ["predict", str(bundles("single")), "--input", str(source), "--output", str(output)]
+    with monkeypatch.context() as stopped:
+        stopped.setattr("serve.predict_file._join", _interrupt)
+        main([*call, "--encoding", "latin-1"])
+    capsys.readouterr()
+
+    assert main(call) == 2
+    assert "different way of reading" in capsys.readouterr().err
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -50,6 +50,17 @@ def test_a_frame_becomes_a_run_with_metrics_report_and_bundle(run: textloop.Run)
     assert run.classifier.predict("my parcel is late") in run.labels
 
 
+def test_what_was_decided_is_printed_as_on_the_command_line(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(ROWS, output_dir=tmp_path / "run", **{"calibration.max_risk": 0.001})
+
+    out = capsys.readouterr().out
+    assert "abstention on torch: none: no threshold guarantees a selective risk" in out
+    assert f"sealed {tmp_path / 'run' / 'bundle'}, version " in out
+    assert "test metrics on " in out
+
+
 def test_the_report_is_framed_in_notebooks(run: textloop.Run) -> None:
     shown = run._repr_html_()
 

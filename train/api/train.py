@@ -103,13 +103,18 @@ def train_on(
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / "textloop.yaml", _yaml(values))
         from train.evaluation.evaluate import evaluate
+        from train.evaluation.summary import summary_lines as evaluated_lines
         from train.fit.fit import fit_unless_done
+        from train.fit.tracking import attach_evaluation
         from train.merge.merge import merge
+        from train.merge.summary import summary_lines as merged_lines
 
         fit_unless_done(config, fresh=fresh)
-        merge(config, device=device)
+        print("\n".join(merged_lines(merge(config, device=device))))
         if evaluated:
-            evaluate(config, device=device)
+            result = evaluate(config, device=device)
+            print("\n".join(evaluated_lines(result)))
+            attach_evaluation(config.output_dir, result.directory)
     return config.output_dir
 
 

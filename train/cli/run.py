@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from train.cli.evaluate import evaluate_run
 from train.cli.merge import merge_run
@@ -40,4 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if code := merge_run(config, device=arguments.device):
         return code
     print("evaluate:")
-    return evaluate_run(config, bundle=None, device=arguments.device)
+    code = evaluate_run(config, bundle=None, device=arguments.device)
+    if code == 0:
+        print(f"next: textloop serve {shlex.quote(str(directory))}")
+    return code

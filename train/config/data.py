@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve.config import Config
+from serve.formats.options import as_delimiter, as_encoding
 from train.config.names import Name, Names, string_keys
 from train.config.template_spec import Feature, fields_of
 
@@ -131,22 +131,12 @@ class DataConfig(Config):
     @field_validator("delimiter", mode="before")
     @classmethod
     def _check_delimiter(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-            if len(value) != 1 or value in '"\r\n':
-                raise ValueError("expected one character, such as `;`, or `tab`")
-        return value
+        return as_delimiter(value) if isinstance(value, str) else value
 
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            "".encode(value)  # fails for the codecs that are no encodings, such as base64
-            return codecs.lookup(value).name
-        except LookupError:
-            raise ValueError("no encoding of that name, such as utf-8, utf-16 or cp1252") from None
+        return None if value is None else as_encoding(value)
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:

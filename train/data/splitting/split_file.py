@@ -94,9 +94,10 @@ class SplitFile:
                 where += "; set data.split_file to keep them there when rows are added)"
         if not assignment.num_moved:
             return None
+        moved = "1 text was" if assignment.num_moved == 1 else f"{assignment.num_moved} texts were"
         return (
-            f"{assignment.num_moved} texts are not in the split of their hash, so that labels with "
-            f"few rows have rows in train, validation and test{where}"
+            f"{moved} moved to another split than the hash gives, so that labels with few rows "
+            f"have rows in train, validation and test{where}"
         )
 
     def _add(self, assignment: Assignment) -> None:
