@@ -110,7 +110,10 @@ def init_from_probe(
         )
     backend = TorchBackend(base.model, device=str(run.device))
     validation = Tokens(inputs.validation, base.encoder.columns)
-    validation_NC = batched_logits(backend, base.encoder, validation, batch_size=64)
+    with run.progress("validation", texts=len(validation)) as bar:
+        validation_NC = batched_logits(
+            backend, base.encoder, validation, batch_size=64, progress=bar.update
+        )
     if base.new_outputs is not None and goes_on:
         head.load_state_dict(kept)
         _fit_new_rows(run, base.new_outputs, head, features_ND, targets, loss)
