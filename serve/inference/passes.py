@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from serve.inference.scores import Array
 from serve.inference.text import Batch, Encoding, TextEncoder, shortest_first
+
+Result = TypeVar("Result")
 
 BATCH_TOKENS = {
     ("onnx", "cpu"): (256, 512, 1024),
@@ -136,7 +138,7 @@ def batched_logits(
     return logits_NC
 
 
-def in_order[Result](
+def in_order(
     run: Callable[[int], Result],
     count: int,
     workers: int,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 
-
 _held: str | None = None
 """The precision of the innermost context that this process is in."""
 
