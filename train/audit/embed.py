@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from serve.inference.bulk import BULK_TOKENS, Bulk
+from serve.inference.backends.bulk import BULK_TOKENS, Bulk
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.precision import matmul_precision
 from serve.inference.text import Encoding, Text, shortest_first

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve.inference.bulk import BULK_TOKENS, Bulk
+from serve.inference.backends.bulk import BULK_TOKENS, Bulk
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.pooling import MeanPooling, layers_of
 from serve.inference.text import Encoding, TextEncoder

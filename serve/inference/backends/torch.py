@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from serve.inference.backends.bulk import BULK_TOKENS, OneDnnProducts, may_use_onednn, side_by_side
 from serve.inference.backends.packed import PackedModel
-from serve.inference.bulk import BULK_TOKENS, OneDnnProducts, may_use_onednn, side_by_side
 from serve.inference.cores import usable_cores
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
@@ -35,7 +35,7 @@ class TorchBackend:
     def __init__(self, model: Any, *, device: str, stock: bool = False) -> None:
         """Move a loaded model to `device` (cpu, cuda, cuda:0, ...); raises DoesNotFit.
 
-        stock: let PyTorch alone compute, for proofs; see `serve.inference.bulk`.
+        stock: let PyTorch alone compute, for proofs; see `serve.inference.backends.bulk`.
         """
         self.device = torch.device(device)
         self.device_kind = self.device.type
