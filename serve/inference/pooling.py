@@ -14,6 +14,7 @@ Shape suffixes: N texts, L tokens, C labels, E hidden size, T tokens of all text
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class MeanPooling:
         """
         self.is_off = False
         self._mask_NL: torch.Tensor | None = None
+        self._own = _PerThread()
         self._last = layers_of(model)[-1]
         self._check_first_token_head(model)
         self._last.register_forward_hook(self._pool)
@@ -60,7 +62,8 @@ class MeanPooling:
         model.mean_pooling = self
 
     def _keep_mask(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._mask_NL = kwargs.get("attention_mask")
+        # Passes side by side have one each. Backward runs a checkpointed layer in another thread.
+        self._mask_NL = self._own.mask_NL = kwargs.get("attention_mask")
 
     def _pool(self, _: Any, __: Any, output: Any) -> Any:
         return output if self.is_off else self.pooled(output)
@@ -68,10 +71,11 @@ class MeanPooling:
     def pooled(self, output: Any) -> Any:
         """Return the last layer's output with the mean at the first token's position."""
         states_NLE = _states(output)
-        if self._mask_NL is None:
+        mask_NL = getattr(self._own, "mask_NL", self._mask_NL)
+        if mask_NL is None:
             mean_NE = states_NLE.mean(dim=1)
         else:
-            weights_NL1 = self._mask_NL.unsqueeze(-1).to(states_NLE.dtype)
+            weights_NL1 = mask_NL.unsqueeze(-1).to(states_NLE.dtype)
             mean_NE = (states_NLE * weights_NL1).sum(dim=1) / weights_NL1.sum(dim=1)
         return _with_states(output, torch.cat([mean_NE.unsqueeze(1), states_NLE[:, 1:]], dim=1))
 
@@ -103,6 +107,13 @@ class MeanPooling:
             message=f"the head of {type(model).__name__} does not look at the first token alone, "
             "so it cannot be given the mean; set model.pooling: native",
         )
+
+
+class _PerThread(threading.local):
+    """Attributes of one thread; a copy has none, so that a model can be copied and pickled."""
+
+    def __reduce__(self) -> Any:
+        return _PerThread, ()
 
 
 def _states(output: Any) -> torch.Tensor:

@@ -8,15 +8,24 @@ from typing import Any, Literal
 
 import torch
 
+_held: str | None = None
+"""The precision of the innermost context that this process is in."""
+
 
 @contextmanager
 def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
     """Compute fp32 products in IEEE fp32 (`highest`) or in TF32 (`high`), then restore the state.
 
+    Within another one of the same precision it does nothing, so that several threads may enter.
+
     PyTorch has two interfaces to this state: `torch.set_float32_matmul_precision`, and
     `fp32_precision`, which `transformers.TrainingArguments(tf32=True)` sets and never resets.
     After the second the getter of the first raises RuntimeError.
     """
+    global _held
+    if _held == precision:
+        yield
+        return
     root: Any = torch.backends  # partly typed
     backends = (root, root.cuda.matmul, root.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
@@ -25,9 +34,11 @@ def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
     except RuntimeError:
         older = "highest"
     torch.set_float32_matmul_precision(precision)
+    outer, _held = _held, precision
     try:
         yield
     finally:
+        _held = outer
         torch.set_float32_matmul_precision(older)
         for backend, own in zip(backends, before, strict=True):
             backend.fp32_precision = own

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,22 +102,29 @@ class Predictor:
             raise BundleError(f"bundle `{bundle.path}`: {first_line(error)}") from error
         return predictor
 
-    def predict(self, texts: Sequence[Text]) -> Array:
+    def predict(
+        self, texts: Sequence[Text], *, progress: Callable[[int], object] = lambda texts: None
+    ) -> Array:
         """Return probabilities of shape (N, C), rows in the order of the texts.
 
         Rows of a single-label model sum to 1; those of a multi-label model need not.
         `rules` turns them into labels; `serve.classifier.classifier` has labels for texts of any
-        form. Raises TextError for a text that cannot be classified, and TypeError for a single
-        text in place of a sequence.
+        form. progress: called with the number of texts after each pass. Raises TextError for a
+        text that cannot be classified, and TypeError for a single text in place of a sequence.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, got one text; give [{shown(repr(texts))}]")
         if not len(texts):
             return np.zeros((0, len(self.bundle.manifest.labels)), dtype=np.float32)
-        logits_NC = self.logits(self.encoder.encode(texts))
+        logits_NC = self.logits(self.encoder.encode(texts), progress=progress)
         return activate(logits_NC, default_activation(self.bundle.manifest.task))
 
-    def logits(self, encodings: Sequence[Encoding]) -> Array:
+    def logits(
+        self,
+        encodings: Sequence[Encoding],
+        *,
+        progress: Callable[[int], object] = lambda texts: None,
+    ) -> Array:
         """Return logits of shape (N, C), rows in the order of the encodings.
 
         Texts of similar length share a batch, because every text of a batch costs as much
@@ -129,6 +136,7 @@ class Predictor:
             encodings,
             batch_size=self.batch_size,
             num_labels=len(self.bundle.manifest.labels),
+            progress=progress,
         )
 
     def forward(self, encodings: Sequence[Encoding]) -> Array:

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from serve.inference.backends.bulk import BULK_TOKENS, Bulk
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.precision import matmul_precision
-from serve.inference.text import Text, shortest_first
+from serve.inference.text import Encoding, Text, shortest_first
 from serve.tables import blocks
 from train.model.base import Base
+from train.model.frozen_layers import batches_by_length
 
 BLOCK_TEXTS = 2048
 BATCH_TEXTS = 64
@@ -39,21 +41,29 @@ def embed(
     """
     model = move(base.model, device).eval()
     body = getattr(model, model.base_model_prefix)
+    bulk = Bulk(model, torch.device(device))
     parts = []
     for block in blocks(texts, BLOCK_TEXTS):
         encodings = base.encoder.encode(block)
-        order = shortest_first(encodings)
-        features_ND: torch.Tensor | None = None
-        for start in range(0, len(order), BATCH_TEXTS):
-            rows = order[start : start + BATCH_TEXTS]
-            batch = base.encoder.pad([encodings[row] for row in rows])
-            inputs = to_tensors(batch, device)
+        lengths = [len(encoding["input_ids"]) for encoding in encodings]
+        if bulk.on_cpu:
+            batches = batches_by_length(lengths, BULK_TOKENS)
+        else:
+            order = shortest_first(encodings)
+            batches = [order[n : n + BATCH_TEXTS] for n in range(0, len(order), BATCH_TEXTS)]
+
+        def run(rows: Sequence[int], encodings: Sequence[Encoding] = encodings) -> torch.Tensor:
+            inputs = to_tensors(base.encoder.pad([encodings[row] for row in rows]), device)
             states_NLD = body(**inputs).last_hidden_state.float()
             mask_NL1 = inputs["attention_mask"].unsqueeze(-1)
             mean_ND = (states_NLD * mask_NL1).sum(dim=1) / mask_NL1.sum(dim=1)
+            return functional.normalize(mean_ND).cpu()
+
+        features_ND: torch.Tensor | None = None
+        for rows, found_ND in zip(batches, bulk.run(run, batches, lengths), strict=True):
             if features_ND is None:
-                features_ND = torch.empty(len(block), mean_ND.shape[1])
-            features_ND[rows] = functional.normalize(mean_ND).cpu()
+                features_ND = torch.empty(len(block), found_ND.shape[1])
+            features_ND[rows] = found_ND
             progress(len(rows))
         assert features_ND is not None
         parts.append(features_ND.numpy())

@@ -63,8 +63,7 @@ def predict(predictor: Predictor, split: Split, description: str) -> Array:
     with Progress(description, len(split)) as bar:
         for start in range(0, len(split), BLOCK_TEXTS):
             texts = split.texts[start : start + BLOCK_TEXTS]
-            blocks.append(predictor.predict(texts))
-            bar.update(len(texts))
+            blocks.append(predictor.predict(texts, progress=bar.update))
     return np.concatenate(blocks)
 
 

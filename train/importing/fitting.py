@@ -24,6 +24,7 @@ from train.merge.int8 import add_int8
 from train.merge.roles import fitting_rows
 from train.merge.weights import Merged
 from train.model.base import last_linear
+from train.report.progress import Progress
 
 MIN_TEXTS = 100
 """Different texts that judge the int8 export: 99 % agreement means nothing on fewer."""
@@ -49,7 +50,10 @@ def _merged(rows: UserRows, checkpoint: Checkpoint, staging: Path) -> Merged:
     texts = rows.data.validation.texts
     encoder = checkpoint.encoder
     backend = TorchBackend(checkpoint.model, device="cpu")
-    logits_NC = batched_logits(backend, encoder, encoder.encode(texts), batch_size=32)
+    with Progress("full precision", len(texts)) as bar:
+        logits_NC = batched_logits(
+            backend, encoder, encoder.encode(texts), batch_size=32, progress=bar.update
+        )
     temperature, notes = 1.0, list[str]()
     reference_NC = None
     if rows.is_labelled:

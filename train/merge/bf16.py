@@ -23,6 +23,7 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.fit.arguments import cpu_multiplies_bf16
 from train.merge.weights import Merged
+from train.report.progress import Progress
 
 MAX_TEXTS, MAX_TEXTS_EMULATED = 2048, 128
 """Validation texts that are compared; the second on CPUs that emulate bf16, slower than fp32."""
@@ -46,7 +47,10 @@ def compare_bf16(
     backend = TorchBackend.load(staging, device=device, precision="bf16")
     encodings = merged.encoder.encode(texts)
     try:
-        half_NC = batched_logits(backend, merged.encoder, encodings, batch_size=32)
+        with Progress("bf16", len(encodings)) as bar:
+            half_NC = batched_logits(
+                backend, merged.encoder, encodings, batch_size=32, progress=bar.update
+            )
     except RuntimeError as error:
         if "dtype" not in str(error):
             raise

@@ -28,6 +28,7 @@ from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.merge.calibrate import for_backend
 from train.merge.weights import Merged
+from train.report.progress import Progress
 from train.statistics.metrics import Choice
 
 CALIBRATION_TEXTS = 512
@@ -86,7 +87,9 @@ def export_into(
         file.unlink(missing_ok=True)
         failed = Int8Export(shipped=False, reason=f"it could not be exported: {first_line(error)}")
         return failed, np.zeros((0, 0), dtype=np.float32)
-    int8_NC = batched_logits(backend, encoder, encoder.encode(data.validation.texts), batch_size=32)
+    encodings = encoder.encode(data.validation.texts)
+    with Progress("int8", len(encodings)) as bar:
+        int8_NC = batched_logits(backend, encoder, encodings, batch_size=32, progress=bar.update)
     rules = Rules.fitted(calibration, "torch", task=config.task, labels=data.labels)
     result = compare_int8(
         merged.logits_NC,

@@ -15,6 +15,7 @@ from serve.inference.backends.torch import TorchBackend
 from serve.inference.passes import batched_logits
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, TextEncoder
+from train.report.progress import Progress
 
 TOLERANCE = 1e-4
 """Largest allowed absolute difference of logits up to 10, in fp32; see `tolerance_of`."""
@@ -33,15 +34,27 @@ class ValidationTexts:
 
     def logits(self, model: Any) -> Array:
         """Compute a model's logits on all texts, (N, C), in the order of the split."""
-        return self._logits(model, self.encodings)
+        first_NC, rest = self.first_logits(model), self.encodings[PARITY_TEXTS:]
+        if not rest:
+            return first_NC
+        with Progress("validation", len(rest)) as bar:
+            backend = TorchBackend(model, device=self.device)
+            rest_NC = batched_logits(
+                backend, self.encoder, rest, batch_size=32, progress=bar.update
+            )
+        return np.concatenate([first_NC, rest_NC])
 
     def first_logits(self, model: Any) -> Array:
-        """Compute a model's logits on the texts that are compared, the first `PARITY_TEXTS`."""
-        return self._logits(model, self.encodings[:PARITY_TEXTS])
+        """Compute a model's logits on the texts that are compared, the first `PARITY_TEXTS`.
 
-    def _logits(self, model: Any, encodings: list[Encoding]) -> Array:
-        backend = TorchBackend(model, device=self.device)
-        return batched_logits(backend, self.encoder, encodings, batch_size=32)
+        By stock PyTorch.
+        """
+        backend = TorchBackend(model, device=self.device, stock=True)
+        encodings = self.encodings[:PARITY_TEXTS]
+        with Progress("parity", len(encodings)) as bar:
+            return batched_logits(
+                backend, self.encoder, encodings, batch_size=32, progress=bar.update
+            )
 
 
 def tolerance_of(logits_NC: Array) -> float:

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve.inference.backends.bulk import Bulk
 from serve.inference.equivalence import check_equivalent, evaluating, move, to_tensors
 from serve.inference.pooling import layers_of
 from serve.inference.text import Batch, Encoding, TextEncoder
@@ -203,9 +204,14 @@ def _write(
     ends_N = np.cumsum(lengths)
     states_TD = np.memmap(temporary, np.float32, mode="w+", shape=(int(ends_N[-1]), width))
     move(frozen.model, device).eval()
-    for rows in batches_by_length(lengths, BATCH_TOKENS):
-        batch = encoder.pad([encodings[row] for row in rows])
-        states_NLD = frozen.states(batch, device).numpy()
+    batches = batches_by_length(lengths, BATCH_TOKENS)
+
+    def run(rows: Sequence[int]) -> Tensor:
+        return frozen.states(encoder.pad([encodings[row] for row in rows]), device)
+
+    results = Bulk(frozen.model, device).run(run, batches, lengths, together=False)
+    for rows, found_NLD in zip(batches, results, strict=True):
+        states_NLD = found_NLD.numpy()
         for number, row in enumerate(rows):
             states_TD[ends_N[row] - lengths[row] : ends_N[row]] = states_NLD[number, : lengths[row]]
         progress(len(rows))

@@ -9,12 +9,14 @@ Shape suffixes: N examples, L tokens, D features, C labels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from serve.inference.backends.bulk import BULK_TOKENS, Bulk
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.pooling import MeanPooling, layers_of
 from serve.inference.text import Encoding, TextEncoder
@@ -142,22 +144,31 @@ def _features(
     """Return the last layer's input, (copies, N, D), where it computes each batch so many times."""
     _, last = last_linear(model)
     move(model, device).eval()
-    caught: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    caught: dict[int, Tensor] = {}  # by thread
+
+    def catch(_: Any, inputs: Any) -> None:
+        caught[threading.get_ident()] = inputs[0]
+
+    def run(rows: Sequence[int]) -> Tensor:
+        inputs = to_tensors(encoder.pad([encodings[row] for row in rows]), device)
+        if states is not None:
+            inputs[CACHED_HIDDEN_STATES] = states.padded(rows).to(device)
+        model(**inputs)
+        caught_ND = caught.pop(threading.get_ident())
+        if caught_ND.dim() == 3:  # decoders classify every position and use the last
+            last_N = inputs["attention_mask"].sum(dim=1) - 1
+            caught_ND = caught_ND[torch.arange(len(rows), device=device), last_N]
+        return caught_ND.float().cpu().view(copies, len(rows), -1)
+
+    hook = last.register_forward_pre_hook(catch)
     features_KND = torch.empty(copies, len(encodings), last.in_features)
     lengths = [len(encoding["input_ids"]) for encoding in encodings]
+    batches = batches_by_length(lengths, BULK_TOKENS if device.type == "cpu" else BATCH_TOKENS)
+    together = states is None  # the model holds the cached states of one pass
     try:
-        for rows in batches_by_length(lengths, BATCH_TOKENS):
-            batch = encoder.pad([encodings[row] for row in rows])
-            inputs = to_tensors(batch, device)
-            if states is not None:
-                inputs[CACHED_HIDDEN_STATES] = states.padded(rows).to(device)
-            model(**inputs)
-            caught_ND = caught.pop()
-            if caught_ND.dim() == 3:  # decoders classify every position and use the last
-                last_N = inputs["attention_mask"].sum(dim=1) - 1
-                caught_ND = caught_ND[torch.arange(len(rows), device=device), last_N]
-            features_KND[:, rows] = caught_ND.float().cpu().view(copies, len(rows), -1)
+        results = Bulk(model, device).run(run, batches, lengths, together=together)
+        for rows, found_KND in zip(batches, results, strict=True):
+            features_KND[:, rows] = found_KND
             progress(len(rows))
     finally:
         hook.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import LifoQueue
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from serve.bundle.contents import ONNX_FILE
 from serve.bundle.onnx_graph import read_graph
 from serve.inference.cores import usable_cores
+from serve.inference.passes import BATCH_TOKENS, in_order
 from serve.inference.scores import Array
 from serve.inference.text import Batch
 from serve.privacy import silent_onnxruntime
@@ -34,6 +35,7 @@ class OnnxBackend:
     name = "onnx"
     precision = "int8"
     device_kind = "cpu"
+    bulk_tokens = BATCH_TOKENS["onnx", "cpu"][-1]
     padded_because = "no kernel without padding on the cpu"
     tolerance = 1e-4
     """Maximum difference between a text's scores in two batches; each row has its own scale."""
@@ -84,6 +86,13 @@ class OnnxBackend:
         finally:
             self._idle.put(session)
         return logits_NC
+
+    def prepare(self, longest_NL: Batch) -> None:
+        """Do nothing: the sessions are ready."""
+
+    def run_all(self, run: Callable[[int], Array], tokens: Sequence[int]) -> Iterator[Array]:
+        """Yield the results of `run` for the numbers of all batches, in order."""
+        return in_order(run, len(tokens), self.concurrency)
 
     def release(self, batch_NL: Batch) -> bool:
         """Release the working memory of one session, which keeps that of its largest batch.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from serve.inference.backends.bulk import BULK_TOKENS, OneDnnProducts, may_use_onednn, side_by_side
 from serve.inference.backends.packed import PackedModel
 from serve.inference.cores import usable_cores
 from serve.inference.equivalence import move, to_tensors
 from serve.inference.masks import build_masks_without_waiting
+from serve.inference.passes import BATCH_TOKENS
 from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.pooling import load_classifier, usable_positions
 from serve.inference.precision import matmul_precision
@@ -30,8 +32,11 @@ class TorchBackend:
     name = "torch"
     concurrency = 1
 
-    def __init__(self, model: Any, *, device: str) -> None:
-        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...); raises DoesNotFit."""
+    def __init__(self, model: Any, *, device: str, stock: bool = False) -> None:
+        """Move a loaded model to `device` (cpu, cuda, cuda:0, ...); raises DoesNotFit.
+
+        stock: let PyTorch alone compute, for proofs; see `serve.inference.backends.bulk`.
+        """
         self.device = torch.device(device)
         self.device_kind = self.device.type
         if self.device_kind == "cuda":
@@ -45,6 +50,10 @@ class TorchBackend:
         self.precision = "bf16" if half else "fp32"
         self.tolerance = 2e-2 if half else 1e-4
         """Maximum difference between a text's scores in two batches."""
+        on_cpu = self.device_kind == "cpu"
+        self.bulk_tokens = BULK_TOKENS if on_cpu else BATCH_TOKENS["torch", "cuda"][-1]
+        self._onednn = None if on_cpu and not (half or stock) else False
+        """Whether oneDNN multiplies; None until `prepare` has compared it."""
         self.packed: PackedModel | None = None
         self.padded_because = ""
         """Why batches are padded in the forward pass; empty if they are not."""
@@ -121,6 +130,22 @@ class TorchBackend:
             f"{self.device}"
         )
 
+    def prepare(self, longest_NL: Batch) -> None:
+        """Let oneDNN multiply from now on, if it gives the same logits for these texts."""
+        if self._onednn is None:
+            self._onednn = may_use_onednn(
+                lambda: self.model(**to_tensors(longest_NL, self.device)).logits,
+                name=type(self.model).__name__,
+            )
+
+    def run_all(self, run: Callable[[int], Array], tokens: Sequence[int]) -> Iterator[Array]:
+        """Yield the results of `run` for the numbers of all batches, in order."""
+        if self.device_kind != "cpu":
+            yield from map(run, range(len(tokens)))
+            return
+        with matmul_precision("highest"):
+            yield from side_by_side(run, tokens)
+
     def release(self, batch_NL: Batch) -> bool:
         """Release nothing: a pass keeps no memory on a CPU, and a GPU has no other use for it."""
         return False
@@ -137,7 +162,8 @@ class TorchBackend:
         if self.packed:
             output = self.packed(batch_NL)
         else:
-            with matmul_precision("highest"):
+            products = OneDnnProducts() if self._onednn else contextlib.nullcontext()
+            with matmul_precision("highest"), products:
                 output = self.model(**to_tensors(batch_NL, self.device)).logits
         logits_NC: Array = output.float().cpu().numpy()
         return logits_NC

@@ -101,8 +101,10 @@ def init_from_probe(
             f"{rows} rows"
         )
     validation = Tokens(inputs.validation, base.encoder.columns)
-    with torch.no_grad():
-        unseen_ND = features(base.model, base.encoder, validation, device=run.device)
+    with torch.no_grad(), run.progress("validation", texts=len(validation)) as bar:
+        unseen_ND = features(
+            base.model, base.encoder, validation, device=run.device, progress=bar.update
+        )
         logits_NC = head(unseen_ND.to(run.device)).float().cpu().numpy()
     if base.new_outputs is not None and goes_on:
         head.load_state_dict(kept)
