@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_bundle(parser, overrides=False)
-    parser.add_argument("--input", type=Path, required=True, help=".jsonl .csv .tsv .parquet")
-    parser.add_argument("--output", type=Path, required=True, help="same formats as --input")
+    parser.add_argument(
+        "--input", type=Path, help=".jsonl .csv .tsv .parquet; a file may stand without --input"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="same formats; default: beside the input, as NAME.labelled.EXT"
+    )
     parser.add_argument("--text-columns", help="comma-separated; default: the bundle's")
     parser.add_argument("--encoding", help="of the input, such as cp1252; default: UTF-8")
     parser.add_argument("--delimiter", help="between the values of a CSV; default: detected")
@@ -51,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the rows of the input with predictions to the output."""
     from serve.predict_file import Stopped, check_paths
 
+    _name_files(arguments)
     bundle = named_bundle(arguments)
     if arguments.overrides:
         raise ValueError(
@@ -76,6 +81,22 @@ def run(arguments: argparse.Namespace) -> int:
         f"({counts['resumed']} from an earlier run, {counts['failed']} failed)"
     )
     return 0
+
+
+def _name_files(arguments: argparse.Namespace) -> None:
+    """Take a file among the words as the input, and name the output after it.
+
+    Raises ValueError if there is no input.
+    """
+    files = [word for word in arguments.overrides if Path(word).is_file()]
+    if arguments.input is None and files:
+        arguments.input = Path(files[0])
+        arguments.overrides.remove(files[0])
+    if arguments.input is None:
+        raise ValueError("name the file to classify: textloop predict FILE, or --input FILE")
+    if arguments.output is None:
+        stem, _, ending = arguments.input.name.partition(".")
+        arguments.output = arguments.input.with_name(f"{stem}.labelled.{ending}".rstrip("."))
 
 
 def _read_options(arguments: argparse.Namespace) -> ReadOptions:

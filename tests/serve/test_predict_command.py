@@ -284,3 +284,17 @@ def test_rows_that_an_option_read_are_not_taken_up_without_it(
 
 def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_file_stands_for_the_input_and_names_the_output(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "new.jsonl", make_rows(12, seed=3))
+
+    assert main(["predict", str(source), str(bundles("single")), "--device", "cpu"]) == 0
+
+    assert "new.labelled.jsonl" in capsys.readouterr().out
+    rows = list(read_rows(tmp_path / "new.labelled.jsonl"))
+    assert [{"text", "predicted_label"} <= set(row) for row in rows] == [True] * 12
+    assert main(["predict", str(bundles("single"))]) == 2
+    assert "name the file to classify: textloop predict FILE" in capsys.readouterr().err

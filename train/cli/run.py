@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+from pathlib import Path
 
 from train.cli.evaluate import evaluate_run
 from train.cli.merge import merge_run
@@ -43,5 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
     print("evaluate:")
     code = evaluate_run(config, bundle=None, device=arguments.device)
     if code == 0:
-        print(f"next: textloop serve {shlex.quote(str(directory))}")
+        print(
+            f"{_result(directory, config.task)}\nnext: textloop serve {shlex.quote(str(directory))}"
+        )
     return code
+
+
+def _result(directory: Path, task: str) -> str:
+    """Return the figure that one looks for first, as `evaluate` wrote it."""
+    from serve.bundle.manifest import Measured
+    from train.statistics.metrics import shown_name
+
+    values = json.loads((directory / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    accuracy = Measured.model_validate(values["metrics"]["accuracy"])
+    return f"test {shown_name('accuracy', task)} {accuracy} on {values['test']['rows']:,} rows"

@@ -10,19 +10,12 @@ from serve.html import Html, folded, page, paragraph, safe, section, table
 from train.compare.compare import Comparison, points, verdict
 from train.compare.runs import RunResult
 from train.gate.page import changes_tables
-from train.report.cells import interval, provenance_table
+from train.report.cells import interval, method_name, provenance_table
 from train.report.marks import Axis, dots
 
 OPEN_LABELS = 15
 
 SHOWN_METRICS = ("accuracy", "f1_macro", "f1_micro", "ece")
-
-
-def method_of(run: RunResult) -> str:
-    """Name the method of a run, with the pooling if it is not the architecture's own."""
-    method = str(run.manifest.config.get("method", "imported"))
-    pooling = run.manifest.config.get("model", {}).get("pooling", "native")
-    return method if pooling == "native" else f"{method}, {pooling} pooling"
 
 
 def to_text(comparison: Comparison) -> str:
@@ -34,7 +27,7 @@ def to_text(comparison: Comparison) -> str:
         rows.append(
             [
                 run.name,
-                method_of(run),
+                method_name(run.manifest),
                 f"{run.metrics['accuracy']}",
                 f"{run.metrics['f1_macro']:.4f}".partition(" ")[0],
                 points(difference.accuracy) if difference else "-",
@@ -76,7 +69,7 @@ def _runs(comparison: Comparison) -> list[Html]:
     rows = [
         [
             run.name,
-            method_of(run),
+            method_name(run.manifest),
             dots([run.metrics["accuracy"]], axis),
             *(interval(run.metrics.get(key)) for key in SHOWN_METRICS),
             _int8(run),

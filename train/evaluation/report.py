@@ -32,7 +32,7 @@ from train.evaluation.probabilities import (
 )
 from train.evaluation.result import Evaluation
 from train.evaluation.verdict import figures, verdict
-from train.report.cells import interval, provenance_table
+from train.report.cells import interval, method_name, provenance_table
 from train.report.marks import Axis, dots
 from train.report.plots import Plot
 from train.statistics.probability_metrics import MAX_BINS
@@ -101,6 +101,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
         ("slices", "Slices", slice_section(result.slices, accuracy)),
         ("calibration", "Calibration", calibration_section(full, manifest, drawn)),
         ("abstention", "Abstention", abstention_section(manifest, full.abstention, drawn)),
+        ("choice", "Choice of the method", _choice(manifest)),
         ("learning", "Learning curve", plots_of(drawn, "learning_curve")),
         ("provenance", "Provenance", _provenance(manifest, split)),
     ]
@@ -109,7 +110,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
     base = str(manifest.base_model.get("base", "a model"))
     method = "imported"
     if not manifest.is_imported:
-        method = f"method {manifest.config.get('method', 'unknown')}"
+        method = f"method {method_name(manifest)}"
     return page(
         f"{shortened(subject.run, 60)} on {shortened(subject.source, 60)}",
         [(anchor, title) for anchor, title, _ in shown],
@@ -126,6 +127,24 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
             f"{len(split):,} test rows."
         ],
     )
+
+
+def _choice(manifest: Manifest) -> list[Html]:
+    """State what `method: auto` chose and why; nothing for a method that was set."""
+    if manifest.choice is None:
+        return []
+    parts = [paragraph(f"Chosen by `method: auto`: {manifest.choice.get('reason', '')}.")]
+    found = manifest.choice.get("candidates", [])
+    if found:
+        rows = [
+            [each["method"], each["pooling"], f"{each['log_loss']:.4f}", f"{each['accuracy']:.4f}"]
+            for each in sorted(found, key=lambda each: each["log_loss"])
+        ]
+        caption = f"On the same {manifest.choice.get('rows', 0):,} rows, the lowest log-loss first"
+        kinds = ["", "", "number", "number"]
+        head = ["method", "input of the head", "log-loss", "accuracy"]
+        parts.append(table(head, rows, kinds=kinds, caption=caption))
+    return parts
 
 
 def _metrics(result: Evaluation) -> list[Html]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from serve.bundle.manifest import Measured
+from serve.bundle.manifest import Manifest, Measured
 from serve.html import Html, folded, safe, shortened, table
 from serve.inference.text import Text
 
@@ -59,6 +59,17 @@ def label_cell(labels: Sequence[str]) -> Html:
     """Show the labels of a row, each kept apart from the next one's direction of writing."""
     shown = ", ".join(f"<bdi>{safe(shortened(label, 120))}</bdi>" for label in labels)
     return Html(shown or '<span class="quiet">(none)</span>')
+
+
+def method_name(manifest: Manifest) -> str:
+    """Name how a bundle was trained, with the pooling if it is not the architecture's own."""
+    if manifest.is_imported:
+        return "imported"
+    choice, config = manifest.choice or {}, manifest.config
+    method = str(choice.get("method", config.get("method", "unknown")))
+    pooling = choice.get("pooling", config.get("model", {}).get("pooling", "native"))
+    chosen = ", chosen by auto" if choice else ""
+    return method + (f" with {pooling} pooling" if pooling != "native" else "") + chosen
 
 
 def provenance_table(summary: str, facts: Sequence[tuple[str, object]]) -> Html:

@@ -20,6 +20,10 @@ from train.statistics.probability_metrics import log_loss_rows
 SHOWN = 1.645
 """Standard errors of the mean difference from which a gain counts as shown: one-sided 5 %."""
 
+NEGLIGIBLE = 1e-4
+"""Difference of mean log-losses, in nats, that is taken for none: arithmetic makes such ones, all of
+one sign."""
+
 _TEMPERATURES = np.geomspace(0.2, 10.0, 28)
 
 
@@ -43,7 +47,12 @@ def calibrated_losses(
 
 
 def advantage(losses_N: Floats, others_N: Floats) -> float:
-    """Return by how many standard errors the mean of `losses_N` is lower than of `others_N`."""
+    """Return by how many standard errors the mean of `losses_N` is lower than of `others_N`.
+
+    0 for a negligible difference.
+    """
     difference_N = others_N - losses_N
+    if abs(float(difference_N.mean())) <= NEGLIGIBLE:
+        return 0.0
     error = float(difference_N.std(ddof=1)) / math.sqrt(len(difference_N))
     return float(difference_N.mean()) / error if error > 0 else 0.0

@@ -76,6 +76,7 @@ def evaluated(
         task="multi_label" if multi else "single_label",
         calibration={"max_risk": 0.6},
         evaluation={"slice_columns": ["channel"], "id_columns": ["channel"]},
+        trainer={"metric_for_best_model": "f1_micro" if multi else "accuracy"},
     )
     merge(RunConfig.model_validate(values | {"evaluation": {}}))
     rows = make_rows(60, seed=2, multi=multi)

@@ -64,6 +64,9 @@ def test_choice_is_recorded_with_its_reason_and_what_every_stage_reads(run: RunC
     assert manifest.config["method"] == choice["method"]
     card = model_card(manifest, run.publish, target="dir", tag="v", report=None, plots=[])
     assert choice["reason"] in card
+    page = (evaluate(run).directory / "report.html").read_text()
+    assert "Choice of the method" in page
+    assert "the lowest log-loss first" in page
 
 
 def test_bundle_of_the_stock_choice_gives_the_same_answers_in_a_pipeline(run: RunConfig) -> None:

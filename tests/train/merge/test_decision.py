@@ -150,6 +150,7 @@ def merged(
                 "threshold_confidence": 0.8,
             },
             export_int8=True,
+            trainer={"metric_for_best_model": "accuracy"},
         )
     )
     merge(config)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serve.inference.scores import Array, activate, chosen, default_activation
-from train.statistics.calibrated_loss import SHOWN, advantage, calibrated_losses
+from train.statistics.calibrated_loss import NEGLIGIBLE, SHOWN, advantage, calibrated_losses
 from train.statistics.metrics import Choice, Floats
 
 POOLING_SHOWN = 1.28
@@ -86,10 +86,12 @@ def is_shown(better: Candidate, worse: Candidate, errors: float = SHOWN) -> bool
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """Choose the candidate with the lowest log-loss; mean pooling only if its gain is shown.
 
+    Of equal ones the first is chosen: candidates come with the probes, which cost less, in front.
     Without mean pooling the model loads in the stock classes, which is worth more than a gain
     that may be chance.
     """
-    lowest = min(candidates, key=lambda each: each.log_loss)
+    least = min(each.log_loss for each in candidates)
+    lowest = next(each for each in candidates if each.log_loss <= least + NEGLIGIBLE)
     stock = [each for each in candidates if each.pooling == "native"]
     if lowest.pooling == "native" or not stock:
         return lowest
