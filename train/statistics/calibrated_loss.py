@@ -21,8 +21,8 @@ SHOWN = 1.645
 """Standard errors of the mean difference from which a gain counts as shown: one-sided 5 %."""
 
 NEGLIGIBLE = 1e-4
-"""Difference of mean log-losses, in nats, that is taken for none: arithmetic makes such ones, and all
-of one sign."""
+"""Difference of mean log-losses, in nats, that is taken for none: arithmetic makes such ones, of
+one sign in all rows."""
 
 _TEMPERATURES = np.geomspace(0.2, 10.0, 28)
 
