@@ -14,6 +14,10 @@ from serve.cli.which import named_bundle
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     serve.configure(parser)
+    parser.add_argument(
+        "--text-columns",
+        help="of a Hugging Face classifier that is no bundle: names of its texts, A,B for pairs",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,5 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     named = named_bundle(arguments)
     from train.importing.on_the_fly import bundle_for
 
-    arguments.bundle = bundle_for(str(named))
+    columns = tuple((arguments.text_columns or "text").split(","))
+    arguments.bundle = bundle_for(str(named), text_columns=columns)
     return serve.run(arguments)

@@ -19,6 +19,9 @@ from train.audit.audit import Audit
 from train.audit.duplicates import find_duplicates
 from train.audit.findings import View, count_labels, duplicate_findings, invalid_finding
 from train.audit.report import report_html as prepare_html
+from train.compare.compare import compare
+from train.compare.page import compare_page
+from train.compare.runs import RunResult
 from train.config.run import RunConfig
 from train.config.sections import GateSection
 from train.data.splits import InvalidRow, LabelledData, Split
@@ -193,6 +196,41 @@ def gate(count: int, rows: int, *, same: bool = False) -> bytes:
     return gate_page(report, changes, label_changes(champion, candidate, labels), Path("g.json"))
 
 
+def comparison(count: int, rows: int, runs: int) -> bytes:
+    """The page of a comparison of runs, the last one on other test rows."""
+    found = []
+    for seed in range(runs):
+        measured = outcome(count, rows, errors=rows // (2 + seed), seed=seed)
+        split, labels = split_of(measured), labels_of(count)
+        manifest = manifest_of(count, multi=False, pair=False)
+        run = RunResult(
+            name=f"{seed}_run_" * 20,
+            directory=Path("/x" * 100),
+            manifest=manifest.model_copy(update={"config": {"seed": seed, "data": "d" * 300}}),
+            metrics=measured.intervals,
+            test={"rows": rows, "sha256": "01"[seed == runs - 1] * 64},
+            int8=None if seed else {"accuracy_difference": {"value": 0.0, "low": -1, "high": 1}},
+            coverage=Measured(value=0.9, low=0.8, high=1.0) if seed else None,
+            train_seconds=12345.0 * seed or None,
+            megabytes=123.4,
+        )
+        vars(run)["rows"] = [
+            {
+                "row": n,
+                "text": text,
+                "label": split.labels[n][0],
+                "predicted": labels[measured.predicted_NC[n].argmax()],
+                "correct": bool(measured.correct_N[n]),
+            }
+            | {f"p:{name}": p for name, p in zip(labels, scores_C, strict=True)}
+            for n, (text, scores_C) in enumerate(
+                zip(split.texts, measured.probabilities_NC.tolist(), strict=True)
+            )
+        ]
+        found.append(run)
+    return compare_page(compare(found))
+
+
 def prepare(count: int, rows: int) -> bytes:
     """The page of an audit."""
     train = split_of(outcome(count, rows, errors=0))
@@ -258,6 +296,8 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "gate, 7 labels": lambda: gate(7, 280),
     "gate, 77 labels": lambda: gate(77, 385),
     "gate, the same answers": lambda: gate(2, 60, same=True),
+    "comparison, 3 runs": lambda: comparison(7, 140, 3),
+    "comparison, 6 runs": lambda: comparison(77, 385, 6),
     "prepare, 7 labels": lambda: prepare(7, 70),
     "prepare, 150 labels": lambda: prepare(150, 300),
     "tune": lambda: tune(40),

@@ -13,12 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from serve.html import shortened
 from train.compare.runs import RunResult
 from train.gate.changes import Change, find_changes
 from train.gate.guards import holm
 from train.statistics.comparison import Accuracy, decide
 
 ALPHA = 0.05
+
+MAX_NAME = 40
+"""Characters of a run's name in the verdict."""
+
+LISTED = 3
+"""Runs that the verdict names of each finding; the table has all."""
 
 Finding = Literal["better", "worse", "not distinguishable"]
 
@@ -151,22 +158,29 @@ def _settings(runs: Sequence[RunResult]) -> dict[str, tuple[Any, ...]]:
 
 def verdict(comparison: Comparison) -> str:
     """State in one sentence which run is better than the first, as far as that is shown."""
-    first = comparison.runs[0]
+    first = shortened(comparison.runs[0].name, MAX_NAME)
     parts = []
-    for finding in ("better", "worse"):
+    for finding, words in (
+        ("better", "better than"),
+        ("worse", "worse than"),
+        ("not distinguishable", "not distinguishable from"),
+    ):
         found = [each for each in comparison.differences if each.finding == finding]
-        shown = [f"{each.run.name} ({points(each.accuracy)})" for each in found]
-        if shown:
-            parts.append(f"{finding} than {first.name}: {', '.join(shown)}")
-    same = [each for each in comparison.differences if each.finding == "not distinguishable"]
-    if same:
-        shown = [f"{each.run.name} ({points(each.accuracy)})" for each in same]
-        parts.append(f"not distinguishable from {first.name}: {', '.join(shown)}")
+        if found:
+            shown = [
+                f"{shortened(each.run.name, MAX_NAME)} ({points(each.accuracy)})" for each in found
+            ]
+            parts.append(f"{words} {first}: {_listed(shown)}")
     if comparison.others:
-        names = ", ".join(each.name for each in comparison.others)
-        parts.append(f"not comparable, since scored on other test rows: {names}")
+        names = [shortened(each.name, MAX_NAME) for each in comparison.others]
+        parts.append(f"not comparable, since scored on other test rows: {_listed(names)}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def points(accuracy: Accuracy) -> str:

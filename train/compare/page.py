@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.bundle.manifest import Measured
-from serve.html import Html, folded, page, paragraph, safe, section, table
-from train.compare.compare import Comparison, points, verdict
+from serve.html import Html, folded, page, paragraph, safe, section, shortened, table
+from train.compare.compare import MAX_NAME, Comparison, points, verdict
 from train.compare.runs import RunResult
 from train.gate.page import changes_tables
 from train.report.cells import interval, method_name, provenance_table
@@ -15,7 +15,16 @@ from train.report.marks import Axis, dots
 
 OPEN_LABELS = 15
 
-SHOWN_METRICS = ("accuracy", "f1_macro", "f1_micro", "ece")
+SHOWN_METRICS = {
+    "single_label": {"accuracy": "accuracy", "f1_macro": "macro-F1", "ece": "calibration error"},
+    "multi_label": {
+        "accuracy": "all labels right",
+        "f1_micro": "micro-F1",
+        "f1_macro": "macro-F1",
+        "ece": "calibration error",
+    },
+}
+"""Metrics of the table, and their names."""
 
 
 def to_text(comparison: Comparison) -> str:
@@ -46,32 +55,42 @@ def compare_page(comparison: Comparison) -> bytes:
     sections = [
         ("runs", "Runs", _runs(comparison)),
         ("settings", "Settings that differ", _settings(comparison)),
-        ("changes", f"Texts with another answer than {first.name} gives", _changes(comparison)),
+        ("changes", "Texts with another answer than the first run gives", _changes(comparison)),
         ("labels", "Recall of each label", _labels(comparison)),
         ("provenance", "Provenance", _provenance(comparison)),
     ]
     return page(
-        " · ".join(run.name for run in comparison.runs),
+        _title(comparison),
         [(anchor, title) for anchor, title, _ in sections],
         [section(anchor, title, *parts) for anchor, title, parts in sections],
         verdict=[verdict(comparison)],
         kind="Comparison of runs",
-        about=[f"{first.test['rows']:,} test rows; every run is compared with {first.name}."],
+        about=[f"{first.test['rows']:,} test rows; the others are compared with the first run."],
     )
+
+
+def name_of(run: RunResult) -> str:
+    """The run's name, as short as a table needs it."""
+    return shortened(run.name, MAX_NAME)
+
+
+def _title(comparison: Comparison) -> str:
+    names = [name_of(run) for run in comparison.runs]
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return " and ".join(names) if not more else ", ".join(names[:2]) + more
 
 
 def _runs(comparison: Comparison) -> list[Html]:
     runs = comparison.runs
     ends = [end for run in runs for end in _ends(run.metrics["accuracy"])]
     axis = Axis.around(ends)
-    names = {key: key.replace("f1_macro", "macro-F1").replace("f1_micro", "micro-F1") for key in
-             SHOWN_METRICS} | {"ece": "calibration error"}  # fmt: skip
+    names = SHOWN_METRICS[comparison.runs[0].manifest.task]
     rows = [
         [
-            run.name,
+            name_of(run),
             method_name(run.manifest),
             dots([run.metrics["accuracy"]], axis),
-            *(interval(run.metrics.get(key)) for key in SHOWN_METRICS),
+            *(interval(run.metrics.get(key)) for key in names),
             _int8(run),
             "-" if run.coverage is None else interval(run.coverage),
             "-" if run.train_seconds is None else f"{run.train_seconds:,.0f}",
@@ -84,7 +103,7 @@ def _runs(comparison: Comparison) -> list[Html]:
             ["run", "method", axis.head(".2f"), *names.values(), "int8", "answered",
              "seconds of training", "MB"],
             rows,
-            kinds=["name", "", "chart", *["number"] * 8],
+            kinds=["name", "", "chart", *["number"] * (len(names) + 4)],
             caption="Test metrics with 95 % intervals; the chart shows the accuracy",
         )
     ]  # fmt: skip
@@ -99,7 +118,7 @@ def _difference_table(comparison: Comparison) -> Html:
     )
     rows = [
         [
-            each.run.name,
+            name_of(each.run),
             interval(each.accuracy.interval, "+.4f"),
             dots([each.accuracy.interval], axis, lines=[(0.0, "quiet")]),
             each.finding,
@@ -108,7 +127,7 @@ def _difference_table(comparison: Comparison) -> Html:
         ]
         for each in comparison.differences
     ]
-    first = comparison.runs[0].name
+    first = name_of(comparison.runs[0])
     return table(
         ["run", "difference", axis.head("+.3f"), "finding", "only it is right",
          f"only {first} is right"],
@@ -139,7 +158,7 @@ def _settings(comparison: Comparison) -> list[Html]:
     ]
     return [
         table(
-            ["key", *(run.name for run in comparison.runs)],
+            ["key", *(name_of(run) for run in comparison.runs)],
             rows,
             kinds=["name", *["name"] * len(comparison.runs)],
             caption="Values of the configuration, empty where a run has none",
@@ -151,13 +170,15 @@ def _changes(comparison: Comparison) -> list[Html]:
     parts: list[Html] = []
     first = comparison.runs[0]
     for each in comparison.differences:
-        titles = changes_tables(each.changes, names=(first.name, each.run.name))
+        titles = changes_tables(each.changes, names=(name_of(first), name_of(each.run)))
         if not titles:
-            parts.append(paragraph(f"{each.run.name} gives the same answers as {first.name}."))
+            parts.append(
+                paragraph(f"{name_of(each.run)} gives the same answers as {name_of(first)}.")
+            )
         elif len(comparison.differences) == 1:
             parts += titles
         else:
-            parts.append(folded(f"{each.run.name}: {len(each.changes):,} texts", *titles))
+            parts.append(folded(f"{name_of(each.run)}: {len(each.changes):,} texts", *titles))
     return parts or [paragraph("No run has the same test rows.")]
 
 
@@ -175,7 +196,7 @@ def _labels(comparison: Comparison) -> list[Html]:
     def shown(part: Sequence[Sequence[Any]], caption: str) -> Html:
         kinds = ["name", *["number"] * (1 + len(runs))]
         return table(
-            ["label", "rows", *(run.name for run in runs)], part, kinds=kinds, caption=caption
+            ["label", "rows", *(name_of(run) for run in runs)], part, kinds=kinds, caption=caption
         )
 
     if len(rows) <= OPEN_LABELS:
@@ -189,7 +210,7 @@ def _labels(comparison: Comparison) -> list[Html]:
 def _provenance(comparison: Comparison) -> list[Html]:
     return [
         provenance_table(
-            run.name,
+            name_of(run),
             [
                 ("directory", str(run.directory)),
                 ("version", run.manifest.version),

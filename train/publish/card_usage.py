@@ -52,9 +52,9 @@ def usage(manifest: Manifest, target: str, tag: str, *, pooled: bool = False) ->
         f"curl http://127.0.0.1:8000/predict -d '{body}'\n```\n\n"
         f"In Python, with the code that the server runs and that measured the metrics below.{int8}"
         "\n\n```python\n"
-        "from serve.inference.predictor import Predictor\n\n"
-        f'predictor = Predictor.load("{directory}")\n'
-        f"print(predictor.predict([{given}]))  # probabilities, in the order of the labels\n```"
+        "import textloop\n\n"
+        f'classifier = textloop.load("{directory}")\n'
+        f"print(classifier.predict({given}), classifier.predict_proba({given}))\n```"
     )
 
 
