@@ -209,6 +209,7 @@ def test_with_two_model_processes_one_goes_on_while_the_other_is_down(bundles: B
         wait_for(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200, seconds=60)
 
 
+@pytest.mark.slow
 def test_a_model_process_that_hangs_is_not_ready(bundles: Bundles) -> None:
     with running(bundles("single")) as server, stopped(server):
         time.sleep(5.1)  # a process counts as ready for PROBE_S after a reply
@@ -276,6 +277,7 @@ def test_sigterm_under_load_answers_what_was_accepted(bundles: Bundles) -> None:
             probe.bind(("127.0.0.1", server.port))
 
 
+@pytest.mark.slow
 def test_grace_period_ends_with_503_and_exit_code_0(bundles: Bundles) -> None:
     with running(bundles("single"), "grace_s=1") as server:
         group = server.process.pid

@@ -72,6 +72,7 @@ def killable(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) 
     return values
 
 
+@pytest.mark.slow
 def test_killed_inside_a_checkpoint_it_resumes_from_the_one_before(
     killable: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -193,6 +193,7 @@ def test_logits_that_are_not_finite_never_ship() -> None:
     assert "not finite" in result.reason
 
 
+@pytest.mark.slow
 def test_merge_leaves_a_failing_export_out_and_says_why(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

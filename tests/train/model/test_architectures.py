@@ -38,7 +38,7 @@ def train(name: str, make_config: Callable[..., dict[str, Any]], base: Path, pat
     return bundle.path
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("name", ["qwen2", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_decoder_learns(
     name: str, make_config: Callable[..., dict[str, Any]], tiny_base: Path, tmp_path: Path
 ) -> None:

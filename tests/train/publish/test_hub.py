@@ -71,6 +71,7 @@ def test_published_bundle_is_private_tagged_and_verifies_after_download(
     assert len(repository.commits) == commits
 
 
+@pytest.mark.slow
 def test_failed_and_lost_answers_are_tried_again_without_a_second_commit(
     made: Run, hub: Hub, publish: Callable[..., Any]
 ) -> None:

@@ -32,6 +32,7 @@ sys.exit(main(sys.argv[1:]))
 """Two trainings in one process: most of the time of one is spent on imports."""
 
 
+@pytest.mark.slow
 def test_training_pushes_its_checkpoints_and_outlives_a_failed_push(
     make_config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
