@@ -196,7 +196,9 @@ def test_a_model_that_does_not_fit_is_left_whole_on_the_cpu(
     assert "does not fit into the free memory of cuda" in reason
     assert not shortened
     assert {p.device.type for p in base.model.parameters()} == {"cpu"}
-    with pytest.raises(ValueError, match=r"to shard it, set method: lora and model\.head_init: random"):
+    with pytest.raises(
+        ValueError, match=r"to shard it, set method: lora and model\.head_init: random"
+    ):
         fit(config)
 
 
