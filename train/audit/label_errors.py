@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.model.head import fit_probe
+from train.model.head import probes_of_folds
 from train.model.loss import Loss
+from train.statistics.folds import deal
 from train.statistics.metrics import Choice
 
 Floats = NDArray[np.floating[Any]]
@@ -67,7 +68,7 @@ def cross_fit(
 
     Folds are stratified by label. weights_C: of the labels in the loss.
     """
-    fold_N = _folds(given_NC, folds, seed)
+    fold_N = deal(given_NC, folds, seed)
     features = torch.from_numpy(features_ND)
     multi = task == "multi_label"
     targets = torch.from_numpy(given_NC)
@@ -75,13 +76,8 @@ def cross_fit(
     loss = Loss(task="multi_label" if multi else "single_label", weights_C=weights_C)
     probs_NC = np.empty(given_NC.shape, dtype=np.float32)
     weights = []
-    for fold in range(folds):
-        seen = torch.from_numpy(fold_N != fold)
-        if not bool(seen.any()) or bool(seen.all()):
-            continue
-        weight, bias = fit_probe(features[seen], targets[seen], loss, given_NC.shape[1])
-        logits = features[~seen] @ weight.T + bias
-        probs_NC[~seen.numpy()] = _activate(logits, task).numpy()
+    for held_N, weight, bias in probes_of_folds(features, targets, loss, given_NC.shape[1], fold_N):
+        probs_NC[held_N] = _activate(features[held_N] @ weight.T + bias, task).numpy()
         weights.append((weight, bias))
     return CrossFittedProbes(probs_NC=probs_NC, weights=tuple(weights), task=task)
 
@@ -127,17 +123,6 @@ def find_label_issues(
     return LabelIssues(
         score_N=scores_NC.min(axis=1), suspect_N=suspect_N, suggested_NC=suggested_NC
     )
-
-
-def _folds(given_NC: Choice, folds: int, seed: int) -> NDArray[np.int64]:
-    """Assign each row to a fold; rows with the same labels are dealt to the folds in turn."""
-    random = np.random.default_rng(seed)
-    _, group_N = np.unique(np.packbits(given_NC, axis=1), axis=0, return_inverse=True)
-    shuffled_N = random.permutation(len(given_NC))
-    order_N = shuffled_N[np.argsort(group_N.ravel()[shuffled_N], kind="stable")]
-    fold_N = np.empty(len(given_NC), dtype=np.int64)
-    fold_N[order_N] = np.arange(len(given_NC)) % folds
-    return fold_N
 
 
 def _activate(logits: torch.Tensor, task: str) -> torch.Tensor:

@@ -10,10 +10,12 @@ Shape suffixes: N examples, L tokens, D features, C labels.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.backends.bulk import BULK_TOKENS, Bulk
@@ -60,17 +62,40 @@ def fit_probe(
     bias: bool = True,
     l2: float = L2,
 ) -> tuple[Tensor, Tensor]:
-    """Fit a regularized linear model by L-BFGS from zero; returns weights (C, D) and bias (C,).
+    """Fit a regularized linear model on targets; returns weights (C, D) and bias (C,).
 
-    bias: False for heads without one (those of decoders); the returned bias is then 0.
+    bias, l2: see `fit_linear`.
+    """
+    return fit_linear(
+        features_ND,
+        num_labels,
+        lambda logits_NC: loss.total(logits_NC, targets),
+        bias=bias,
+        l2=l2,
+    )
+
+
+def fit_linear(
+    features_ND: Tensor,
+    outputs: int,
+    total: Callable[[Tensor], Tensor],
+    *,
+    bias: bool = True,
+    l2: float = L2,
+) -> tuple[Tensor, Tensor]:
+    """Fit linear outputs of standardized features by L-BFGS from zero.
+
+    total: the loss, summed over all rows, of the outputs, (N, K). l2: times the squared weights, is
+    added to it. Returns weights (K, D) and bias (K,) for the features as they are. bias: False
+    for heads without one (those of decoders); the returned bias is then 0.
     """
     mean_D = features_ND.mean(dim=0) if bias else torch.zeros(features_ND.shape[1])
     scale = (features_ND - mean_D).std().clamp_min(1e-12)
     standard_ND = (features_ND - mean_D) / scale
-    weight_CD = torch.zeros(num_labels, features_ND.shape[1], requires_grad=True)
-    bias_C = torch.zeros(num_labels, requires_grad=bias)
+    weight_KD = torch.zeros(outputs, features_ND.shape[1], requires_grad=True)
+    bias_K = torch.zeros(outputs, requires_grad=bias)
     optimizer = torch.optim.LBFGS(
-        [weight_CD, bias_C] if bias else [weight_CD],
+        [weight_KD, bias_K] if bias else [weight_KD],
         max_iter=200,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -78,14 +103,37 @@ def fit_probe(
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        logits_NC = standard_ND @ weight_CD.T + bias_C
-        value = (loss.total(logits_NC, targets) + l2 * weight_CD.square().sum()) / len(targets)
+        outputs_NK = standard_ND @ weight_KD.T + bias_K
+        value = (total(outputs_NK) + l2 * weight_KD.square().sum()) / len(features_ND)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(step)  # type: ignore[no-untyped-call]
-    weight_CD, bias_C = weight_CD.detach() / scale, bias_C.detach()
-    return weight_CD, bias_C - weight_CD @ mean_D
+    weight_KD, bias_K = weight_KD.detach() / scale, bias_K.detach()
+    return weight_KD, bias_K - weight_KD @ mean_D
+
+
+def probes_of_folds(
+    features_ND: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    num_labels: int,
+    fold_N: NDArray[np.int64],
+    **options: Any,
+) -> Iterator[tuple[NDArray[np.bool_], Tensor, Tensor]]:
+    """Fit one probe per fold on the rows of the other folds: yields its own rows, weights, bias.
+
+    options: of `fit_probe`. A fold beside which there is no other is left out.
+    """
+    for fold in np.unique(fold_N):
+        held_N = np.asarray(fold_N == fold)
+        if held_N.all():
+            continue
+        seen_N = torch.from_numpy(~held_N)
+        yield (
+            held_N,
+            *fit_probe(features_ND[seen_N], targets[seen_N], loss, num_labels, **options),
+        )
 
 
 def features(

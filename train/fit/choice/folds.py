@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from serve.inference.text import Text
 from train.audit.normalization import joined, normalizer
+from train.statistics.folds import deal
 from train.statistics.metrics import Choice
 
 _same = normalizer(("unicode", "case", "punctuation", "whitespace"))
@@ -24,11 +25,7 @@ def fold_numbers(
     """
     _, text_N = np.unique([joined(text, _same) for text in texts], return_inverse=True)
     _, first_M = np.unique(text_N, return_index=True)
-    _, label_M = np.unique(np.packbits(given_NC[first_M], axis=1), axis=0, return_inverse=True)
-    shuffled_M = np.random.default_rng(seed).permutation(len(first_M))
-    order_M = shuffled_M[np.argsort(label_M.ravel()[shuffled_M], kind="stable")]
-    fold_M = np.empty(len(first_M), dtype=np.int64)
-    fold_M[order_M] = np.arange(len(first_M)) % folds
+    fold_M = deal(given_NC[first_M], folds, seed)
     return np.asarray(fold_M[text_N])
 
 

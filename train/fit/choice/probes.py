@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.scores import Array
-from train.model.head import L2, fit_probe
+from train.model.head import L2, probes_of_folds
 from train.model.loss import Loss
 from train.statistics.calibrated_loss import calibrated_losses
 from train.statistics.metrics import Choice
@@ -46,12 +45,10 @@ def cross_fit(
 ) -> CrossFitted:
     """Fit one probe per fold on the rows of the other folds. targets, bias: as of `fit_probe`."""
     logits_NC = np.zeros((len(features_ND), num_labels), dtype=np.float32)
-    for fold in np.unique(fold_N):
-        seen_N = torch.from_numpy(fold_N != fold)
-        weight_CD, bias_C = fit_probe(
-            features_ND[seen_N], targets[seen_N], loss, num_labels, bias=bias, l2=l2
-        )
-        logits_NC[fold_N == fold] = (features_ND[~seen_N] @ weight_CD.T + bias_C).numpy()
+    for held_N, weight_CD, bias_C in probes_of_folds(
+        features_ND, targets, loss, num_labels, fold_N, bias=bias, l2=l2
+    ):
+        logits_NC[held_N] = (features_ND[held_N] @ weight_CD.T + bias_C).numpy()
     return CrossFitted(l2=l2, logits_NC=logits_NC)
 
 
