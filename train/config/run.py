@@ -17,7 +17,7 @@ from serve.config import Config
 from train.config.auto import AutoSection
 from train.config.data import READING, DataConfig
 from train.config.lora import LoraSection
-from train.config.names import string_keys
+from train.config.names import BUNDLE, string_keys
 from train.config.search_space import TuneSection
 from train.config.sections import (
     NOT_TRAINING,
@@ -67,6 +67,11 @@ class ModelConfig(Config):
 
     quantize: Literal["4bit"] | None = None
     """Keep the frozen weights in 4 bits under method lora (QLoRA); needs bitsandbytes."""
+
+    @property
+    def starts_from_bundle(self) -> bool:
+        """True if the base is a bundle, whose training goes on."""
+        return self.base.startswith(BUNDLE)
 
 
 class LossSection(Config):

@@ -10,7 +10,6 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from serve.inference.cores import usable_cores
-from train.config.names import BUNDLE
 from train.config.run import RunConfig
 from train.data.split_checks import check_metric
 from train.data.splits import LabelledData, load_data
@@ -127,7 +126,7 @@ def precision_note(run: Run) -> str:
 
 def notes_on_bundle(config: RunConfig, data: LabelledData) -> list[str]:
     """Return notes on a base that is a bundle: test rows from which it may have learned."""
-    if not config.model.base.startswith(BUNDLE):
+    if not config.model.starts_from_bundle:
         return []
     bundle = open_base_bundle(config.model, verify=False)
     renamed = bool(set(bundle.manifest.labels) & set(config.data.label_map))

@@ -24,7 +24,6 @@ from transformers.utils import logging as transformers_logging
 from serve.inference.pooling import MeanPooling, is_pooled, stock_settings
 from serve.inference.text import TextEncoder
 from serve.language.lines import first_line
-from train.config.names import BUNDLE
 from train.config.run import ModelConfig, RunConfig
 from train.data.addresses import presentable
 from train.model.compatibility import (
@@ -70,7 +69,7 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
     source: dict[str, Any] = {"revision": revision} if revision else {"local_files_only": True}
     source["trust_remote_code"] = False
     if revision is None:
-        if not config.model.base.startswith(BUNDLE):
+        if not config.model.starts_from_bundle:
             _refuse_mean_pooled(config.model, Path(path))
         transformers_logging.disable_progress_bar()  # there is no download to watch
     with _explained(config.model):
@@ -83,10 +82,10 @@ def load_base(config: RunConfig, labels: tuple[str, ...]) -> Base:
         model, info = _load_model(settings, path, source | quantized)
     reconcile(config.model, model, tokenizer)
     head_name, head = last_linear(model)
-    if config.model.head_init == "random" and not config.model.base.startswith(BUNDLE):
+    if config.model.head_init == "random" and not config.model.starts_from_bundle:
         head.reset_parameters()  # the base may bring a head for other labels
     new_outputs = None
-    if config.model.base.startswith(BUNDLE):
+    if config.model.starts_from_bundle:
         known = open_base_bundle(config.model, verify=False).manifest.labels
         new_outputs = keep_rows(head, head_name, Path(path), known, labels, config.data.label_map)
     trained = _untrained_modules(config.model, model, head_name, info)
@@ -153,7 +152,7 @@ def _architecture(
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": f"{config.task}_classification",
     }
-    if config.model.base.startswith(BUNDLE):  # whose model type may be Textloop's own
+    if config.model.starts_from_bundle:  # whose model type may be Textloop's own
         settings = stock_settings(Path(path))
         for name, value in outputs.items():
             setattr(settings, name, value)

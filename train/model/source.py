@@ -46,7 +46,7 @@ def locate_base(model: ModelConfig) -> tuple[str, str | None]:
     Raises ValueError for a base that does not exist, and for a Hub id without a revision.
     """
     base = model.base
-    if base.startswith(BUNDLE):
+    if model.starts_from_bundle:
         return str(open_base_bundle(model, verify=False).path), None
     if base.startswith("package:"):
         package, _, inside = base.removeprefix("package:").partition("/")
@@ -140,7 +140,7 @@ def check_source(model: ModelConfig) -> None:
 
     No code that comes with a base is ever run, and none is fetched because its files name it.
     """
-    if model.base.startswith(BUNDLE):
+    if model.starts_from_bundle:
         _check_bundle(model)
     path, revision = locate_base(model)
     num_bytes = None
@@ -176,7 +176,7 @@ def _check_bundle(model: ModelConfig) -> None:
 
 def check_apart(config: RunConfig) -> None:
     """Raise ValueError for a base that is a bundle which the run's `merge` would replace."""
-    if not config.model.base.startswith(BUNDLE):
+    if not config.model.starts_from_bundle:
         return
     bundle = open_base_bundle(config.model, verify=False)
     if bundle.path.resolve().is_relative_to(config.output_dir.resolve()):

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from serve.inference.scores import Array
 from train.config.auto import AutoSection
-from train.config.names import BUNDLE
 from train.fit.arguments import training_arguments
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
 from train.fit.choice.lora import OverBudget, cross_fit_lora
@@ -55,7 +54,7 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
     record = run_record(config, run.data, run.arguments)
     (choice,) = broadcast_object_list([read_choice(config.output_dir, record)])
     features_ND = None
-    if choice is None and config.model.base.startswith(BUNDLE):
+    if choice is None and config.model.starts_from_bundle:
         choice = _going_on(run)
     if choice is None:
         rows = look_at_rows(run)
@@ -105,7 +104,7 @@ def _going_on(run: Run) -> Choice:
         method="lora",
         pooling=run.config.model.pooling,
         probe_l2=run.config.model.probe_l2 or L2,
-        trainer=recipe(len(run.data.train), run.config.trainer),
+        trainer=_recipe_of(run),
         reason="LoRA, from the weights of a bundle: it may have learned from these rows, which "
         "therefore cannot judge a probe on its features",
     )

@@ -24,6 +24,7 @@ from train.fit.tokens import Tokens
 from train.model.base import load_base
 from train.model.head import L2, fit_head
 from train.model.loss import Loss
+from train.report.progress import duration
 
 _WARM_STEPS, _TIMED_STEPS = 2, 5
 
@@ -151,9 +152,5 @@ class _Watch(TrainerCallback):
         if minutes > self.budget:
             raise OverBudget(minutes)
         if not self.has_said:
-            self.run.say(f"auto: {self.what} takes about {_duration(minutes)}")
+            self.run.say(f"auto: {self.what} takes about {duration(60 * minutes)}")
         self.has_said = True
-
-
-def _duration(minutes: float) -> str:
-    return f"{60 * minutes:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min"
