@@ -15,6 +15,7 @@ from train.api.rows import is_source, write_rows_of
 from train.api.run import Run
 from train.api.settings import Values, run_config, set_keys, start_values
 from train.init.base import choose_base
+from train.pipeline import evaluate_run, merge_run
 
 
 def train(
@@ -102,19 +103,12 @@ def train_on(
         check_inputs(config)
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / "textloop.yaml", _yaml(values))
-        from train.evaluation.evaluate import evaluate
-        from train.evaluation.summary import summary_lines as evaluated_lines
         from train.fit.fit import fit_unless_done
-        from train.fit.tracking import attach_evaluation
-        from train.merge.merge import merge
-        from train.merge.summary import summary_lines as merged_lines
 
         fit_unless_done(config, fresh=fresh)
-        print("\n".join(merged_lines(merge(config, device=device))))
+        merge_run(config, device=device)
         if evaluated:
-            result = evaluate(config, device=device)
-            print("\n".join(evaluated_lines(result)))
-            attach_evaluation(config.output_dir, result.directory)
+            evaluate_run(config, device=device)
     return config.output_dir
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from pathlib import Path
 
-from train.cli.evaluate import evaluate_run
-from train.cli.merge import merge_run
 from train.cli.options import add_device, add_fresh, add_run, goes_on_from, load_run
+from train.pipeline import evaluate_run, merge_run
 from train.processes import add_processes, launch_processes
 
 
@@ -40,22 +37,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not PartialState().is_main_process:  # of several processes the first does both
         return 0
     print("merge:")
-    if code := merge_run(config, device=arguments.device):
-        return code
+    merge_run(config, device=arguments.device)
     print("evaluate:")
-    code = evaluate_run(config, bundle=None, device=arguments.device)
-    if code == 0:
-        print(
-            f"{_result(directory, config.task)}\nnext: textloop serve {shlex.quote(str(directory))}"
-        )
-    return code
-
-
-def _result(directory: Path, task: str) -> str:
-    """Return the figure that one looks for first, as `evaluate` wrote it."""
-    from serve.bundle.manifest import Measured
+    full = evaluate_run(config, device=arguments.device).full
     from train.statistics.metrics import shown_name
 
-    values = json.loads((directory / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    accuracy = Measured.model_validate(values["metrics"]["accuracy"])
-    return f"test {shown_name('accuracy', task)} {accuracy} on {values['test']['rows']:,} rows"
+    accuracy = f"{shown_name('accuracy', config.task)} {full.intervals['accuracy']}"
+    print(f"test {accuracy} on {len(full.reference_NC):,} rows")
+    print(f"next: textloop serve {shlex.quote(str(directory))}")
+    return 0
