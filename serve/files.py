@@ -31,11 +31,20 @@ def write_atomic(path: Path, data: bytes) -> None:
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` when the block ends; on an exception `path` is unchanged."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with replacement(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """Give a path with the same suffix, at which the block makes a file that then replaces `path`.
+
+    On an exception `path` is unchanged, and what was made is removed.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

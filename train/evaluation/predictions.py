@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.bundle.manifest import Manifest
-from serve.files import sync_directory
+from serve.files import replacement
 from serve.tables import write_rows
 from train.data.splits import Split
 from train.evaluation.result import Measurement
@@ -23,13 +23,13 @@ from train.evaluation.result import Measurement
 
 def write_predictions(file: Path, split: Split, manifest: Manifest, result: Measurement) -> None:
     """Write the file, replacing an older one."""
-    temporary = file.with_name(f".{file.name}")
     columns = list(next(prediction_rows(split, manifest, result)))
     # The types of columns that may hold no value at all.
     types = {"abstain": False, "label": _none_of(manifest), "predicted": _none_of(manifest)}
-    write_rows(temporary, lambda: prediction_rows(split, manifest, result), columns, types=types)
-    temporary.replace(file)
-    sync_directory(file.parent)
+    with replacement(file) as temporary:
+        write_rows(
+            temporary, lambda: prediction_rows(split, manifest, result), columns, types=types
+        )
 
 
 def _none_of(manifest: Manifest) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.files import sync_directory
+from serve.files import replacement
 from serve.inference.scores import confidence
 from serve.inference.text import Text
 from serve.tables import write_rows
@@ -144,7 +144,5 @@ def write_changes(file: Path, changes: Sequence[Change], *, is_pair: bool) -> No
 
     names = ["x"]
     types = {"row": 1, "label": names, "champion": names, "candidate": names, "confidence": 0.5}
-    temporary = file.with_name(f".{file.name}")
-    write_rows(temporary, rows, columns, types=types)
-    temporary.replace(file)
-    sync_directory(file.parent)
+    with replacement(file) as temporary:
+        write_rows(temporary, rows, columns, types=types)
