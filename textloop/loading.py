@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from serve.bundle.location import bundle_at
 from serve.classifier.classifier import Classifier
 from serve.command.folder import libraries_first
 from serve.inference.placement import BackendName
@@ -17,10 +18,13 @@ def load(source: str | Path, *, device: str = "auto", backend: BackendName = "au
     device: auto, cpu, cuda or cuda:N. backend: auto (the int8 export on a CPU, if there is one),
     torch or onnx. Raises BundleError, a ValueError, for what is no complete, unaltered bundle.
     """
-    from textloop.binding import require
-
-    require("train")
     with libraries_first():
-        from train.importing.on_the_fly import bundle_for
+        bundle = bundle_at(Path(source))
+        if bundle is None:
+            from textloop.binding import require
 
-        return Classifier.load(bundle_for(str(source)), device=device, backend=backend)
+            require("train")
+            from train.importing.on_the_fly import bundle_for
+
+            bundle = bundle_for(str(source))
+        return Classifier.load(bundle, device=device, backend=backend)

@@ -23,8 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     named = named_bundle(arguments)
-    from train.importing.on_the_fly import bundle_for
+    from serve.bundle.location import bundle_at
 
-    columns = tuple((arguments.text_columns or "text").split(","))
-    arguments.bundle = bundle_for(str(named), text_columns=columns)
+    arguments.bundle = bundle_at(named)
+    if arguments.bundle is None:
+        from train.importing.on_the_fly import bundle_for
+
+        columns = tuple((arguments.text_columns or "text").split(","))
+        arguments.bundle = bundle_for(str(named), text_columns=columns)
     return serve.run(arguments)

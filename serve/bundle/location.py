@@ -19,11 +19,15 @@ def locate(path: Path) -> Path:
 
     Raises BundleError that says what is there instead, and what to do.
     """
-    if (path / MANIFEST).is_file():
-        return path
-    if (path / "bundle" / MANIFEST).is_file():
-        return path / "bundle"
+    if bundle := bundle_at(path):
+        return bundle
     raise BundleError(_explain(path))
+
+
+def bundle_at(path: Path) -> Path | None:
+    """Return the bundle at `path`, or in the run there; None if there is none."""
+    found = (each for each in (path, path / "bundle") if (each / MANIFEST).is_file())
+    return next(found, None)
 
 
 def _explain(path: Path) -> str:

@@ -64,6 +64,22 @@ def test_what_was_imported_before_is_named(folder: Path) -> None:
     assert call(folder, "-c", code.format("'serve'")).returncode == 0
 
 
+def test_a_bundle_is_loaded_without_our_train_and_whatever_the_caller_has_of_that_name(
+    folder: Path, bundles: Callable[[str], Path]
+) -> None:
+    bundle = str(bundles("single"))
+    own = (
+        f"import train, textloop; textloop.load({bundle!r}).predict('hello'); print(train.__file__)"
+    )
+    none = f"import sys, textloop; textloop.load({bundle!r}); print('train' in sys.modules)"
+
+    done = call(folder, "-c", own)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(folder))
+    assert call(folder, "-c", none).stdout.split() == ["False"]
+
+
 def test_processes_that_multiprocessing_spawns_import_ours(folder: Path, tmp_path: Path) -> None:
     (script := tmp_path / "textloop").write_text(
         "from textloop.__main__ import main\n"

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serve.bundle.contents import CONFIG
-from serve.bundle.location import locate
+from serve.bundle.location import bundle_at, locate
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import open_bundle
 from serve.inference.placement import STOCK_SINGLE
@@ -30,7 +30,6 @@ from train.importing.source import (
     HUB,
     MAX_WEIGHTS_GB,
     Source,
-    bundle_at,
     find_source,
     read_source,
 )

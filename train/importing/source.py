@@ -22,8 +22,8 @@ from serve.bundle.contents import (
     is_tokenizer_file,
     parse_object,
 )
-from serve.bundle.location import locate
-from serve.bundle.manifest import MANIFEST, BundleError
+from serve.bundle.location import bundle_at
+from serve.bundle.manifest import MANIFEST
 from serve.files import sha256_of
 from serve.language.spelling import shown
 from train.importing.refusal import ImportRefused
@@ -138,14 +138,6 @@ def read_source(
         config=config,
         tokenizer=tokenizer,
     )
-
-
-def bundle_at(directory: Path) -> Path | None:
-    """Return the bundle at a path, or in the run there; None if there is none."""
-    try:
-        return locate(directory)
-    except BundleError:
-        return None
 
 
 def _refuse_other_kinds(directory: Path, name: str) -> None:
