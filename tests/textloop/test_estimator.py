@@ -43,7 +43,6 @@ def fitted(estimator: Any) -> Any:
 WORDS = sorted({*FILLER, *" ".join(TOPICS.values()).split()})
 
 NOT_OF_TEXTS = {
-    "check_classifiers_train": "asks for an accuracy that numbers cut into words cannot have",
     "check_fit_idempotent": "a probe separates its random labels without a rest, and merging "
     "refuses logits that are so large that single precision changes them",
     "check_fit_check_is_fitted": "the same",

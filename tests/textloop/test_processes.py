@@ -105,7 +105,7 @@ def test_a_stop_ends_all_processes_with_one_line(
         start_new_session=True,
     )
     assert process.stdout is not None
-    next(line for line in process.stdout if "'epoch': '2'" in line)
+    next(line for line in process.stdout if line.startswith("epoch 2/"))
 
     (os.killpg if to_all else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=60)

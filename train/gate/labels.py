@@ -3,7 +3,7 @@
 A candidate may know labels that the champion does not, and may have new names for those of the
 champion (`data.label_map`). Accuracy and the guards then compare the two on the champion's own
 test rows: those whose labels the champion knows. On these an answer with a new label is wrong. The
-new labels are judged by floors (`train.gate.guards.new_label_check`). Shape suffixes: N rows, C
+new labels are judged by floors (`train.gate.guards.new_label_checks`). Shape suffixes: N rows, C
 labels.
 """
 
