@@ -70,6 +70,7 @@ def run_command(
     """
     prepare_streams()
     ended_by = signal.SIGINT
+    is_reporting = False
     process = os.getpid()
 
     def stop(number: int, frame: object) -> None:
@@ -78,12 +79,32 @@ def run_command(
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if is_reporting:  # ends by itself, with the line that says why
+            return
         ended_by = signal.SIGTERM
         raise KeyboardInterrupt
 
+    def run() -> int:
+        nonlocal is_reporting
+        try:
+            return command()
+        except Refusal as refusal:
+            is_reporting = True
+            refuse(f"refused: {refusal}")
+            return 1
+        except Exception as error:
+            is_reporting = True
+            explained = explain(error, extra)
+            if explained is None:
+                raise
+            message, code = explained
+            unfinished = code == 1 or isinstance(error, OSError)
+            report(_joined(f"error: {message}", goes_on if unfinished else str), code)
+            return code
+
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        return command()
+        return run()
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one ends without a traceback
             signal.signal(number, signal.SIG_DFL)
@@ -92,17 +113,6 @@ def run_command(
         exec("")
         report(_joined("stopped", goes_on), 128 + ended_by)
         return 128 + ended_by
-    except Refusal as refusal:
-        refuse(f"refused: {refusal}")
-        return 1
-    except Exception as error:
-        explained = explain(error, extra)
-        if explained is None:
-            raise
-        message, code = explained
-        unfinished = code == 1 or isinstance(error, OSError)
-        report(_joined(f"error: {message}", goes_on if unfinished else str), code)
-        return code
     finally:
         if signal.getsignal(signal.SIGTERM) is stop:  # a server ends with its own
             signal.signal(signal.SIGTERM, previous)

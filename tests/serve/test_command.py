@@ -16,7 +16,7 @@ import pytest
 from processes import ROOT, run
 
 from serve.__main__ import main
-from serve.command.run import run_command
+from serve.command.run import Refusal, run_command
 
 Failure = Callable[[], Any]
 
@@ -316,3 +316,24 @@ def test_a_stopped_command_says_how_to_go_on(number: int, code: int) -> None:
     _, errors = process.communicate(timeout=30)
 
     assert (process.returncode, errors) == (code, "stopped; go on so\n")
+
+
+def test_a_stop_during_the_report_of_a_mistake_changes_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def report(line: str, code: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # as the parent does once another process ended
+        print(f"{line} ({code})")
+
+    def refuse(line: str) -> None:
+        report(line, 1)
+
+    for raised, code, line in (
+        (ValueError("no column `a`"), 2, "error: no column `a` (2)\n"),
+        (Refusal("worse"), 1, "refused: worse (1)\n"),
+    ):
+        found = run_command(
+            raises(raised), extra="serve", goes_on=str, report=report, refuse=refuse
+        )
+        assert (found, capsys.readouterr().out) == (code, line)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
