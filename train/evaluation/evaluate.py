@@ -23,11 +23,11 @@ from train.data.label_names import positive_label
 from train.data.split_checks import count_labels
 from train.data.splits import LabelledData, Split, load_data
 from train.evaluation.binary import BinaryResult
-from train.evaluation.console import commonest_answer
 from train.evaluation.measure import BACKEND_SPLITS, check_task, measure
 from train.evaluation.predictions import write_predictions
 from train.evaluation.result import AbstentionResult, Evaluation, Measurement
 from train.evaluation.slices import find_slices
+from train.evaluation.usefulness import commonest_answer
 from train.statistics.intervals import LabelMetrics
 
 

@@ -106,7 +106,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
         ("provenance", "Provenance", _provenance(manifest, split)),
     ]
     shown = [each for each in sections if each[2]]
-    sentence, tone = verdict(full, split, manifest.task)
+    sentence, tone = verdict(result)
     base = str(manifest.base_model.get("base", "a model"))
     method = "imported"
     if not manifest.is_imported:
@@ -115,7 +115,7 @@ def report_html(result: Evaluation, subject: Subject, drawn: Mapping[str, Plot])
         f"{shortened(subject.run, 60)} on {shortened(subject.source, 60)}",
         [(anchor, title) for anchor, title, _ in shown],
         [
-            figures(result, manifest, split),
+            figures(result, manifest),
             *(section(anchor, title, *parts) for anchor, title, parts in shown),
         ],
         verdict=sentence,

@@ -5,37 +5,12 @@ Shape suffixes: N texts, C labels.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from serve.bundle.manifest import Manifest
 from serve.html import Html, Tone, key_figures, name
-from train.data.splits import Split
 from train.evaluation.result import Evaluation, Measurement
+from train.evaluation.usefulness import ConstantAnswer, constant_answer
 from train.report.cells import ends, percent, percent_range
 from train.statistics.intervals import LabelMetrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """The best answer that does not look at the text."""
-
-    labels: tuple[str, ...]
-    share: float
-    """Fraction of the rows for which it is right."""
-
-    @property
-    def shown(self) -> str:
-        """Its labels, for a sentence."""
-        return " and ".join(name(label, 40) for label in self.labels) or "no label"
-
-
-def best_constant(labels: Sequence[Sequence[str]]) -> Constant:
-    """The labels that most rows have, and the share of those rows."""
-    counts = Counter(tuple(sorted(row)) for row in labels)
-    best, rows = counts.most_common(1)[0]
-    return Constant(labels=best, share=rows / len(labels))
 
 
 def weakest_label(full: Measurement) -> LabelMetrics | None:
@@ -45,27 +20,28 @@ def weakest_label(full: Measurement) -> LabelMetrics | None:
     return worst if worst is not None and worst.recall.value < 1 else None
 
 
-def verdict(full: Measurement, split: Split, task: str) -> tuple[list[object], Tone]:
+def verdict(result: Evaluation) -> tuple[list[object], Tone]:
     """State how many texts are right, whether a constant answer does as well, and the weakness."""
-    accuracy, rows = full.intervals["accuracy"], len(split)
+    full = result.full
+    accuracy, rows = full.intervals["accuracy"], len(full.correct_N)
     how_many = "all" if full.correct_N.all() else f"{percent(accuracy.value)} of"
     of_rows = f"{how_many} {rows:,} test texts"
     parts: list[object] = [
         f"Answers {of_rows} right"
-        if task == "single_label"
+        if result.task == "single_label"
         else f"Gets every label right for {of_rows}"
     ]
     parts.append(f" ({percent_range(accuracy)})")
-    if task == "multi_label":
+    if result.task == "multi_label":
         parts.append(f"; micro-F1 {full.intervals['f1_micro'].value:.2f}")
-    constant, tone = best_constant(split.labels), "plain"
-    if accuracy.value <= constant.share:
-        tone = "bad"
-        parts += ["; no better than always answering ", Html(constant.shown)]
-        parts.append(f", which is right for {percent(constant.share)}")
-    elif accuracy.low is not None and accuracy.low <= constant.share:
-        parts += ["; not shown to be better than always answering ", Html(constant.shown)]
+    constant, tone = constant_answer(result), "plain"
+    if constant is not None and not constant.is_beaten:
+        parts += ["; not shown to be better than always answering ", _answer(constant)]
         parts.append(f" ({percent(constant.share)})")
+        if constant.roc_auc is not None:
+            parts.append(f", though it tells the labels apart (ROC AUC {constant.roc_auc:.2f})")
+        else:
+            tone = "bad"
     if weakest := weakest_label(full):
         parts += ["; weakest label: ", Html(f"<b>{name(weakest.label)}</b>")]
         parts.append(
@@ -75,18 +51,23 @@ def verdict(full: Measurement, split: Split, task: str) -> tuple[list[object], T
     return [*parts, "."], "bad" if tone == "bad" else "plain"
 
 
-def figures(result: Evaluation, manifest: Manifest, split: Split) -> Html:
+def _answer(constant: ConstantAnswer) -> Html:
+    return Html(" and ".join(name(label, 40) for label in constant.labels) or "no label")
+
+
+def figures(result: Evaluation, manifest: Manifest) -> Html:
     """The figures that are looked for first."""
     full, single = result.full, manifest.task == "single_label"
     f1 = "f1_macro" if single else "f1_micro"
-    constant = best_constant(split.labels)
     shown: list[tuple[str, object, object]] = [
         ("accuracy" if single else "all labels right", percent(full.intervals["accuracy"].value),
          percent_range(full.intervals["accuracy"])),
         (f1.replace("f1_", "") + "-F1", f"{full.intervals[f1].value:.3f}",
          ends(full.intervals[f1])),
-        ("without a model", percent(constant.share), Html(f"always {constant.shown}")),
     ]  # fmt: skip
+    if constant := constant_answer(result):
+        answer = Html(f"always {_answer(constant)}")
+        shown.append(("without a model", percent(constant.share), answer))
     ece = full.intervals["ece"]
     chance = f"by chance up to {ece.by_chance:.3f}" if ece.by_chance is not None else ends(ece)
     shown.append(("calibration error", f"{ece.value:.3f}", chance))

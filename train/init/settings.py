@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from train.config.auto import lora_epochs
 from train.init.plan import Plan
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./@-]*( [\w./-]+)*")
@@ -63,7 +64,7 @@ def _training(plan: Plan) -> dict[str, Any]:
     if plan.request.method != "lora":
         return {}
     rows = plan.sample.num_read
-    epochs = 5 if rows <= _SOME_ROWS else 3 if rows <= _MANY_ROWS else 2
+    epochs = lora_epochs(rows) if rows <= _MANY_ROWS else 2
     trainer = {
         "num_train_epochs": epochs,
         "learning_rate": 1e-3,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.scores import Array
-from train.config.auto import AutoSection
+from train.config.auto import AutoSection, lora_epochs
 from train.fit.arguments import training_arguments
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
 from train.fit.choice.lora import OverBudget, cross_fit_lora
@@ -226,15 +226,8 @@ def _judged(
 
 
 def _recipe_of(run: Run) -> dict[str, Any]:
-    return recipe(len(run.data.train), run.config.trainer)
-
-
-def recipe(rows: int, explicit: dict[str, Any]) -> dict[str, Any]:
-    """Return the Trainer's settings for so many training rows, without those that are set.
-
-    The fewer rows, the more epochs: 20 for up to 225, 16 for 300, 8 for 1,000, 4 for 10,000.
-    """
-    if "max_steps" in explicit:
+    """Return the Trainer's settings for the number of training rows, without those that are set."""
+    explicit = run.config.trainer
+    if {"max_steps", "num_train_epochs"} & set(explicit):
         return {}
-    settings = {"num_train_epochs": max(4, min(20, round(4 + 3600 / rows)))}
-    return {key: value for key, value in settings.items() if key not in explicit}
+    return {"num_train_epochs": lora_epochs(len(run.data.train))}

@@ -12,11 +12,11 @@ from rows import make_rows, write_jsonl
 
 from serve.inference.decision import Decision
 from train.config.run import RunConfig
-from train.evaluation.console import commonest_answer, label_lines, verdict_lines
 from train.evaluation.evaluate import evaluate
 from train.evaluation.result import Evaluation, Measurement
 from train.evaluation.slices import Slices
-from train.evaluation.summary import summary_lines
+from train.evaluation.summary import label_lines, summary_lines, verdict_lines
+from train.evaluation.usefulness import commonest_answer
 from train.fit.fit import fit
 from train.merge.merge import merge
 from train.statistics.intervals import measure_all
