@@ -58,7 +58,7 @@ def test_choice_is_recorded_with_its_reason_and_what_every_stage_reads(run: RunC
     assert choice["method"] in ("lora", "probe")
     assert choice["pooling"] == "native"
     assert f"cross-fitted on {choice['rows']} training rows" in choice["reason"]
-    assert choice["rows"] in (68, 135, 202, 269)  # after so many of four parts it was clear
+    assert 40 <= choice["rows"] <= 269  # those of the parts that were needed
     assert {each["method"] for each in choice["candidates"]} == {"lora", "probe"}
     assert choice["trainer"] == {}  # the configuration sets the epochs
     assert manifest.choice == choice
