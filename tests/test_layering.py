@@ -16,7 +16,7 @@ from serve.command.failures import MODULES
 WINGS = {
     "serve": """
         language privacy command config settings files lines formats tables stats html
-        journal bundle inference classifier engine http predict_file processes server cli __main__
+        journal bundle inference classifier engine release http predict_file processes server cli __main__
         predictor pooling
     """.split(),
     "train": """
@@ -274,7 +274,7 @@ def test_light_modules_import_without_torch() -> None:
 
 
 LIGHT = (
-    "serve.__main__, serve.http.api, serve.http.arm, serve.http.tracing, serve.predict_file, "
+    "serve.__main__, serve.http.api, serve.http.arms.arm, serve.http.tracing, serve.predict_file, "
     "serve.inference.predictor, serve.inference.backends.onnx, serve.processes.litserver"
 )
 """What a server of an int8 export imports, in one of its processes or another."""

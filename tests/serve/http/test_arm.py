@@ -21,7 +21,7 @@ from serve.bundle.seal import Bundle, open_bundle
 from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.http.api import build
-from serve.http.arm import Arm, build_arm
+from serve.http.arms.arm import Arm, build_arm
 from serve.http.service import Service
 from serve.settings import ServeConfig
 
