@@ -185,12 +185,13 @@ class WorkerMetrics:
             self.queue_seconds.observe(wait_s)
 
 
-def exposition(own: Collector) -> tuple[bytes, str]:
+def exposition(own: Collector | None = None) -> tuple[bytes, str]:
     """Return the metrics of all processes in the Prometheus text format, and its content type.
 
     own: what the process that is asked knows itself. Files keep every version that was ever live.
     """
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    registry.register(own)
+    if own is not None:
+        registry.register(own)
     return generate_latest(registry), CONTENT_TYPE_LATEST
