@@ -64,7 +64,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """
     try:
         path = locate(Path(path))
-        manifest = _read_manifest(path / MANIFEST)
+        manifest = read_manifest(path / MANIFEST)
         _check_files(path, manifest, verify=verify)
         check_agreement(path, manifest)
     except OSError as error:
@@ -108,7 +108,8 @@ def _to_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Path) -> Manifest:
+    """Read a manifest, which must be unaltered. Raises BundleError, OSError without the file."""
     altered = BundleError(f"`{file}` was altered or truncated; download or merge the bundle again")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise altered

@@ -11,13 +11,10 @@ before another bundle is loaded, so two groups at most are in memory.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -26,12 +23,12 @@ from serve.bundle.seal import Bundle, open_bundle
 from serve.engine.routing import Refusal, Report, Routing, read_reports, write_routing
 from serve.inference.placement import pick_backend
 from serve.inference.predictor import load_encoder
+from serve.processes.entry import Entry
 from serve.processes.group import LoadFailed, ModelGroup, Places
 from serve.processes.memory import check_memory
 from serve.processes.priority import aside
 from serve.processes.supervisor import Watch
 from serve.release.pointer import Pointer, ReleaseError, bundle_path, read_pointer, timestamp
-from serve.release.servers import HttpProcess, RefusedVersion, Registration, ServerStatus
 from serve.release.successor import check_successor
 
 LOOK_S = 0.02
@@ -42,9 +39,6 @@ SWITCH_S = 30.0
 
 JOIN_S = 1.0
 """Seconds to wait for the thread at the end; what it started is ended in any case."""
-
-WRITE_S = 2.0
-"""Seconds after which the server's status is written again, though nothing changed."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +73,7 @@ class Releases:
         self.generation = generation
         self.refused = refused
         self.http: list[int] = []
-        self.url = url
+        self.entry = Entry(directory, url)
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self._run, name="releases", daemon=True)
         self._seen = refused.generation if refused else generation
@@ -90,21 +84,11 @@ class Releases:
         self._until_s = 0.0
         """When the retired group is ended."""
         self._numbers = count(1)
-        self._started = timestamp()
-        self._registration: Registration | None = None
-        self._written: tuple[ServerStatus, float] | None = None
 
     def start(self, http: list[int]) -> None:
         """Begin to follow, once the HTTP processes run."""
-        self.http = http
-        try:
-            self._registration = Registration(self.directory, self._status())
-        except (OSError, ReleaseError) as error:
-            logger.warning(
-                "`%s` cannot be written (%s): `textloop promote` does not wait for this server",
-                self.directory,
-                error,
-            )
+        self.http = self.entry.http = http
+        self._write_status()
         self.thread.start()
 
     def close(self) -> None:
@@ -115,9 +99,7 @@ class Releases:
         for group in (self._candidate, self.retired, self.live):
             if group is not None:
                 group.end()
-        if self._registration is not None:
-            with suppress(OSError):
-                self._registration.close()
+        self.entry.close()
 
     def _run(self) -> None:
         stamp: object = None
@@ -271,32 +253,11 @@ class Releases:
             ),
         )
 
-    def _status(self) -> ServerStatus:
-        reports = read_reports(self.places.runtime, self.http)
-        generations = {
-            pid: reports[pid].generation if pid in reports else None for pid in self.http
-        }
-        reported = [each for each in generations.values() if each is not None]
-        is_complete = len(reported) == len(generations)
-        return ServerStatus(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            url=self.url,
-            started=self._started,
-            generation=min(reported) if reported and is_complete else None,
+    def _write_status(self) -> None:
+        self.entry.write(
+            read_reports(self.places.runtime, self.http),
             version=self.live.version,
             loading=self._loading,
-            refused=RefusedVersion(**asdict(self.refused)) if self.refused else None,
+            refused=self.refused,
             retired=self.retired.version if self.retired else None,
-            http=tuple(HttpProcess(pid=pid, generation=each) for pid, each in generations.items()),
-            updated="",
         )
-
-    def _write_status(self) -> None:
-        """Tell the deployment directory how this server is, where that can be written."""
-        if self._registration is None:
-            return
-        status, now = self._status(), time.monotonic()
-        if self._written is None or self._written[0] != status or now - self._written[1] > WRITE_S:
-            self._written = status, now
-            self._registration.write(status.model_copy(update={"updated": timestamp()}))

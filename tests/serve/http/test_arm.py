@@ -59,7 +59,10 @@ def service_reads(file: Path) -> set[str]:
 def test_nothing_of_a_bundle_is_read_from_the_service() -> None:
     reads = {file.name: service_reads(file) - OF_THE_SERVER for file in HTTP.rglob("*.py")}
 
-    assert {name: names for name, names in reads.items() if names} == {"edge.py": {"arms"}, "follow.py": {"arms"}}
+    assert {name: names for name, names in reads.items() if names} == {
+        "edge.py": {"arms"},
+        "follow.py": {"arms"},
+    }
 
 
 def test_the_middleware_takes_the_arm_once() -> None:

@@ -88,4 +88,6 @@ def test_exposition_is_what_prometheus_reads(guarded: Guarded) -> None:
     assert all(family.documentation for family in families)
     assert len({family.name for family in families}) == len(families)
     names = {name for family in families for sample in family.samples for name in sample.labels}
-    assert names == set("arm backend device label le model reason route state status version".split())
+    assert names == set(
+        "arm backend device label le model reason route state status version".split()
+    )
