@@ -12,7 +12,7 @@ from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
 from serve.engine.routing import Refusal
 from serve.processes.group import LoadFailed
-from serve.release.pointer import ReleaseError, bundle_path, read_pointer, timestamp
+from serve.release.pointer import Pointer, ReleaseError, bundle_path, read_pointer, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,19 @@ class First:
     """What answers when a server starts."""
 
     bundle: Bundle
-    generation: int = 0
-    """Of the deployment directory; 0 for a bundle alone."""
     deployment: Path | None = None
+    """The directory whose releases are followed."""
+    pointer: Pointer | None = None
+    """Its pointer."""
     refused: Refusal | None = None
     """Why the champion does not answer, where the version before it does."""
+
+    @property
+    def generation(self) -> int:
+        """The one that answers; 0 for a bundle alone."""
+        if self.pointer is None:
+            return 0
+        return self.pointer.generation - (self.refused is not None)
 
 
 def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Result:
@@ -51,10 +59,8 @@ def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Resul
         return bundle
 
     try:
-        champion = First(
-            bundle=opened(pointer.champion), generation=pointer.generation, deployment=directory
-        )
-        return serve(champion)
+        bundle = opened(pointer.champion)
+        return serve(First(bundle=bundle, deployment=directory, pointer=pointer))
     except (BundleError, LoadFailed) as error:
         if pointer.previous is None:
             raise
@@ -73,8 +79,8 @@ def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Resul
         return serve(
             First(
                 bundle=opened(pointer.previous),
-                generation=max(0, pointer.generation - 1),
                 deployment=directory,
+                pointer=pointer,
                 refused=refused,
             )
         )

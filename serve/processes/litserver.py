@@ -170,15 +170,7 @@ class ClassifierServer(litserve.LitServer):
         self.service.arms.champion.arm.pool.paths = self.live.paths
         if self.first.deployment is None:
             return
-        self.releases = Releases(
-            self.first.deployment,
-            places,
-            self.watch,
-            self.live,
-            generation=self.first.generation,
-            refused=self.first.refused,
-            url=self.config.url,
-        )
+        self.releases = Releases(self.first, places, self.watch, self.live, url=self.config.url)
         self.releases.route()
 
     def _start_server(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -36,4 +37,5 @@ def aside(work: Callable[[], Result]) -> Result:
 
 def _set_idle() -> None:
     if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with suppress(OSError):  # a sandbox that has no priorities
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

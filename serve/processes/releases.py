@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
@@ -24,6 +23,7 @@ from serve.engine.routing import Refusal, Report, Routing, read_reports, write_r
 from serve.inference.placement import pick_backend
 from serve.inference.predictor import load_encoder
 from serve.processes.entry import Entry
+from serve.processes.first import First
 from serve.processes.group import LoadFailed, ModelGroup, Places
 from serve.processes.memory import check_memory
 from serve.processes.priority import aside
@@ -37,6 +37,9 @@ LOOK_S = 0.02
 SWITCH_S = 30.0
 """Seconds for the HTTP processes to connect to a new group; one that cannot holds up none."""
 
+STATUS_S = 0.5
+"""Seconds between two looks at what the HTTP processes report, while nothing happens."""
+
 JOIN_S = 1.0
 """Seconds to wait for the thread at the end; what it started is ended in any case."""
 
@@ -48,37 +51,26 @@ class Overtaken(Exception):
 
 
 class Releases:
-    """The releases of one server.
-
-    live: the group that answers at the start, for `generation`. http: the pids of the HTTP
-    processes. refused: why the pointer's champion does not answer, if it does not.
-    """
+    """The releases of one server. live: the group of `first`. url: the server's."""
 
     def __init__(
-        self,
-        directory: Path,
-        places: Places,
-        watch: Watch,
-        live: ModelGroup,
-        *,
-        generation: int,
-        refused: Refusal | None,
-        url: str,
+        self, first: First, places: Places, watch: Watch, live: ModelGroup, url: str
     ) -> None:
-        self.directory = directory
+        assert first.deployment is not None
+        self.directory = first.deployment
         self.places = places
         self.watch = watch
         self.live = live
         self.retired: ModelGroup | None = None
-        self.generation = generation
-        self.refused = refused
+        self.generation = first.generation
+        self.refused = first.refused
         self.http: list[int] = []
-        self.entry = Entry(directory, url)
+        self.entry = Entry(self.directory, url)
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self._run, name="releases", daemon=True)
-        self._seen = refused.generation if refused else generation
-        """The last generation that was followed or refused."""
-        self._num_refused = int(refused is not None)
+        self._pointer = first.pointer
+        """The last one that was followed or refused."""
+        self._num_refused = int(first.refused is not None)
         self._loading: str | None = None
         self._candidate: ModelGroup | None = None
         self._until_s = 0.0
@@ -103,16 +95,19 @@ class Releases:
 
     def _run(self) -> None:
         stamp: object = None
+        due_s = 0.0
         while not self.ending.wait(LOOK_S):
             try:
                 if self.retired is not None and time.monotonic() > self._until_s:
                     self._end_retired()
                 if (now := self._stamp()) != stamp:
                     pointer = read_pointer(self.directory)
-                    if pointer is not None and pointer.generation > self._seen:
+                    if pointer not in (None, self._pointer):
                         self._follow(pointer)
                     stamp = now
-                self._write_status()
+                if time.monotonic() > due_s:
+                    self._write_status()
+                    due_s = time.monotonic() + STATUS_S
             except Overtaken:
                 continue
             except (ReleaseError, OSError) as error:  # a damaged pointer, a directory that is gone
@@ -185,13 +180,13 @@ class Releases:
             raise Overtaken
         with suppress(ReleaseError, OSError):
             latest = read_pointer(self.directory)
-            if latest is not None and latest.generation > pointer.generation:
+            if latest not in (None, pointer):
                 raise Overtaken
 
     def _refuse(self, pointer: Pointer, reason: str) -> None:
         """Go on with what answers, and say why."""
         logger.error("version %s is refused: %s", pointer.champion, reason)
-        self._seen = pointer.generation
+        self._pointer = pointer
         self._num_refused += 1
         self.refused = Refusal(
             generation=pointer.generation, version=pointer.champion, reason=reason, time=timestamp()
@@ -205,9 +200,9 @@ class Releases:
         self.live, self.generation = live, pointer.generation
         self.retired = retired if retired is not live else None
         self._until_s = time.monotonic() + self.places.config.keep_s
-        self._seen = pointer.generation
+        self._pointer = pointer
         self.route()
-        if self._all_report(lambda report: report.generation >= pointer.generation):
+        if self._all_report(lambda report: report.generation == pointer.generation):
             if live is not before[0]:
                 logger.warning("generation %d answers: version %s", self.generation, live.version)
             self._write_status()
