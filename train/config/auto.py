@@ -18,7 +18,8 @@ class AutoSection(Config):
     """Never choose `model.pooling: mean`, so that the bundle loads in the stock classes."""
 
     budget_minutes: Annotated[float, Field(ge=0)] = 20.0
-    """Minutes that training on parts of the rows may take; beyond, validation rows decide."""
+    """Minutes that training on parts of the rows may take; then the parts that are done decide, and
+    validation rows where not even one could be done."""
 
     folds: Annotated[int, Field(ge=2, le=20)] | None = None
     """Parts of the rows, each judged by models of the others; null: 10 up to 150 rows, else 4."""

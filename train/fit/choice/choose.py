@@ -21,8 +21,9 @@ from serve.inference.scores import Array
 from train.config.auto import AutoSection, lora_epochs
 from train.fit.arguments import training_arguments
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
-from train.fit.choice.lora import OverBudget, cross_fit_lora
+from train.fit.choice.lora import FoldTraining, OverBudget
 from train.fit.choice.probes import CrossFitted, best_probe, cross_fit
+from train.fit.choice.race import race
 from train.fit.choice.record import Choice, read_choice, resolved, write_choice
 from train.fit.choice.rows import CROSS_FIT_ROWS, Rows, look_at_rows
 from train.fit.resume import run_record
@@ -128,7 +129,10 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
         for pooling, features_ND in rows.features.items()
     }
     judged = partial(_judged, run, rows, loss)
-    found = [judged("probe", pooling, probe.logits_NC) for pooling, probe in probes.items()]
+    found = [
+        judged("probe", pooling, probe.logits_NC, rows.judged_N)
+        for pooling, probe in probes.items()
+    ]
     poolings = list(probes)
     if len(found) == 2 and not is_shown(found[1], found[0], POOLING_SHOWN):
         poolings.pop()
@@ -136,21 +140,31 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
         del poolings[0]
     if total > CROSS_FIT_ROWS:
         return _awaiting(run, found[0], probes, f"there are {total} training rows")
-    minutes = config.auto.budget_minutes / len(poolings)
+    runs = {pooling: _with_lora(run, pooling, probes[pooling].l2) for pooling in poolings}
     try:
-        for pooling in poolings:
-            logits_NC = _lora(run, rows, probes[pooling].l2, pooling, loss, minutes)
-            found.append(judged("lora", pooling, logits_NC))
+        with FoldTraining(runs, rows, loss, minutes=config.auto.budget_minutes) as training:
+            found = race(
+                {pooling: probe.logits_NC for pooling, probe in probes.items()},
+                poolings,
+                training.train,
+                judged,
+                rows.fold_N,
+                rows.judged_N,
+                is_over=training.is_over,
+            )
     except OverBudget as error:
         why = (
-            f"training on {config.auto.folds_of(total)} parts of the rows would take "
-            f"{error.minutes * len(poolings):.1f} min, over auto.budget_minutes = "
-            f"{config.auto.budget_minutes:g}"
+            f"training on one of {config.auto.folds_of(total)} parts of the rows would take "
+            f"{error.minutes:.1f} min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
         )
         likely = found[1] if "mean" in poolings[1:] and is_shown(found[1], found[0]) else found[0]
         return _awaiting(run, likely, probes, why)
     chosen = best(found)
     rival = min((each for each in found if each is not chosen), key=lambda each: each.log_loss)
+    count = len(chosen.losses_N)
+    if count < MIN_JUDGED:
+        why = f"auto.budget_minutes = {config.auto.budget_minutes:g} were over with {count} judged"
+        return _awaiting(run, chosen, probes, why)
     return Choice(
         method=chosen.method,
         pooling=chosen.pooling,
@@ -199,30 +213,23 @@ def _probe(run: Run, rows: Rows, features_ND: Tensor, loss: Loss) -> CrossFitted
     return best_probe(fit, rows.given_NC, rows.judged_N, run.config.task)
 
 
-def _lora(
-    run: Run, rows: Rows, l2: float, pooling: str, loss: Loss, minutes: float
-) -> NDArray[np.float32]:
-    """Cross-fit LoRA with this pooling from its probe."""
-    choice = Choice(method="lora", pooling=pooling, probe_l2=l2, trainer=_recipe_of(run))
-    return cross_fit_lora(
-        _with(run, choice),
-        rows.features[pooling],
-        rows.targets,
-        loss,
-        rows.fold_N,
-        what=f"training on {rows.fold_N.max() + 1} parts of the rows, {pooling} pooling",
-        minutes=minutes,
-    )
+def _with_lora(run: Run, pooling: str, l2: float) -> Run:
+    """The run of a training of LoRA with this pooling from its probe."""
+    return _with(run, Choice(method="lora", pooling=pooling, probe_l2=l2, trainer=_recipe_of(run)))
 
 
 def _judged(
-    run: Run, rows: Rows, loss: Loss, method: str, pooling: str, logits_NC: NDArray[np.float32]
+    run: Run,
+    rows: Rows,
+    loss: Loss,
+    method: str,
+    pooling: str,
+    logits_NC: Array,
+    rows_N: NDArray[np.bool_],
 ) -> Candidate:
-    keep_N = rows.judged_N
     weights_C = None if loss.weights_C is None else loss.weights_C.double().numpy()
-    return judge(
-        method, pooling, logits_NC[keep_N], rows.given_NC[keep_N], run.config.task, weights_C
-    )
+    given_NC = rows.given_NC[rows_N]
+    return judge(method, pooling, logits_NC[rows_N], given_NC, run.config.task, weights_C)
 
 
 def _recipe_of(run: Run) -> dict[str, Any]:

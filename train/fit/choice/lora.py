@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from serve.inference.precision import matmul_precision
 from serve.inference.scores import Array
 from train.fit.arguments import global_batch, training_arguments
 from train.fit.assemble import choose_batches, make_trainer, select_parameters
+from train.fit.choice.rows import Rows
 from train.fit.encode import Inputs, encode_splits
 from train.fit.run import Run
 from train.fit.tokens import Tokens
@@ -33,50 +35,77 @@ _TIMED_SHARE = 0.04
 
 
 class OverBudget(Exception):
-    """Training on all folds would take too long; holds the minutes."""
+    """Training on one part of the rows would already take too long; holds the minutes."""
 
     def __init__(self, minutes: float) -> None:
         super().__init__(minutes)
         self.minutes = minutes
 
 
-def cross_fit_lora(
-    run: Run,
-    features_ND: Tensor,
-    targets: Tensor,
-    loss: Loss,
-    fold_N: NDArray[np.int64],
-    *,
-    what: str,
-    minutes: float,
-) -> Array:
-    """Train once per fold on the rows of the other folds; return the logits of all rows, (N, C).
+class FoldTraining:
+    """Trains LoRA on all folds but one; a context manager, which shows a bar.
 
-    run: with the configuration to train. features_ND: the input of its head for each row, from
-    which each head starts. what: names the training. Raises OverBudget if it would take over
-    `minutes`.
+    runs: with the configuration to train, by pooling. minutes: that the training may take.
     """
-    arguments = _for_folds(run)
-    part = dataclasses.replace(
+
+    def __init__(self, runs: Mapping[str, Run], rows: Rows, loss: Loss, *, minutes: float) -> None:
+        self.rows = rows
+        self.loss = loss
+        self.parts = {pooling: _part(run) for pooling, run in runs.items()}
+        run = next(iter(self.parts.values()))
+        fold_N = rows.fold_N
+        steps = [_steps(run, int((fold_N != fold).sum())) for fold in np.unique(fold_N)]
+        disable = None if run.state.is_main_process else True
+        what = f"training on {len(steps)} parts of the rows"
+        what += ", with both poolings" if len(runs) == 2 else ""
+        bar = tqdm(total=len(runs) * sum(steps), unit="steps", desc=what, disable=disable)
+        self._bar = bar
+        self._watch = _Watch(run, bar, len(runs) * steps[0], len(runs) * sum(steps), what, minutes)
+
+    def __enter__(self) -> FoldTraining:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def train(self, pooling: str, fold: int) -> Array:
+        """Return the logits of a fold's rows, by a model of the others.
+
+        Its head starts from the probe of its rows. Raises OverBudget if the first fold would take
+        too long.
+        """
+        fold_N = self.rows.fold_N
+        return _train_fold(
+            self.parts[pooling],
+            self.rows.features[pooling],
+            self.rows.targets,
+            self.loss,
+            np.flatnonzero(fold_N != fold),
+            np.flatnonzero(fold_N == fold),
+            self._watch,
+        )
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        (seconds,) = broadcast_object_list([time.monotonic() - self._watch.begun])
+        return bool(seconds > 60 * self._watch.budget)
+
+
+def _part(run: Run) -> Run:
+    """The run on a part of its rows."""
+    return dataclasses.replace(
         run,
-        arguments=arguments,
+        arguments=_for_folds(run),
         quiet=True,
         config=run.config.model_copy(update={"early_stopping_patience": None}),
     )
-    folds = [int(fold) for fold in np.unique(fold_N)]
-    per_epoch = [int((fold_N != fold).sum()) // global_batch(arguments) or 1 for fold in folds]
-    epochs = float(arguments.num_train_epochs)
-    steps = [arguments.max_steps if arguments.max_steps > 0 else int(n * epochs) for n in per_epoch]
-    logits_NC = np.zeros((len(fold_N), len(run.data.labels)), dtype=np.float32)
-    disable = None if run.state.is_main_process else True
-    with tqdm(total=sum(steps), unit="steps", desc=what, disable=disable) as bar:
-        watch = _Watch(run, bar, sum(steps), what, minutes)
-        for fold in folds:
-            held = np.flatnonzero(fold_N == fold)
-            logits_NC[held] = _train_fold(
-                part, features_ND, targets, loss, np.flatnonzero(fold_N != fold), held, watch
-            )
-    return logits_NC
+
+
+def _steps(run: Run, rows: int) -> int:
+    """Steps of a training on so many rows."""
+    if run.arguments.max_steps > 0:
+        return int(run.arguments.max_steps)
+    return int((rows // global_batch(run.arguments) or 1) * float(run.arguments.num_train_epochs))
 
 
 def _for_folds(run: Run) -> Any:
@@ -128,29 +157,35 @@ def _train_fold(
 
 
 class _Watch(TrainerCallback):
-    """Moves the bar, says how long all folds take, and stops them beyond the budget."""
+    """Moves the bar, says how long the folds take, and stops the first one beyond the budget.
 
-    def __init__(self, run: Run, bar: Any, total: int, what: str, minutes: float) -> None:
-        self.run, self.bar, self.total, self.what, self.budget = run, bar, total, what, minutes
+    first, total: steps of the first fold under all poolings, and of all folds.
+    """
+
+    def __init__(
+        self, run: Run, bar: Any, first: int, total: int, what: str, minutes: float
+    ) -> None:
+        self.run, self.bar, self.what, self.budget = run, bar, what, minutes
+        self.first, self.total = first, total
         self.steps = 0
-        self.started = 0.0
+        self.begun = self.started = time.monotonic()
         self.has_said = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count a step; once enough are timed, and at the end of each fold, look at the budget."""
+        """Count a step; once enough are timed, look at the budget."""
         self.steps += 1
         self.bar.update()
         if self.steps == _WARM_STEPS:
             self.started = time.monotonic()
         timed = self.steps - _WARM_STEPS
-        if timed < _TIMED_STEPS or (self.has_said and state.global_step < state.max_steps):
+        if timed < _TIMED_STEPS or self.has_said:
             return
         (seconds,) = broadcast_object_list([time.monotonic() - self.started])
         if seconds < _TIMED_SHARE * 60 * self.budget:
             return
-        minutes = seconds / timed * self.total / 60
-        if minutes > self.budget:
-            raise OverBudget(minutes)
-        if not self.has_said:
-            self.run.say(f"auto: {self.what} takes about {duration(60 * minutes)}")
+        step_s = seconds / timed
+        if step_s * self.first > 60 * self.budget:
+            raise OverBudget(step_s * self.first / 60)
+        longest_s = min(step_s * self.total, 60 * self.budget + step_s * self.first)
+        self.run.say(f"auto: {self.what} takes up to {duration(longest_s)}")
         self.has_said = True
