@@ -14,7 +14,9 @@ _held: str | None = None
 
 @contextmanager
 def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
-    """Compute fp32 products in IEEE fp32 (`highest`) or in TF32 (`high`), then restore the state.
+    """Compute fp32 products and convolutions in IEEE fp32 (`highest`) or in TF32 (`high`).
+
+    The state is restored at the end.
 
     Within another one of the same precision it does nothing, so that several threads may enter.
 
@@ -26,6 +28,20 @@ def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
     if _held == precision:
         yield
         return
+    with kept_precision():
+        root: Any = torch.backends  # partly typed
+        root.fp32_precision = "ieee" if precision == "highest" else "tf32"
+        torch.set_float32_matmul_precision(precision)
+        outer, _held = _held, precision
+        try:
+            yield
+        finally:
+            _held = outer
+
+
+@contextmanager
+def kept_precision() -> Iterator[None]:
+    """Restore the state at the end, whatever is constructed within."""
     root: Any = torch.backends  # partly typed
     backends = (root, root.cuda.matmul, root.mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
@@ -33,12 +49,9 @@ def matmul_precision(precision: Literal["highest", "high"]) -> Iterator[None]:
         older = torch.get_float32_matmul_precision()
     except RuntimeError:
         older = "highest"
-    torch.set_float32_matmul_precision(precision)
-    outer, _held = _held, precision
     try:
         yield
     finally:
-        _held = outer
         torch.set_float32_matmul_precision(older)
         for backend, own in zip(backends, before, strict=True):
             backend.fp32_precision = own

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from serve.inference.precision import matmul_precision
+from serve.inference.precision import kept_precision
 from train.config.run import RunConfig
 from train.config.trainer_keys import LOGGING_STEPS, is_loss
 from train.publish.push import without_push
@@ -57,7 +57,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         "restore_callback_states_from_checkpoint": True,
     }
     values["greater_is_better"] = not is_loss(values["metric_for_best_model"] or "loss")
-    with matmul_precision("highest"):  # restores the process-wide state that `tf32` sets
+    with kept_precision():  # `tf32` sets it for the process
         return _construct(values, config.trainer)
 
 

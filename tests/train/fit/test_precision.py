@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils.import_utils import enable_tf32
 
-from serve.inference.precision import matmul_precision
+from serve.inference.precision import kept_precision, matmul_precision
 from train.config.run import RunConfig
 from train.fit.arguments import compute_precision, cpu_multiplies_bf16, training_arguments
 from train.fit.fit import fit
@@ -198,3 +198,24 @@ def test_precision_is_restored(before: str) -> None:
         assert torch.get_float32_matmul_precision() == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_what_a_constructor_leaves_on_does_not_outlive_it() -> None:
+    """Also where the same precision is already held: transformers sets TF32 and never resets it."""
+
+    def state() -> tuple[str, ...]:
+        root: Any = torch.backends
+        places = (root, root.cuda.matmul, root.mkldnn.matmul)
+        return tuple(each.fp32_precision for each in places)
+
+    before = state()
+    enable_tf32.cache_clear()  # it acts once per process
+    with matmul_precision("highest"):
+        assert state() == ("ieee", "ieee", "ieee")
+        with kept_precision():
+            enable_tf32(True)
+            assert state()[0] == "tf32"
+        with matmul_precision("high"):
+            assert state() == ("tf32", "tf32", "tf32")
+        assert state() == ("ieee", "ieee", "ieee")
+    assert state() == before
