@@ -53,11 +53,14 @@ def deploy(directory: Path, source: str, *, gate_report: Path | None = None) -> 
     `textloop gate`, stored beside the bundle. The directory is made if it does not exist.
     Raises ValueError for a source that is no bundle, BundleError for an altered one, OSError.
     """
-    _make_layout(directory)
-    with locked(directory):
-        sweep(directory)
+    _check_place(directory)
     found = find_source(source)
     gate = None if gate_report is None else read_gate(gate_report, version=found.version)
+    for folder in (directory / BUNDLES, directory / SERVERS):
+        folder.mkdir(parents=True, exist_ok=True)
+    sync_directory(directory)
+    with locked(directory):
+        sweep(directory)
     if not _is_whole(directory, found.version):
         _receive(directory, found)
     if gate is not None:
@@ -147,8 +150,8 @@ def sweep(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _make_layout(directory: Path) -> None:
-    """Make the folders. Raises ReleaseError for a directory with something else in it."""
+def _check_place(directory: Path) -> None:
+    """Raise ReleaseError for a directory with something else in it."""
     if directory.exists() and not is_deployment(directory):
         others = [each.name for each in directory.iterdir() if not each.name.startswith(".")]
         if set(others) - {LOCK}:
@@ -156,9 +159,6 @@ def _make_layout(directory: Path) -> None:
                 f"`{directory}` is not a deployment directory, it holds `{min(others)}`; name a "
                 "new directory first, then the bundle: textloop deploy DIR BUNDLE"
             )
-    for folder in (directory / BUNDLES, directory / SERVERS):
-        folder.mkdir(parents=True, exist_ok=True)
-    sync_directory(directory)
 
 
 def _is_whole(directory: Path, version: str) -> bool:
