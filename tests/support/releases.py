@@ -64,8 +64,9 @@ def count_points(action: Callable[[], Any]) -> list[str]:
         points: list[str] = []
         _watch(lambda name: points.append(name))
         _quiet(action)
+        found = list(points)
         with os.fdopen(writing, "w") as pipe:
-            pipe.write("\n".join(points))
+            pipe.write("\n".join(found))
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:

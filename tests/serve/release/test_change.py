@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -439,7 +440,8 @@ def test_many_changes_by_several_processes_are_all_in_the_history(
         made = 0
         for number in range(50):
             made += promoted(deployment, versions[number % 3]).is_new
-            made += rolled_back(deployment).is_new
+            with contextlib.suppress(ReleaseRefused):  # another one was first
+                made += rolled_back(deployment).is_new
         return 0 if made >= 50 else 1
 
     assert fork_all([change] * 4) == [0] * 4

@@ -138,13 +138,13 @@ class Deployment(RuleBasedStateMachine):
         if bundle_path(self.directory, self.made.versions[which]).exists():
             self.deployed.add(which)
 
-    @rule(size=sampled_from([1, 40, 400]))
+    @rule(size=sampled_from([2, 40, 400]))
     def tear_the_last_line(self, size: int) -> None:
         """As a machine that loses power while a line is appended."""
         path = self.directory / "history.jsonl"
         with contextlib.suppress(FileNotFoundError):
             data = path.read_bytes()
-            path.write_bytes(data + data[:size].rstrip(b"\n"))
+            path.write_bytes(data + data.partition(b"\n")[0][:size][:-1])
 
     @invariant()
     def pointer_and_history_are_those_of_the_changes(self) -> None:
@@ -188,4 +188,4 @@ def test_no_order_of_a_few_events_loses_a_change(three: Made) -> None:
 
 @pytest.mark.slow
 def test_no_order_of_many_events_loses_a_change(three: Made) -> None:
-    explore(three, examples=100, steps=40)
+    explore(three, examples=40, steps=25)
