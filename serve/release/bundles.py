@@ -187,11 +187,19 @@ def _receive(directory: Path, source: Source) -> None:
             raise BundleError(str(error).replace(str(copy), source.name)) from None
         if version != source.version:
             raise BundleError(f"bundle `{source.name}` changed while it was copied; deploy again")
+        for each in copy.rglob("*"):  # here, because others wait for the lock
+            _sync_file(each)
         destination = bundle_path(directory, version)
         with locked(directory):
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
             replace_directory(copy, destination)
+
+
+def _sync_file(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 @contextmanager

@@ -27,9 +27,7 @@ def prune(directory: Path, *, keep: int) -> list[str]:
         used = {pointer.champion, pointer.previous}
         for server in (*live_servers(directory), *other_servers(directory)):
             if server.version is None:
-                raise ReleaseError(
-                    f"no bundle is removed: {server.name} does not say which version it serves"
-                )
+                raise ReleaseError(f"{server.name} does not say which version it serves")
             used |= {server.version, server.loading, server.retired}
         others = [each.version for each in list_deployed(directory) if each.version not in used]
         for version in (removed := others[keep:]):
