@@ -8,14 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import altered
+import numpy as np
 import pytest
-from releases import Made, promoted, rolled_back
+from outcomes import some_answers
+from releases import Made, champion, promoted, rolled_back
 
 from serve.bundle.seal import Bundle, open_bundle
 from serve.release.bundles import deploy
 from serve.release.gate import gate_path
 from serve.release.pointer import ReleaseError
 from serve.release.successor import ReleaseRefused, check_successor
+from train.config.sections import GateSection
+from train.gate.judge import build_gate_report
+from train.gate.report import BundleInfo
 
 Report = dict[str, Any]
 
@@ -26,8 +32,8 @@ def with_fields(bundle: Path, **fields: Any) -> Bundle:
     return Bundle(path=bundle, manifest=manifest.model_copy(update=fields))
 
 
-@pytest.fixture
-def champion(three: Made) -> Bundle:
+@pytest.fixture(name="champion")
+def champion_bundle(three: Made) -> Bundle:
     return with_fields(three.paths[0])
 
 
@@ -184,3 +190,56 @@ def test_promote_asks_whether_the_candidate_may_succeed(
     with pytest.raises(ReleaseRefused, match="its task is multi_label"):
         promoted(deployment, other)
     shutil.rmtree(deployment / "bundles" / other)
+
+
+def test_wider_version_is_released_with_the_gates_own_report_and_undone(
+    three: Made, deployment: Path, tmp_path: Path
+) -> None:
+    labels = [*open_bundle(three.paths[0]).manifest.labels, "new"]
+    ids = {"id2label": dict(enumerate(labels)), "label2id": {e: i for i, e in enumerate(labels)}}
+
+    def widen(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: np.concatenate([array, array[:1]]) if name.startswith("classifier.") else array
+            for name, array in tensors.items()
+        }
+
+    wider = altered.forge(
+        three.paths[1],
+        tmp_path / "wider",
+        altered.both(
+            altered.weights(widen), altered.config(**ids), altered.manifest(labels=labels)
+        ),
+    )
+    version = open_bundle(wider).manifest.version
+    infos = [
+        BundleInfo(path=".", version=each, backend="torch", precision="fp32", device="cpu")
+        for each in (version, three.versions[0])
+    ]
+    answers = some_answers(600, 3, 0.9, 1)
+    built = build_gate_report(
+        GateSection(require="non_inferior"),
+        [answers],
+        [answers],
+        "abc",
+        task="single_label",
+        seed=0,
+    )
+    fields = {"candidates": infos[:1], "champions": infos[1:], "new_labels": ("new",)}
+    file = tmp_path / "report.json"
+    file.write_text(built.model_copy(update={**fields, "passed": True}).model_dump_json(indent=2))
+    promoted(deployment, three.versions[0])
+    deploy(deployment, str(wider))
+    with pytest.raises(ReleaseRefused, match="no gate report is stored beside it"):
+        promoted(deployment, version)
+
+    deploy(deployment, str(wider), gate_report=file)
+    promoted(deployment, version)
+
+    assert champion(deployment) == version
+    with pytest.raises(ReleaseRefused, match="does not know the label 'new'"):
+        promoted(deployment, three.versions[2])
+    rolled_back(deployment)
+    assert champion(deployment) == three.versions[0]
+    rolled_back(deployment)
+    assert champion(deployment) == version
