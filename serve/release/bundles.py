@@ -29,9 +29,10 @@ from serve.release.sources import Source, find_source
 SPARE_BYTES = 64_000_000
 """Bytes that stay free on the disk after a bundle was copied."""
 
-_INCOMING = ".incoming-"
-_OWNED = re.compile(r"\.incoming-[0-9a-f]{32}|\.[0-9a-f]{12}\.[0-9a-f]{32}\.old")
-"""Names of what is being copied, or was replaced, in the folder of the bundles."""
+INCOMING, REMOVED = ".incoming-", ".removed-"
+_OWNED = re.compile(rf"({re.escape(INCOMING)}|{re.escape(REMOVED)})[0-9a-f]{{32}}")
+_REPLACED = re.compile(r"\.([0-9a-f]{12})\.[0-9a-f]{32}\.old")
+"""Names, in the folder of the bundles, of what is being copied, removed or replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,11 @@ def sweep(directory: Path) -> None:
     ):
         file.unlink(missing_ok=True)  # written under the lock only
     for path in _entries(directory):
+        if found := _REPLACED.fullmatch(path.name):
+            if os.path.lexists(bundle_path(directory, found[1])):
+                shutil.rmtree(path, ignore_errors=True)
+            else:  # killed before the new one had its name
+                path.rename(bundle_path(directory, found[1]))
         if not _OWNED.fullmatch(path.name) or path.is_symlink():
             continue
         try:
@@ -161,14 +167,15 @@ def _check_place(directory: Path) -> None:
             )
 
 
-def _is_whole(directory: Path, version: str) -> bool:
+def _is_whole(directory: Path, version: str, *, quiet: bool = False) -> bool:
     """Whether a version is deployed and unaltered; says so if an altered one is replaced."""
     if not os.path.lexists(bundle_path(directory, version)):
         return False
     try:
         open_deployed(directory, version)
     except ValueError as error:
-        print(f"note: replacing the copy that is there: {error}", file=sys.stderr)
+        if not quiet:
+            print(f"note: replacing the copy that is there: {error}", file=sys.stderr)
         return False
     return True
 
@@ -191,6 +198,8 @@ def _receive(directory: Path, source: Source) -> None:
             _sync_file(each)
         destination = bundle_path(directory, version)
         with locked(directory):
+            if _is_whole(directory, version, quiet=True):  # somebody else has just deployed it
+                return
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
             replace_directory(copy, destination)
@@ -205,7 +214,7 @@ def _sync_file(path: Path) -> None:
 @contextmanager
 def _incoming(directory: Path) -> Iterator[Path]:
     """Give a folder that `sweep` leaves alone as long as this process runs."""
-    path = directory / BUNDLES / f"{_INCOMING}{uuid.uuid4().hex}"
+    path = directory / BUNDLES / f"{INCOMING}{uuid.uuid4().hex}"
     with locked(directory):  # `sweep` sees it with its lock, or not at all
         path.mkdir()
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -145,6 +145,35 @@ def test_copy_of_a_killed_command_is_removed_and_that_of_a_running_one_is_not(
     assert contents(directory) == [three.versions[0]]
 
 
+def test_deploying_twice_at_once_leaves_the_first_copy_in_place(
+    three: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "d"
+    found = find_source(str(three.paths[0]))
+    deploy(directory, str(three.paths[0]))
+    before = bundle_path(directory, three.versions[0]).stat().st_ino
+
+    module._receive(directory, found)  # by a command that began before the other had ended
+
+    assert bundle_path(directory, three.versions[0]).stat().st_ino == before
+    assert contents(directory) == [three.versions[0]]
+
+
+def test_replacing_that_was_killed_between_two_renames_loses_no_copy(
+    deployment: Path, versions: list[str]
+) -> None:
+    path = bundle_path(deployment, versions[0])
+    path.rename(path.with_name(f".{versions[0]}.{'0' * 32}.old"))
+    shutil.copytree(bundle_path(deployment, versions[1]), deployment / "bundles" / (
+        f".{versions[1]}.{'0' * 32}.old"))  # fmt: skip
+
+    with locked(deployment):
+        sweep(deployment)
+
+    assert contents(deployment) == sorted(versions)
+    assert open_deployed(deployment, versions[0])
+
+
 def test_link_in_the_place_of_a_bundle_is_not_followed(deployment: Path, three: Made) -> None:
     path = bundle_path(deployment, three.versions[0])
     shutil.rmtree(path)

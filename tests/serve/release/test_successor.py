@@ -204,26 +204,16 @@ def test_wider_version_is_released_with_the_gates_own_report_and_undone(
             for name, array in tensors.items()
         }
 
-    wider = altered.forge(
-        three.paths[1],
-        tmp_path / "wider",
-        altered.both(
-            altered.weights(widen), altered.config(**ids), altered.manifest(labels=labels)
-        ),
-    )
+    changes = altered.weights(widen), altered.config(**ids), altered.manifest(labels=labels)
+    wider = altered.forge(three.paths[1], tmp_path / "wider", altered.both(*changes))
     version = open_bundle(wider).manifest.version
-    infos = [
+    infos = tuple(
         BundleInfo(path=".", version=each, backend="torch", precision="fp32", device="cpu")
         for each in (version, three.versions[0])
-    ]
+    )
     answers = some_answers(600, 3, 0.9, 1)
     built = build_gate_report(
-        GateSection(require="non_inferior"),
-        [answers],
-        [answers],
-        "abc",
-        task="single_label",
-        seed=0,
+        GateSection(), [answers], [answers], "abc", task="single_label", seed=0
     )
     fields = {"candidates": infos[:1], "champions": infos[1:], "new_labels": ("new",)}
     file = tmp_path / "report.json"
