@@ -146,7 +146,7 @@ def test_copy_of_a_killed_command_is_removed_and_that_of_a_running_one_is_not(
 
 
 def test_deploying_twice_at_once_leaves_the_first_copy_in_place(
-    three: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: Made, tmp_path: Path
 ) -> None:
     directory = tmp_path / "d"
     found = find_source(str(three.paths[0]))

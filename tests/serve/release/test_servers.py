@@ -73,12 +73,13 @@ def killed(tmp_path: Path) -> Callable[[], int]:
             Registration(tmp_path, status())
             child = os.fork()
             if child == 0:
+                (tmp_path / "child").touch()
                 time.sleep(3)  # outlives the main process
                 os._exit(0)
             signal.pause()
 
         pid = fork(main)
-        wait_for(lambda: live_servers(tmp_path))
+        wait_for((tmp_path / "child").exists)
         assert len(live_servers(tmp_path)) == 1
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
