@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from serve.release.bundles import find_version
     from serve.release.change import promote
     from serve.release.directory import check_deployment, this_user
+    from serve.release.pointer import ReleaseError
     from serve.release.prune import prune
 
     check_deployment(arguments.directory)
@@ -45,6 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         ),
     )
     if code == 0 and arguments.keep is not None:
-        removed = prune(arguments.directory, keep=arguments.keep)
+        try:
+            removed = prune(arguments.directory, keep=arguments.keep)
+        except ReleaseError as error:
+            print(f"no bundle was removed: {error}")
+            return 3
         print(f"removed {', '.join(removed) or 'no bundle'}")
     return code

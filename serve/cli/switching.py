@@ -67,9 +67,13 @@ def show_change(arguments: argparse.Namespace, change: Callable[[], Changed]) ->
     refusing = waited.refusing
     reason = refusing.refused.reason if refusing.refused else ""
     print(f"refused by {refusing.name}: {reason}")
-    undone = undo(directory, changed, who=this_user(), why=f"refused by {refusing.name}: {reason}")
+    undone = None
+    if changed.is_new:
+        why = f"refused by {refusing.name}: {reason}"
+        undone = undo(directory, changed, who=this_user(), why=why)
     if undone is None:
-        print("the pointer stays: somebody else has changed it since, or there was none before")
+        print("the pointer stays: this command did not change it, somebody else has changed it "
+              "since, or there was none before")  # fmt: skip
         return 1
     back = undone.pointer
     waited = wait_for(directory, back.generation, timeout_s=min(UNDONE_S, arguments.timeout))

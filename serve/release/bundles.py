@@ -29,9 +29,10 @@ from serve.release.sources import Source, find_source
 SPARE_BYTES = 64_000_000
 """Bytes that stay free on the disk after a bundle was copied."""
 
-_INCOMING = ".incoming-"
-_OWNED = re.compile(r"\.incoming-[0-9a-f]{32}|\.[0-9a-f]{12}\.[0-9a-f]{32}\.old")
-"""Names of what is being copied, or was replaced, in the folder of the bundles."""
+INCOMING, REMOVED = ".incoming-", ".removed-"
+_OWNED = re.compile(rf"({re.escape(INCOMING)}|{re.escape(REMOVED)})[0-9a-f]{{32}}")
+_REPLACED = re.compile(r"\.([0-9a-f]{12})\.[0-9a-f]{32}\.old")
+"""Names, in the folder of the bundles, of what is being copied, removed or replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,14 @@ def deploy(directory: Path, source: str, *, gate_report: Path | None = None) -> 
     `textloop gate`, stored beside the bundle. The directory is made if it does not exist.
     Raises ValueError for a source that is no bundle, BundleError for an altered one, OSError.
     """
-    _make_layout(directory)
-    with locked(directory):
-        sweep(directory)
+    _check_place(directory)
     found = find_source(source)
     gate = None if gate_report is None else read_gate(gate_report, version=found.version)
+    for folder in (directory / BUNDLES, directory / SERVERS):
+        folder.mkdir(parents=True, exist_ok=True)
+    sync_directory(directory)
+    with locked(directory):
+        sweep(directory)
     if not _is_whole(directory, found.version):
         _receive(directory, found)
     if gate is not None:
@@ -133,6 +137,11 @@ def sweep(directory: Path) -> None:
     ):
         file.unlink(missing_ok=True)  # written under the lock only
     for path in _entries(directory):
+        if found := _REPLACED.fullmatch(path.name):
+            if os.path.lexists(bundle_path(directory, found[1])):
+                shutil.rmtree(path, ignore_errors=True)
+            else:  # killed before the new one had its name
+                path.rename(bundle_path(directory, found[1]))
         if not _OWNED.fullmatch(path.name) or path.is_symlink():
             continue
         try:
@@ -147,8 +156,8 @@ def sweep(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _make_layout(directory: Path) -> None:
-    """Make the folders. Raises ReleaseError for a directory with something else in it."""
+def _check_place(directory: Path) -> None:
+    """Raise ReleaseError for a directory with something else in it."""
     if directory.exists() and not is_deployment(directory):
         others = [each.name for each in directory.iterdir() if not each.name.startswith(".")]
         if set(others) - {LOCK}:
@@ -156,19 +165,17 @@ def _make_layout(directory: Path) -> None:
                 f"`{directory}` is not a deployment directory, it holds `{min(others)}`; name a "
                 "new directory first, then the bundle: textloop deploy DIR BUNDLE"
             )
-    for folder in (directory / BUNDLES, directory / SERVERS):
-        folder.mkdir(parents=True, exist_ok=True)
-    sync_directory(directory)
 
 
-def _is_whole(directory: Path, version: str) -> bool:
+def _is_whole(directory: Path, version: str, *, quiet: bool = False) -> bool:
     """Whether a version is deployed and unaltered; says so if an altered one is replaced."""
     if not os.path.lexists(bundle_path(directory, version)):
         return False
     try:
         open_deployed(directory, version)
     except ValueError as error:
-        print(f"note: replacing the copy that is there: {error}", file=sys.stderr)
+        if not quiet:
+            print(f"note: replacing the copy that is there: {error}", file=sys.stderr)
         return False
     return True
 
@@ -187,17 +194,27 @@ def _receive(directory: Path, source: Source) -> None:
             raise BundleError(str(error).replace(str(copy), source.name)) from None
         if version != source.version:
             raise BundleError(f"bundle `{source.name}` changed while it was copied; deploy again")
+        for each in copy.rglob("*"):  # here, because others wait for the lock
+            _sync_file(each)
         destination = bundle_path(directory, version)
         with locked(directory):
+            if _is_whole(directory, version, quiet=True):  # somebody else has just deployed it
+                return
             if destination.is_symlink() or destination.is_file():
                 destination.unlink()
             replace_directory(copy, destination)
 
 
+def _sync_file(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
 @contextmanager
 def _incoming(directory: Path) -> Iterator[Path]:
     """Give a folder that `sweep` leaves alone as long as this process runs."""
-    path = directory / BUNDLES / f"{_INCOMING}{uuid.uuid4().hex}"
+    path = directory / BUNDLES / f"{INCOMING}{uuid.uuid4().hex}"
     with locked(directory):  # `sweep` sees it with its lock, or not at all
         path.mkdir()
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -61,14 +61,17 @@ class Entry:
 
 def read_history(directory: Path) -> list[Entry]:
     """Return the changes, oldest first, as far as MAX_READ_BYTES reach."""
+    lines = _read_lines(directory)
     try:
         pointer = read_pointer(directory)
         current = pointer.generation if pointer else 0
-        in_doubt = False
+        in_doubt = pointer is not None and all(
+            change is None or change.pointer != pointer for change in lines
+        )
     except ReleaseError:
-        pointer, current, in_doubt = None, 0, True
+        current, in_doubt = 0, True
     entries: list[Entry] = []
-    for change in reversed(_read_lines(directory)):
+    for change in reversed(lines):
         if change is None:
             entries.append(Entry(change=None, state="damaged"))
             in_doubt = True

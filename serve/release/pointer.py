@@ -118,14 +118,18 @@ def read_regular(path: Path, limit: int, *, tail: bool = False) -> bytes:
     Raises OSError, and ReleaseError for what is no regular file or too large.
     """
     # Without O_NONBLOCK, opening a FIFO would block for ever.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ReleaseError(f"`{path}` is not a regular file; remove it")
         if status.st_size > limit and not tail:
             raise ReleaseError(f"`{path}` has more than {limit:,} bytes; remove it")
-        file.seek(max(0, status.st_size - limit))
-        return file.read(limit)
+        os.lseek(descriptor, max(0, status.st_size - limit), os.SEEK_SET)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
 
 
 def timestamp() -> str:

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from serve.files import sync_directory
-from serve.release.bundles import list_deployed
+from serve.release.bundles import REMOVED, list_deployed
 from serve.release.directory import locked
 from serve.release.gate import gate_path
 from serve.release.pointer import ReleaseError, bundle_path, read_pointer
@@ -27,14 +27,12 @@ def prune(directory: Path, *, keep: int) -> list[str]:
         used = {pointer.champion, pointer.previous}
         for server in (*live_servers(directory), *other_servers(directory)):
             if server.version is None:
-                raise ReleaseError(
-                    f"no bundle is removed: {server.name} does not say which version it serves"
-                )
+                raise ReleaseError(f"{server.name} does not say which version it serves")
             used |= {server.version, server.loading, server.retired}
         others = [each.version for each in list_deployed(directory) if each.version not in used]
         for version in (removed := others[keep:]):
             path = bundle_path(directory, version)
-            retired = path.with_name(f".{version}.{uuid.uuid4().hex}.old")
+            retired = path.with_name(f"{REMOVED}{uuid.uuid4().hex}")
             path.rename(retired)
             gate_path(directory, version).unlink(missing_ok=True)
             sync_directory(path.parent)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 import socket
-import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from serve.config import FrozenModel
+from serve.language.lines import one_line
 from serve.release.directory import try_lock
 from serve.release.pointer import ReleaseError, read_regular
 
@@ -44,7 +45,8 @@ class RefusedVersion(FrozenModel):
 
     generation: int
     version: str
-    reason: str
+    reason: Annotated[str, BeforeValidator(one_line)]
+    """In one line that can be printed."""
     time: str
 
 
@@ -100,11 +102,11 @@ class Registration:
     def write(self, status: ServerStatus) -> bool:
         """Replace the status; False if it could not be written, which stops no server."""
         temporary = self.path.with_suffix(".tmp")
-        text = status.model_copy(update={"boot": _boot_id()}).model_dump_json(indent=2)
         try:
+            text = status.model_copy(update={"boot": _boot_id()}).model_dump_json(indent=2)
             temporary.write_text(f"{text}\n", encoding="utf-8")
             temporary.replace(self.path)
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             return False
@@ -121,6 +123,7 @@ class Registration:
 
     def leave(self) -> None:
         """Close this process's hold of the lock and leave the entry to the process that made it."""
+        _open.discard(self)
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -213,7 +216,7 @@ def _boot_id() -> str | None:
         return None
 
 
-_open: weakref.WeakSet[Registration] = weakref.WeakSet()
+_open: set[Registration] = set()
 _hooked = False
 
 

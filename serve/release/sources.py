@@ -100,7 +100,7 @@ def _of_hub(given: str) -> Source:
         raise ReleaseError(f"`{given}`: expected hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
     try:
         from huggingface_hub import hf_hub_download, snapshot_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise ReleaseError(
             f"`{given}` needs huggingface_hub: pip install 'textloop[cpu]', or download it and "
@@ -112,14 +112,15 @@ def _of_hub(given: str) -> Source:
         wanted = [*_manifest_at(file, given).files, MANIFEST]
         path = snapshot_download(name, revision=revision, allow_patterns=wanted)
         return _of_directory(Path(path), given)
-    except BundleError:
+    except (ReleaseError, BundleError):
         raise
-    except EntryNotFoundError:
-        raise ReleaseError(
-            f"`{given}` has no `{MANIFEST}`, so it is no bundle; `textloop import {given} --output "
-            "DIRECTORY` makes one of a classifier"
-        ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        # Without the network the client raises what is also an EntryNotFoundError.
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise ReleaseError(
+                f"`{given}` has no `{MANIFEST}`, so it is no bundle; `textloop import {given} "
+                "--output DIRECTORY` makes one of a classifier"
+            ) from None
         raise ReleaseError(
             f"`{given}` cannot be fetched: {hide(first_line(error))}; check the name and the "
             "network, and log in with `hf auth login` for a private model"
