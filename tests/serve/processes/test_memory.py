@@ -11,7 +11,7 @@ import pytest
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import open_bundle
 from serve.processes import memory
-from serve.processes.memory import available_bytes, check_memory, weights_bytes
+from serve.processes.memory import available_bytes, check_gpu_memory, check_memory, weights_bytes
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -97,3 +97,23 @@ def test_int8_has_a_copy_for_each_core(
 
     with pytest.raises(BundleError, match="lower workers_per_device"):
         check_memory(bundle, backend="onnx", device="cpu", processes=1)
+
+
+def test_a_gpu_is_asked_by_the_process_that_loads(
+    bundles: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    needed = 1.5 * weights_bytes(bundles("single"), "torch")
+    asked: list[str] = []
+
+    def free(bytes_: float) -> Callable[[str], tuple[float, float]]:
+        return lambda device: (asked.append(device) or bytes_, 10 * needed)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free(needed))
+    check_gpu_memory(bundles("single"), "cuda:1")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free(needed - 1))
+    with pytest.raises(BundleError, match=r"on cuda:1, .* are free"):
+        check_gpu_memory(bundles("single"), "cuda:1")
+    check_gpu_memory(bundles("single"), "cpu")
+    assert asked == ["cuda:1", "cuda:1"]
