@@ -185,6 +185,8 @@ class Releases:
 
     def _refuse(self, pointer: Pointer, reason: str) -> None:
         """Go on with what answers, and say why."""
+        if self.ending.is_set():
+            return  # it failed because the server ends
         logger.error("version %s is refused: %s", pointer.champion, reason)
         self._pointer = pointer
         self._num_refused += 1
