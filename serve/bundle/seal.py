@@ -22,7 +22,7 @@ from serve.bundle.contents import (
 from serve.bundle.location import locate
 from serve.bundle.manifest import (
     MANIFEST,
-    SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     BundleError,
     Manifest,
     Measured,
@@ -119,10 +119,11 @@ def _read_manifest(file: Path) -> Manifest:
         digest = values.pop("manifest_sha256")
     except (ValueError, KeyError):
         raise altered from None
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
         raise BundleError(
             f"`{file}` has schema version {version!r:.40}, this version of Textloop reads "
-            f"{SCHEMA_VERSION}; merge the run again, or use the version that created the bundle"
+            f"{' and '.join(map(str, SCHEMA_VERSIONS))}; merge the run again, or use the version "
+            "that created the bundle"
         )
     try:
         manifest = Manifest.model_validate(values)

@@ -22,6 +22,7 @@ from serve.engine.gc_tuning import trim_heap, tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.status import write_status
+from serve.inference.golden import check_golden
 from serve.inference.predictor import Predictor, Throughput
 from serve.settings import ServeConfig
 
@@ -38,7 +39,7 @@ class ClassifierAPI(litserve.LitAPI):
         self.config = config
 
     def setup(self, device: str) -> None:
-        """Load the model in this process and time it. The parent verified the bundle."""
+        """Load the model in this process, check it and time it. The parent verified the bundle."""
         # Signals reach the whole process group; the parent ends its model processes in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         config = self.config
@@ -46,6 +47,7 @@ class ClassifierAPI(litserve.LitAPI):
             self.predictor = Predictor.load(
                 self.bundle_path, device=device, backend=config.backend, verify=False
             )
+            check_golden(self.predictor)
             self.throughput = self.predictor.warm_up(config.max_batch_tokens)
         except ValueError as error:  # LitServe would print its traceback
             print(f"error: {error}", file=sys.stderr, flush=True)

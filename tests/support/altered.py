@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from serve.bundle.contents import GOLDEN
 from serve.bundle.manifest import MANIFEST, Abstention, Calibration, Manifest, digest_of
 from serve.bundle.seal import open_bundle, seal
 from serve.files import sha256_of
@@ -126,6 +127,15 @@ def without_export(path: Path, values: dict[str, Any]) -> None:
     """Leave the bundle to PyTorch."""
     shutil.rmtree(path / "onnx", ignore_errors=True)
     values["int8"] = None
+    golden_without_int8(path)
+
+
+def golden_without_int8(path: Path) -> None:
+    """Remove the logits of the export from the golden cases."""
+    content = json.loads((path / GOLDEN).read_text())
+    for case in content["cases"]:
+        case["logits"].pop("int8", None)
+    (path / GOLDEN).write_text(json.dumps(content))
 
 
 class _Pickle:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from altered import golden_without_int8
 from rows import make_rows, write_jsonl
 from safetensors.numpy import load_file, save_file
 
@@ -53,6 +54,7 @@ def altered(
     shutil.copytree(bundle, staging)
     (staging / MANIFEST).unlink()
     shutil.rmtree(staging / "onnx", ignore_errors=True)
+    golden_without_int8(staging)
     weights = staging / "model.safetensors"
     save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
     file = staging / "config.json"
