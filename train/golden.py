@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from serve.bundle.golden import Golden
 from serve.bundle.manifest import Manifest
 from serve.bundle.seal import Bundle
 from serve.files import write_atomic
@@ -17,28 +18,34 @@ from serve.inference.placement import BF16_TEXTS, bf16_serves
 from serve.inference.predictor import Predictor, load_encoder
 
 
-def write_golden(staging: Path, fields: dict[str, Any], backend: Backend) -> None:
-    """Write `golden.json` into the model directory `staging`.
+def write_golden(staging: Path, fields: dict[str, Any], backend: Backend) -> dict[str, float]:
+    """Write `golden.json` into the model directory `staging`; return figures for its `parity`.
 
     fields: of its manifest, except `files`. backend: the model of the directory in fp32. Raises
     ValueError for a model whose logits are not finite, or change with the texts of a batch.
     """
     bundle = Bundle(path=staging, manifest=Manifest(files={}, **fields))
+    parity = bundle.manifest.parity
     encoder = load_encoder(bundle)
-
-    def predictor(backend: Backend) -> Predictor:
-        return Predictor(bundle, encoder, backend, batch_size=32)
-
-    full, int8, bf16 = predictor(backend), None, None
+    backends: dict[str, Backend] = {"fp32": backend}
     if bundle.manifest.int8 and bundle.manifest.int8.shipped:
         from serve.inference.backends.onnx import OnnxBackend
 
-        int8 = predictor(OnnxBackend.load(staging))
-    if BF16_TEXTS in bundle.manifest.parity and bf16_serves(bundle.manifest.parity):
+        backends["int8"] = OnnxBackend.load(staging)
+    if BF16_TEXTS in parity and bf16_serves(parity):
         from serve.inference.backends.torch import TorchBackend
 
-        kind = backend.device_kind
-        bf16 = predictor(TorchBackend.load(staging, device=kind, precision="bf16"))
-    write_atomic(staging / GOLDEN, make_golden(full, int8, bf16))
-    for each in filter(None, (full, int8, bf16)):
+        device = backend.device_kind
+        backends["bf16"] = TorchBackend.load(staging, device=device, precision="bf16")
+    loaded = {
+        precision: Predictor(bundle, encoder, each, batch_size=32)
+        for precision, each in backends.items()
+    }
+    content = make_golden(loaded["fp32"], loaded.get("int8"), loaded.get("bf16"))
+    write_atomic(staging / GOLDEN, content)
+    errors = Golden.model_validate_json(content).errors()
+    stated = bundle.manifest.model_copy(update={"parity": parity | errors})
+    for each in loaded.values():
+        each.bundle = Bundle(path=staging, manifest=stated)
         check_golden(each)
+    return errors

@@ -6,6 +6,7 @@ is refused unread: sizes, numbers that are not finite, and cases that do not fit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +23,9 @@ MAX_CASES, MAX_TOKENS, MAX_CHARACTERS = 64, 4096, 4096
 """Cases of a bundle, their tokens in all, and characters of a text; those made here have about a
 quarter of them."""
 
-MAX_ERROR = 0.5
-"""Largest error of bf16 and int8, as a fraction of `Golden.scale`; it is some hundredths of it, and
-under a fifth where a model is of use."""
+PARITY = "golden_"
+"""Start of the keys of the manifest's `parity` with the error of each precision, see `errors`. They
+decide how far a server's logits may differ, so they are not taken from the file itself."""
 
 _Id = Annotated[int, Field(ge=0, lt=2**31)]
 _Logit = Annotated[float, Field(ge=-3.5e38, le=3.5e38)]  # neither infinite nor NaN
@@ -63,13 +64,17 @@ class Golden(FrozenModel):
         """The largest absolute logit in fp32, at least 1: the unit of all limits."""
         return max(1.0, *(abs(value) for case in self.cases for value in case.logits["fp32"]))
 
-    def error(self, precision: Precision) -> float:
-        """Return the largest difference of a precision from fp32, over all logits."""
-        return max(
-            abs(first - second)
-            for case in self.cases
-            for first, second in zip(case.logits["fp32"], case.logits[precision], strict=True)
-        )
+    def errors(self) -> dict[str, float]:
+        """Return each precision's largest difference from fp32, by its key in `parity`."""
+        return {
+            f"{PARITY}{precision}": max(
+                abs(first - second)
+                for case in self.cases
+                for first, second in zip(case.logits["fp32"], case.logits[precision], strict=True)
+            )
+            for precision in self.cases[0].logits
+            if precision != "fp32"
+        }
 
 
 def read_golden(path: Path, manifest: Manifest) -> Golden:
@@ -112,11 +117,15 @@ def _problems(golden: Golden, manifest: Manifest, config: dict[str, Any]) -> Ite
             yield f"case {number} {problem}"
     if sum(case.num_tokens for case in golden.cases) > MAX_TOKENS:
         yield f"its cases have more than {MAX_TOKENS:,} tokens"
-    for precision in ("bf16", "int8"):
-        if precision in precisions and golden.error(precision) > MAX_ERROR * golden.scale:
+    errors = golden.errors()
+    stated = {key: value for key, value in manifest.parity.items() if key.startswith(PARITY)}
+    if errors.keys() != stated.keys():
+        yield f"it has {sorted(errors)}, but `parity` in `manifest.json` has {sorted(stated)}"
+    for key, error in errors.items():
+        if not math.isclose(error, stated[key], rel_tol=1e-6):
             yield (
-                f"its logits in {precision} and in fp32 are of different models: they differ by up "
-                f"to {golden.error(precision):.2g}, the largest in fp32 is {golden.scale:.2g}"
+                f"its logits in {key.removeprefix(PARITY)} differ from those in fp32 by up to "
+                f"{error:.3g}, but `parity` in `manifest.json` says {stated[key]:.3g}"
             )
 
 

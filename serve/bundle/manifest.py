@@ -215,7 +215,8 @@ class Manifest(FrozenModel):
     """Number of rows and SHA-256 over the rows of each split."""
 
     parity: dict[str, float]
-    """Largest absolute logit differences between the adapter, merged and reloaded models."""
+    """Largest absolute logit differences between the adapter, merged and reloaded models, and on
+    the golden cases between each precision and fp32."""
 
     int8: Int8Export | None = None
     """The int8 export for CPUs, or why there is none; null if it was not requested."""

@@ -34,8 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.bundle import contents
-from serve.bundle.golden import Golden, GoldenCase, Precision, read_golden
-from serve.bundle.manifest import BundleError
+from serve.bundle.golden import PARITY, Golden, GoldenCase, Precision, read_golden
+from serve.bundle.manifest import BundleError, Manifest
 from serve.inference.fast import is_failure
 from serve.inference.passes import batch_ends
 from serve.inference.placement import DeviceFailed, DoesNotFit
@@ -92,8 +92,8 @@ def make_golden(
     """Return the content of `golden.json` for a model that is loaded in fp32.
 
     int8: the export, where the bundle has one. bf16: the model on the CPU, where it may be served
-    in bf16. Raises BadLogits for logits that are not finite, and ValueError for a model whose int8
-    or bf16 logits have nothing to do with those in fp32.
+    in bf16. The manifest needs their `Golden.errors` in its `parity`. Raises BadLogits for logits
+    that are not finite.
     """
     inputs = _inputs(full)
     predictors: dict[Precision, Predictor | None] = {"fp32": full, "bf16": bf16, "int8": int8}
@@ -220,7 +220,7 @@ def _check_logits(golden: Golden, predictor: Predictor) -> None:
     backend = predictor.backend
     precision = backend.precision
     recorded: Precision = "int8" if precision == "int8" else "fp32"
-    limit = limit_of(golden, precision)
+    limit = limit_of(golden, predictor.bundle.manifest, precision)
     encodings: list[Encoding] = [_encoding(case) for case in golden.cases]
     order = shortest_first(encodings)
     lengths = [golden.cases[row].num_tokens for row in order]
@@ -241,14 +241,10 @@ def _check_logits(golden: Golden, predictor: Predictor) -> None:
         )
 
 
-def limit_of(golden: Golden, precision: str) -> float:
+def limit_of(golden: Golden, manifest: Manifest, precision: str) -> float:
     """Return the largest difference of a logit that a correct runtime may show."""
-    limit = RELATIVE[precision] * golden.scale
-    if precision == "bf16" and "bf16" in golden.cases[0].logits:
-        limit = max(limit, ERRORS["bf16"] * golden.error("bf16"))
-    elif precision == "int8":
-        limit = max(limit, ERRORS["int8"] * golden.error("int8"))
-    return limit
+    error = manifest.parity.get(f"{PARITY}{precision}", 0.0)
+    return max(RELATIVE[precision] * golden.scale, ERRORS.get(precision, 0.0) * error)
 
 
 def _encoding(case: GoldenCase) -> dict[str, list[int] | NDArray[np.int32]]:

@@ -132,7 +132,7 @@ def convert(
         manifest = _manifest(checkpoint, fitted, parity, text_columns)
         manifest["tokenizer"] = tokenizer_rules(staging, encoder, [s.text for s in samples])
         checkpoint = replace(checkpoint, model=None)
-        _record(staging, manifest, backend, source)
+        manifest["parity"] |= _record(staging, manifest, backend, source)
         del backend  # the predictor loads the weights once more
         bundle = _opened(seal(staging, sealed, **manifest), source)
         if measure:
@@ -180,10 +180,12 @@ def _manifest(
     }
 
 
-def _record(staging: Path, manifest: dict[str, Any], backend: Backend, source: Source) -> None:
-    """Write the golden cases; ImportRefused for a model that has none."""
+def _record(
+    staging: Path, manifest: dict[str, Any], backend: Backend, source: Source
+) -> dict[str, float]:
+    """Write the golden cases; return figures for `parity`. ImportRefused for a model without."""
     try:
-        write_golden(staging, manifest, backend)
+        return write_golden(staging, manifest, backend)
     except ValueError as error:
         reason = str(error).replace(f"bundle `{staging}`: ", "")
         raise ImportRefused(f"`{source.name}` makes no bundle that opens: {reason}") from error

@@ -57,7 +57,8 @@ def seal_run(
         versions=library_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_golden(staging, fields, TorchBackend.load(staging, device=device))
+    backend = TorchBackend.load(staging, device=device)
+    fields["parity"] = merged.parity | write_golden(staging, fields, backend)
     return seal(staging, config.output_dir / "bundle", **fields)
 
 

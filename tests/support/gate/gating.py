@@ -54,14 +54,15 @@ def altered(
     shutil.copytree(bundle, staging)
     (staging / MANIFEST).unlink()
     shutil.rmtree(staging / "onnx", ignore_errors=True)
-    golden_without_int8(staging)
     weights = staging / "model.safetensors"
     save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
     file = staging / "config.json"
     file.write_text(json.dumps(config(json.loads(file.read_text()))))
     manifest = open_bundle(bundle).manifest
     values = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    values |= {"int8": None, **fields}
+    values["int8"] = None
+    golden_without_int8(staging, values)
+    values |= fields
     for name in ("files", "schema_version", "metrics"):
         del values[name]
     return seal(staging, directory / "altered", **values).path
