@@ -15,6 +15,7 @@ from serve.bundle.seal import open_bundle, record_metrics, seal
 
 FILES = [
     "config.json",
+    "golden.json",
     "manifest.json",
     "model.safetensors",
     "tokenizer.json",
