@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from altered import golden_without_int8
+from altered import golden_again
 from rows import make_rows, write_jsonl
 from safetensors.numpy import load_file, save_file
 
@@ -60,11 +60,10 @@ def altered(
     file.write_text(json.dumps(config(json.loads(file.read_text()))))
     manifest = open_bundle(bundle).manifest
     values = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    values["int8"] = None
-    golden_without_int8(staging, values)
-    values |= fields
+    values |= {"int8": None, **fields}
     for name in ("files", "schema_version", "metrics"):
         del values[name]
+    golden_again(staging, values)
     return seal(staging, directory / "altered", **values).path
 
 
