@@ -39,7 +39,7 @@ from serve.bundle.manifest import BundleError, Manifest
 from serve.inference.fast import is_failure
 from serve.inference.passes import batch_ends
 from serve.inference.placement import DeviceFailed, DoesNotFit
-from serve.inference.predictor import Predictor
+from serve.inference.predictor import WARM_UP, Predictor
 from serve.inference.text import Encoding, Text, shortest_first
 from serve.language.lines import first_line
 from serve.language.spelling import shown
@@ -91,9 +91,9 @@ def make_golden(
 ) -> bytes:
     """Return the content of `golden.json` for a model that is loaded in fp32.
 
-    int8: the export, where the bundle has one. bf16: the model on the CPU, where it may be served
-    in bf16. The manifest needs their `Golden.errors` in its `parity`. Raises BadLogits for logits
-    that are not finite.
+    int8: the export, where the bundle has one. bf16: the model in bf16, where it may be served so.
+    The manifest needs their `Golden.errors` in its `parity`. Raises BadLogits for logits that are
+    not finite.
     """
     inputs = _inputs(full)
     predictors: dict[Precision, Predictor | None] = {"fp32": full, "bf16": bf16, "int8": int8}
@@ -144,9 +144,8 @@ def check_golden(predictor: Predictor) -> None:
 def _inputs(predictor: Predictor) -> list[tuple[Text | None, Encoding]]:
     """Return the built-in texts that have an encoding, and random token ids: what is recorded."""
     encoder = predictor.encoder
-    texts: Sequence[Text] = _TEXTS
-    if encoder.is_pair:
-        texts = [*pairwise(_TEXTS), (_TEXTS[-1], _TEXTS[-1])]
+    texts: list[Text] = [WARM_UP[encoder.is_pair]]  # which every tokenizer that loads takes
+    texts += [*pairwise(_TEXTS), (_TEXTS[-1], _TEXTS[-1])] if encoder.is_pair else _TEXTS
     found: list[tuple[Text | None, Encoding]] = [
         (text, encoding)
         for text, encoding in zip(texts, encoder.encode_each(texts), strict=True)

@@ -362,7 +362,9 @@ def test_a_model_of_many_labels_has_a_small_file(bundles: Callable[[str], Path])
     assert len(content) < 4_000_000
 
 
-@pytest.mark.parametrize("overrides", [(), ("backend=torch",)])
+@pytest.mark.parametrize(
+    "overrides", [(), pytest.param(("backend=torch",), marks=pytest.mark.slow)]
+)
 def test_a_server_refuses_other_golden_logits_in_one_line(
     bundles: Callable[[str], Path], tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
