@@ -21,8 +21,8 @@ WINGS = {
         predictor pooling
     """.split(),
     "train": """
-        launcher config processes statistics report data model portable origin evaluation publish
-        audit gate fit preflight compare merge tune init importing
+        launcher config processes statistics report data model portable origin golden evaluation
+        publish audit gate fit preflight compare merge tune init importing
         pipeline api cli __main__
     """.split(),
     "textloop": "binding loading serving commands completion __main__".split(),

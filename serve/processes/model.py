@@ -25,6 +25,7 @@ from serve.engine.gc_tuning import trim_heap, tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.status import write_status
+from serve.inference.golden import check_golden
 from serve.inference.predictor import Predictor, Throughput
 from serve.language.lines import one_line
 from serve.processes.memory import check_gpu_memory
@@ -50,7 +51,7 @@ class ClassifierAPI(litserve.LitAPI):
         return self._order
 
     def setup(self, device: str) -> None:
-        """Load the model in this process and time it. The parent verified the bundle."""
+        """Load the model in this process, check it and time it. The parent verified the bundle."""
         # Signals reach the whole process group; the parent ends its model processes in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -70,6 +71,7 @@ class ClassifierAPI(litserve.LitAPI):
         self.predictor = Predictor.load(
             order.bundle, device=device, backend=order.config.backend, verify=False
         )
+        check_golden(self.predictor)
         if order.pace is None:
             self.throughput = self.predictor.warm_up(order.config.max_batch_tokens)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from altered import both, config, forge, manifest
+from altered import both, config, forge, golden_again, manifest
 from fastapi import FastAPI
 from processes import ROOT, running
 from rows import make_rows
@@ -75,7 +75,8 @@ def renamed(bundle: Path, destination: Path) -> Path:
     labels = [f"new {label}" for label in open_bundle(bundle).manifest.labels]
     names = {str(number): label for number, label in enumerate(labels)}
     numbers = {label: number for number, label in enumerate(labels)}
-    change = both(manifest(labels=labels), config(id2label=names, label2id=numbers))
+    named = both(manifest(labels=labels), config(id2label=names, label2id=numbers))
+    change = both(named, golden_again)
     return forge(bundle, destination, change)
 
 
