@@ -134,6 +134,18 @@ def without_export(path: Path, values: dict[str, Any]) -> None:
     values["parity"] = {k: v for k, v in values["parity"].items() if k != "golden_int8"}
 
 
+def golden_cases(edit: Callable[[dict[str, Any]], None]) -> Change:
+    """Change each golden case."""
+
+    def change(path: Path, values: dict[str, Any]) -> None:
+        content = json.loads((path / GOLDEN).read_text())
+        for case in content["cases"]:
+            edit(case)
+        (path / GOLDEN).write_text(json.dumps(content))
+
+    return change
+
+
 def golden_again(path: Path, values: dict[str, Any]) -> None:
     """Record the golden cases of a model that was altered: it is then another, sound one."""
     from serve.inference.backends.torch import TorchBackend

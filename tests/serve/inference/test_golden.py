@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from altered import both, forge, head, json_file, onnx, weights
+from altered import both, forge, golden_cases, head, json_file, onnx, weights
 from onnx import numpy_helper
 from processes import free_port, run
 
@@ -47,18 +47,6 @@ def refusal(bundle: Path, backend: Any = "torch") -> str:
 
 def golden_of(bundle: Path) -> Any:
     return json.loads((bundle / GOLDEN).read_text())
-
-
-def cases(edit: Callable[[dict[str, Any]], None]) -> altered.Change:
-    """Change each golden case."""
-
-    def change(path: Path, values: dict[str, Any]) -> None:
-        content = golden_of(path)
-        for case in content["cases"]:
-            edit(case)
-        (path / GOLDEN).write_text(json.dumps(content))
-
-    return change
 
 
 @pytest.mark.parametrize(("kind", "backend"), BACKENDS)
@@ -107,7 +95,7 @@ def test_other_golden_logits_are_refused_with_case_difference_and_limit(
         if case["text"] == "ok":
             case["logits"] = {name: [x + 0.6 for x in v] for name, v in case["logits"].items()}
 
-    bundle = forge(bundles("single"), tmp_path / "bundle", cases(edit))
+    bundle = forge(bundles("single"), tmp_path / "bundle", golden_cases(edit))
 
     message = refusal(bundle, backend)
 
@@ -126,7 +114,7 @@ def test_one_precision_cannot_be_altered_alone(
     def edit(case: dict[str, Any]) -> None:
         case["logits"][precision] = [0.9 * value for value in case["logits"][precision]]
 
-    bundle = forge(bundles("single"), tmp_path / "bundle", cases(edit))
+    bundle = forge(bundles("single"), tmp_path / "bundle", golden_cases(edit))
 
     with pytest.raises(BundleError, match=r"`parity` in `manifest\.json` says"):
         open_bundle(bundle)
@@ -371,7 +359,7 @@ def test_a_server_refuses_other_golden_logits_in_one_line(
     def edit(case: dict[str, Any]) -> None:
         case["logits"] = {name: [x + 1 for x in v] for name, v in case["logits"].items()}
 
-    bundle = forge(bundles("single"), tmp_path / "bundle", cases(edit))
+    bundle = forge(bundles("single"), tmp_path / "bundle", golden_cases(edit))
 
     ended = run("-m", "serve", "run", "--bundle", bundle, f"port={free_port()}", *overrides)
 

@@ -28,7 +28,8 @@ def reversed_labels(bundle: Path, destination: Path) -> Path:
     """The same model with its labels in the other order, imported with an export of its own."""
     labels = open_bundle(bundle).manifest.labels[::-1]
     source = destination.with_name("source")
-    shutil.copytree(bundle, source, ignore=shutil.ignore_patterns("manifest.json", "golden.json", "onnx"))
+    ours = shutil.ignore_patterns("manifest.json", "golden.json", "onnx")
+    shutil.copytree(bundle, source, ignore=ours)
     names = {str(number): label for number, label in enumerate(labels)}
     numbers = {label: number for number, label in enumerate(labels)}
     config(id2label=names, label2id=numbers)(source, {})

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from altered import forge, head, manifest, without_export
+from altered import forge, golden_cases, head, manifest, without_export
 from processes import left_after, wait_for, workers_of
 from prometheus_client.parser import text_string_to_metric_families
 from rows import make_rows
@@ -221,7 +221,7 @@ def test_other_labels_and_tasks_are_refused(
 def test_a_candidate_that_cannot_be_loaded_is_refused(
     server: Following, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """NaN weights; a process that dies while it loads; and metrics that say so."""
+    """NaN weights, other golden logits, a process that dies while it loads; and metrics say so."""
     champion = server.ask().headers["x-model-version"]
 
     def refused() -> float:
@@ -244,6 +244,15 @@ def test_a_candidate_that_cannot_be_loaded_is_refused(
     assert "not finite" in status.refused.reason
     kept(server, champion)
 
+    def other(case: dict[str, Any]) -> None:
+        case["logits"] = {name: [x + 1 for x in v] for name, v in case["logits"].items()}
+
+    wrong = forge(pair[0], tmp_path / "wrong", golden_cases(other))
+    status = server.reaches(point_to(server.directory, deploy(server.directory, str(wrong))))
+    assert status.refused is not None
+    assert "does not answer as when it was sealed" in status.refused.reason
+    kept(server, champion)
+
     fresh = forge(pair[0], tmp_path / "killed", manifest(created="2003-01-01T00:00:00+00:00"))
     version = deploy(server.directory, str(fresh))
     known = set(workers_of(server.process.pid))
@@ -254,7 +263,7 @@ def test_a_candidate_that_cannot_be_loaded_is_refused(
     assert status.refused is not None
     assert "exited with code -9" in status.refused.reason
     kept(server, champion)
-    assert refused() == before + 2
+    assert refused() == before + 3
 
 
 @pytest.mark.slow
