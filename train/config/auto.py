@@ -35,9 +35,23 @@ class AutoSection(Config):
         return 10 if rows <= FEW_ROWS else 4
 
 
-def lora_epochs(rows: int) -> int:
+MANY_LABELS = 20
+MANY_LABELS_RATE = 1.5e-3
+MANY_LABELS_SMOOTHING = 0.05
+"""With so many labels LoRA predicts better by two more epochs at a higher rate, and smoothing: on
+held-out training rows of Banking77, two seeds, 0.928 instead of 0.921. On SST-2 it does not."""
+
+
+def lora_epochs(rows: int, labels: int) -> int:
     """Return the passes over so many training rows after which LoRA predicted best.
 
-    The fewer rows, the more: 20 for up to 225, 16 for 300, 8 for 1,000, 4 for 10,000.
+    The fewer rows, the more: 20 for up to 225, 16 for 300, 8 for 1,000, 4 for 10,000; two more
+    with many labels.
     """
-    return max(4, min(20, round(4 + 3600 / max(rows, 1))))
+    more = 2 if labels >= MANY_LABELS else 0
+    return max(4, min(20, round(4 + 3600 / max(rows, 1)) + more))
+
+
+def lora_smoothing(task: str, labels: int) -> float:
+    """Return the label smoothing with which LoRA predicted best: some with many labels."""
+    return MANY_LABELS_SMOOTHING if task == "single_label" and labels >= MANY_LABELS else 0.0

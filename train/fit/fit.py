@@ -71,6 +71,7 @@ def fit(
     with needs_one_device():
         if config.method == "auto":
             run, choice, features_ND = choose(run, loss)
+            loss = replace(loss, label_smoothing=run.config.loss.label_smoothing)
     if run.config.method == "probe":
         return finish(run, train_probe(run, loss, features_ND), choice)
     set_seed(config.seed)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from train.config.auto import lora_epochs
+from train.config.auto import MANY_LABELS, MANY_LABELS_RATE, lora_epochs, lora_smoothing
 from train.init.plan import Plan
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./@-]*( [\w./-]+)*")
@@ -63,17 +63,16 @@ def _training(plan: Plan) -> dict[str, Any]:
     """Return values that were measured with LoRA on a small base; see configs/."""
     if plan.request.method != "lora":
         return {}
-    rows = plan.sample.num_read
-    epochs = lora_epochs(rows) if rows <= _MANY_ROWS else 2
+    rows, num_labels = plan.sample.num_read, len(plan.labels.counts)
+    epochs = lora_epochs(rows, num_labels) if rows <= _MANY_ROWS else 2
     trainer = {
         "num_train_epochs": epochs,
-        "learning_rate": 1e-3,
+        "learning_rate": MANY_LABELS_RATE if num_labels >= MANY_LABELS else 1e-3,
         "per_device_train_batch_size": 32,
         "logging_steps": 10 if rows <= _SOME_ROWS else 50,
     }
-    if plan.labels.task == "multi_label":
-        return {"trainer": trainer}
-    return {"loss": {"label_smoothing": 0.05}, "trainer": trainer}
+    smoothing = lora_smoothing(plan.labels.task, num_labels)
+    return {**({"loss": {"label_smoothing": smoothing}} if smoothing else {}), "trainer": trainer}
 
 
 def _listed(value: Any) -> Any:

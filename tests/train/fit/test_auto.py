@@ -21,7 +21,9 @@ from train.fit.choice import choose
 from train.fit.choice import rows as rows_module
 from train.fit.choice.folds import fold_numbers, judged_rows
 from train.fit.choice.judge import Candidate, best
+from train.fit.choice.record import Choice, resolved
 from train.fit.fit import fit, fit_unless_done
+from train.fit.run import start_run
 from train.merge.merge import merge
 from train.model.base import load_base
 from train.model.head import features, features_by_pooling
@@ -269,3 +271,26 @@ def test_what_contradicts_the_choice_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         config_of(make_config(tmp_path, method="auto", auto={"stock": True}, model=model))
+
+
+def test_many_labels_get_a_recipe_of_their_own_where_nothing_is_set(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    names = [f"label {number}" for number in range(20)]
+    rows = [{"text": f"{name} {n}", "label": name} for n in range(6) for name in names]
+    file = write_jsonl(tmp_path / "t.jsonl", rows)
+    values = make_config(tmp_path, method="auto", data={"train": str(file), "test": None})
+
+    def recipe_of(**sections: Any) -> tuple[dict[str, Any], float]:
+        run = start_run(config_of(values | {"trainer": {}} | sections), None)
+        recipe = choose._recipe_of(run)
+        choice = Choice(method="lora", pooling="native", probe_l2=1.0, **recipe)
+        return recipe["trainer"], resolved(run.config, choice).loss.label_smoothing
+
+    many = {"num_train_epochs": 20, "learning_rate": 1.5e-3}
+    assert recipe_of() == (many, 0.05)
+    assert recipe_of(loss={"label_smoothing": 0.0}) == (many, 0.0)
+    assert recipe_of(trainer={"learning_rate": 1e-4, "max_steps": 9}) == ({}, 0.05)
+    few = [row | {"label": row["label"][:7]} for row in rows]
+    write_jsonl(file, few)
+    assert recipe_of() == ({"num_train_epochs": 20}, 0.0)

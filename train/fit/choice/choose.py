@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.scores import Array
-from train.config.auto import AutoSection, lora_epochs
+from train.config.auto import (
+    MANY_LABELS,
+    MANY_LABELS_RATE,
+    AutoSection,
+    lora_epochs,
+    lora_smoothing,
+)
 from train.fit.arguments import training_arguments
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
 from train.fit.choice.lora import FoldTraining, OverBudget
@@ -86,6 +92,7 @@ def settle(
         choice,
         method=chosen.method,
         trainer=choice.trainer if chosen is lora else {},
+        loss=choice.loss if chosen is lora else {},
         reason=_reason(chosen, other, f"on {len(given_NC)} validation rows"),
         rows=len(given_NC),
         candidates=[lora.figures, probe.figures],
@@ -105,7 +112,7 @@ def _going_on(run: Run) -> Choice:
         method="lora",
         pooling=run.config.model.pooling,
         probe_l2=run.config.model.probe_l2 or L2,
-        trainer=_recipe_of(run),
+        **_recipe_of(run),
         reason="LoRA, from the weights of a bundle: it may have learned from these rows, which "
         "therefore cannot judge a probe on its features",
     )
@@ -169,7 +176,7 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
         method=chosen.method,
         pooling=chosen.pooling,
         probe_l2=probes[chosen.pooling].l2,
-        trainer=_recipe_of(run) if chosen.method == "lora" else {},
+        **(_recipe_of(run) if chosen.method == "lora" else {}),
         reason=_reason(chosen, rival, f"cross-fitted on {count} training rows"),
         rows=count,
         candidates=[each.figures for each in found],
@@ -182,7 +189,7 @@ def _awaiting(run: Run, probe: Candidate, probes: dict[str, CrossFitted], why: s
         method="lora",
         pooling=probe.pooling,
         probe_l2=probes[probe.pooling].l2,
-        trainer=_recipe_of(run),
+        **_recipe_of(run),
         reason=f"LoRA, to be compared with the linear probe on the validation rows, since {why}",
         awaits_validation=True,
     )
@@ -215,7 +222,7 @@ def _probe(run: Run, rows: Rows, features_ND: Tensor, loss: Loss) -> CrossFitted
 
 def _with_lora(run: Run, pooling: str, l2: float) -> Run:
     """The run of a training of LoRA with this pooling from its probe."""
-    return _with(run, Choice(method="lora", pooling=pooling, probe_l2=l2, trainer=_recipe_of(run)))
+    return _with(run, Choice(method="lora", pooling=pooling, probe_l2=l2, **_recipe_of(run)))
 
 
 def _judged(
@@ -233,8 +240,14 @@ def _judged(
 
 
 def _recipe_of(run: Run) -> dict[str, Any]:
-    """Return the Trainer's settings for the number of training rows, without those that are set."""
-    explicit = run.config.trainer
-    if {"max_steps", "num_train_epochs"} & set(explicit):
-        return {}
-    return {"num_train_epochs": lora_epochs(len(run.data.train))}
+    """What a choice of LoRA sets for these rows and labels, where the configuration is silent."""
+    config, num_labels = run.config, len(run.data.labels)
+    recipe: dict[str, Any] = {"trainer": {}, "loss": {}}
+    if not {"max_steps", "num_train_epochs"} & set(config.trainer):
+        recipe["trainer"]["num_train_epochs"] = lora_epochs(len(run.data.train), num_labels)
+    if num_labels >= MANY_LABELS and "learning_rate" not in config.trainer:
+        recipe["trainer"]["learning_rate"] = MANY_LABELS_RATE
+    smoothing = lora_smoothing(config.task, num_labels)
+    if smoothing and "label_smoothing" not in config.loss.model_fields_set:
+        recipe["loss"]["label_smoothing"] = smoothing
+    return recipe

@@ -50,7 +50,8 @@ class FoldTraining:
 
     def __init__(self, runs: Mapping[str, Run], rows: Rows, loss: Loss, *, minutes: float) -> None:
         self.rows = rows
-        self.loss = loss
+        smoothing = next(iter(runs.values())).config.loss.label_smoothing
+        self.loss = dataclasses.replace(loss, label_smoothing=smoothing)
         self.parts = {pooling: _part(run) for pooling, run in runs.items()}
         run = next(iter(self.parts.values()))
         fold_N = rows.fold_N

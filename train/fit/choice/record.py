@@ -26,6 +26,9 @@ class Choice:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the Trainer; those of the configuration go before."""
 
+    loss: dict[str, Any] = field(default_factory=dict)
+    """Settings of the loss that the configuration leaves open."""
+
     reason: str = ""
     """In one sentence, with the figures."""
 
@@ -47,6 +50,7 @@ def resolved(config: RunConfig, choice: Choice) -> RunConfig:
             "method": choice.method,
             "model": config.model.model_copy(update=model),
             "trainer": choice.trainer | config.trainer,
+            "loss": config.loss.model_copy(update=choice.loss),
         }
     )
 
