@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from train.config.auto import MANY_LABELS, MANY_LABELS_RATE, lora_epochs, lora_smoothing
+from train.config.auto import lora_recipe
 from train.init.plan import Plan
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./@-]*( [\w./-]+)*")
@@ -63,15 +63,15 @@ def _training(plan: Plan) -> dict[str, Any]:
     """Return values that were measured with LoRA on a small base; see configs/."""
     if plan.request.method != "lora":
         return {}
-    rows, num_labels = plan.sample.num_read, len(plan.labels.counts)
-    epochs = lora_epochs(rows, num_labels) if rows <= _MANY_ROWS else 2
+    rows, task = plan.sample.num_read, plan.labels.task
+    recipe = lora_recipe(rows, len(plan.labels.counts), task)
     trainer = {
-        "num_train_epochs": epochs,
-        "learning_rate": MANY_LABELS_RATE if num_labels >= MANY_LABELS else 1e-3,
+        "num_train_epochs": recipe.epochs if rows <= _MANY_ROWS else 2,
+        "learning_rate": recipe.learning_rate,
         "per_device_train_batch_size": 32,
         "logging_steps": 10 if rows <= _SOME_ROWS else 50,
     }
-    smoothing = lora_smoothing(plan.labels.task, num_labels)
+    smoothing = recipe.label_smoothing
     return {**({"loss": {"label_smoothing": smoothing}} if smoothing else {}), "trainer": trainer}
 
 

@@ -15,6 +15,7 @@ from rows import write_jsonl
 
 from serve.bundle.seal import open_bundle
 from serve.inference.predictor import Predictor
+from train.config import auto
 from train.config.run import RunConfig
 from train.evaluation.evaluate import evaluate
 from train.fit.choice import choose
@@ -62,7 +63,7 @@ def test_choice_is_recorded_with_its_reason_and_what_every_stage_reads(run: RunC
     assert f"cross-fitted on {choice['rows']} training rows" in choice["reason"]
     assert 40 <= choice["rows"] <= 269  # those of the parts that were needed
     assert {each["method"] for each in choice["candidates"]} == {"lora", "probe"}
-    assert choice["trainer"] == {}  # the configuration sets the epochs
+    assert choice["trainer"] == {}  # the configuration sets epochs and rate
     assert manifest.choice == choice
     assert manifest.config["method"] == choice["method"]
     card = model_card(manifest, run.publish, target="dir", tag="v", report=None, plots=[])
@@ -273,8 +274,8 @@ def test_what_contradicts_the_choice_is_refused(
         config_of(make_config(tmp_path, method="auto", auto={"stock": True}, model=model))
 
 
-def test_many_labels_get_a_recipe_of_their_own_where_nothing_is_set(
-    make_config: MakeConfig, tmp_path: Path
+def test_the_recipe_is_that_of_the_rows_where_nothing_is_set(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"label {number}" for number in range(20)]
     rows = [{"text": f"{name} {n}", "label": name} for n in range(6) for name in names]
@@ -287,10 +288,10 @@ def test_many_labels_get_a_recipe_of_their_own_where_nothing_is_set(
         choice = Choice(method="lora", pooling="native", probe_l2=1.0, **recipe)
         return recipe["trainer"], resolved(run.config, choice).loss.label_smoothing
 
-    many = {"num_train_epochs": 20, "learning_rate": 1.5e-3}
-    assert recipe_of() == (many, 0.05)
-    assert recipe_of(loss={"label_smoothing": 0.0}) == (many, 0.0)
+    assert recipe_of() == ({"num_train_epochs": 20, "learning_rate": 1e-3}, 0.0)
+    monkeypatch.setattr(auto, "MANY_ROWS", 50)
+    assert recipe_of() == ({"num_train_epochs": 22, "learning_rate": 1.5e-3}, 0.05)
+    assert recipe_of(loss={"label_smoothing": 0.0})[1] == 0.0
     assert recipe_of(trainer={"learning_rate": 1e-4, "max_steps": 9}) == ({}, 0.05)
-    few = [row | {"label": row["label"][:7]} for row in rows]
-    write_jsonl(file, few)
-    assert recipe_of() == ({"num_train_epochs": 20}, 0.0)
+    write_jsonl(file, [row | {"label": row["label"][:7]} for row in rows])
+    assert recipe_of() == ({"num_train_epochs": 20, "learning_rate": 1e-3}, 0.0)

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve.inference.scores import Array
-from train.config.auto import (
-    MANY_LABELS,
-    MANY_LABELS_RATE,
-    AutoSection,
-    lora_epochs,
-    lora_smoothing,
-)
+from train.config.auto import AutoSection, lora_recipe
 from train.fit.arguments import training_arguments
 from train.fit.choice.judge import POOLING_SHOWN, Candidate, best, is_shown, judge
 from train.fit.choice.lora import FoldTraining, OverBudget
@@ -241,13 +235,15 @@ def _judged(
 
 def _recipe_of(run: Run) -> dict[str, Any]:
     """What a choice of LoRA sets for these rows and labels, where the configuration is silent."""
-    config, num_labels = run.config, len(run.data.labels)
-    recipe: dict[str, Any] = {"trainer": {}, "loss": {}}
+    config = run.config
+    recipe = lora_recipe(len(run.data.train), len(run.data.labels), config.task)
+    trainer: dict[str, Any] = {}
     if not {"max_steps", "num_train_epochs"} & set(config.trainer):
-        recipe["trainer"]["num_train_epochs"] = lora_epochs(len(run.data.train), num_labels)
-    if num_labels >= MANY_LABELS and "learning_rate" not in config.trainer:
-        recipe["trainer"]["learning_rate"] = MANY_LABELS_RATE
-    smoothing = lora_smoothing(config.task, num_labels)
-    if smoothing and "label_smoothing" not in config.loss.model_fields_set:
-        recipe["loss"]["label_smoothing"] = smoothing
-    return recipe
+        trainer["num_train_epochs"] = recipe.epochs
+    if "learning_rate" not in config.trainer:
+        trainer["learning_rate"] = recipe.learning_rate
+    is_open = "label_smoothing" not in config.loss.model_fields_set
+    return {
+        "trainer": trainer,
+        "loss": {"label_smoothing": recipe.label_smoothing} if is_open else {},
+    }
