@@ -168,7 +168,7 @@ def test_a_bundle_of_schema_3_has_no_golden_cases(
 
 
 def test_the_manifest_of_an_older_bundle_is_the_same_to_the_byte() -> None:
-    opened = seal._read_manifest(SCHEMA_3)
+    opened = seal.read_manifest(SCHEMA_3)
 
     assert opened.schema_version == 3
     assert opened.version == "f77ef507dcf0"

@@ -204,7 +204,8 @@ def test_wider_version_is_released_with_the_gates_own_report_and_undone(
             for name, array in tensors.items()
         }
 
-    changes = altered.weights(widen), altered.config(**ids), altered.manifest(labels=labels)
+    named = altered.config(**ids), altered.manifest(labels=labels)
+    changes = (altered.weights(widen), *named, altered.golden_again)
     wider = altered.forge(three.paths[1], tmp_path / "wider", altered.both(*changes))
     version = open_bundle(wider).manifest.version
     infos = tuple(
