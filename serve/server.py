@@ -17,33 +17,63 @@ import signal
 import socket
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve import lines
 from serve.bundle.seal import Bundle
 from serve.settings import ServeConfig
 
+if TYPE_CHECKING:
+    from serve.processes.first import First
+
 SOCKET_PATH = 107
 """Bytes in the path of a Unix socket."""
 
 
-def run_server(bundle: Bundle, config: ServeConfig) -> int:
-    """Serve a verified bundle until Ctrl-C or SIGTERM, then finish accepted requests.
+def run_server(source: Bundle | Path, config: ServeConfig) -> int:
+    """Serve until Ctrl-C or SIGTERM, then finish accepted requests.
 
-    Returns the exit code: 0, or 1 if an HTTP process died.
-    Raises ValueError if the port is taken, the keys cannot be read or the model not loaded.
+    source: a verified bundle, or a deployment directory, whose releases are followed.
+    Returns the exit code: 0, or 1 if an HTTP process died. Raises ValueError if the port is taken,
+    the keys cannot be read, nothing was promoted, or the model cannot be loaded.
     """
     lines.log_to_stderr(config.log_level)
     check_environment(config)
     handle_signals()
     main_process = os.getpid()
     runtime = make_runtime()
-    server = None
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")
+    try:
+        from serve.processes.first import First, serve_deployment  # read the variable
+        from serve.processes.group import LoadFailed
+
+        def serve(first: First) -> int:
+            return _serve(first, config, runtime)
+
+        try:
+            if isinstance(source, Path):
+                return serve_deployment(source, serve)
+            return serve(First(bundle=source))
+        except LoadFailed as error:
+            raise ValueError(f"cannot load the model, see the log above ({error})") from error
+    finally:
+        for process in multiprocessing.active_children():
+            process.terminate()
+            process.join(timeout=5)
+        if os.getpid() == main_process:
+            shutil.rmtree(runtime, ignore_errors=True)
+            lines.stdout.close()
+            lines.stderr.close()
+
+
+def _serve(first: First, config: ServeConfig, runtime: Path) -> int:
+    """Serve what answers at the start; LoadFailed if its model cannot be loaded."""
+    from serve.processes.litserver import ClassifierServer
+
+    bundle = first.bundle
     lines.stdout.write(f"loading {bundle.path} (version {bundle.manifest.version})")
     try:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime / "metrics")
-        from serve.processes.litserver import ClassifierServer  # reads the variable
-
-        server = ClassifierServer(bundle, config, runtime)
+        server = ClassifierServer(first, config, runtime)
         server.run(
             host=config.host,
             port=config.port,
@@ -58,18 +88,8 @@ def run_server(bundle: Bundle, config: ServeConfig) -> int:
             ws="none",
         )
     except KeyboardInterrupt:
-        pass  # the signal arrived while the model was loading
-    except RuntimeError as error:
-        raise ValueError(f"cannot load the model, see the log above ({error})") from error
-    finally:
-        for process in multiprocessing.active_children():
-            process.terminate()
-            process.join(timeout=5)
-        if os.getpid() == main_process:
-            shutil.rmtree(runtime, ignore_errors=True)
-            lines.stdout.close()
-            lines.stderr.close()
-    return 1 if server is not None and server.failed else 0
+        return 0  # the signal arrived while the model was loading
+    return 1 if server.failed else 0
 
 
 def address(config: ServeConfig) -> str:
@@ -90,7 +110,7 @@ def make_runtime() -> Path:
             f"cannot make a temporary directory: {path}{error.strerror}; free space, or set TMPDIR "
             "to another directory"
         ) from None
-    if len(os.fsencode(runtime / "model-999.sock")) > SOCKET_PATH:
+    if len(os.fsencode(runtime / "99999-0123456789ab-999.sock")) > SOCKET_PATH:
         shutil.rmtree(runtime)
         raise ValueError(
             f"the temporary directory `{runtime.parent}` has too long a path for sockets; "

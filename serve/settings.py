@@ -76,6 +76,13 @@ class ServeConfig(Config):
     """Seconds without a sign of life from a model process, or of one forward pass, after which it
     is killed and restarted."""
 
+    load_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds in which a promoted bundle must be loaded beside the one that answers."""
+
+    keep_s: Annotated[float, Field(ge=0)] = 600.0
+    """Seconds that the model processes of the bundle before stay ready for a rollback, which then
+    takes a moment; they hold its memory."""
+
     grace_s: Annotated[float, Field(gt=0)] = 25.0
     """Seconds for accepted requests to finish after SIGTERM; Kubernetes kills after 30."""
 

@@ -16,12 +16,13 @@ from serve.command.failures import MODULES
 WINGS = {
     "serve": """
         language privacy command config settings files lines formats tables stats html
-        journal bundle inference classifier engine http predict_file processes server cli __main__
+        journal bundle inference classifier release engine http predict_file processes server
+        cli __main__
         predictor pooling
     """.split(),
     "train": """
-        launcher config processes statistics report data model portable origin evaluation publish
-        audit gate fit preflight compare merge tune init importing
+        launcher config processes statistics report data model portable origin golden evaluation
+        publish audit gate fit preflight compare merge tune init importing
         pipeline api cli __main__
     """.split(),
     "textloop": "binding loading serving commands completion __main__".split(),
@@ -43,9 +44,9 @@ MAX_FILES = 15
 """Files of a folder, `__init__.py` included; but scripts/ is one list of commands."""
 
 SERVING_LIBRARIES = {
-    "fastapi", "httptools", "litserve", "numpy", "onnxruntime", "opentelemetry",
-    "prometheus_client", "pyarrow", "pydantic", "pydantic_core", "starlette", "tokenizers",
-    "torch", "tqdm", "transformers", "uvicorn", "yaml",
+    "fastapi", "fsspec", "httptools", "huggingface_hub", "litserve", "numpy", "onnxruntime",
+    "opentelemetry", "prometheus_client", "pyarrow", "pydantic", "pydantic_core", "starlette",
+    "tokenizers", "torch", "tqdm", "transformers", "uvicorn", "yaml",
 }  # fmt: skip
 """Third-party packages that `serve` may import; pyarrow only for Parquet files and
 opentelemetry only for servers that trace."""
@@ -266,7 +267,8 @@ def test_init_files_hold_a_docstring_only() -> None:
 def test_light_modules_import_without_torch() -> None:
     names = (
         "serve.config, serve.bundle.seal, serve.inference.text, serve.inference.scores, "
-        "serve.stats, train.config.run"
+        "serve.stats, train.config.run, serve.release.change, serve.release.state, "
+        "serve.release.prune"
     )
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
 
@@ -274,7 +276,7 @@ def test_light_modules_import_without_torch() -> None:
 
 
 LIGHT = (
-    "serve.__main__, serve.http.api, serve.http.arm, serve.http.tracing, serve.predict_file, "
+    "serve.__main__, serve.http.api, serve.http.arms.arm, serve.http.tracing, serve.predict_file, "
     "serve.inference.predictor, serve.inference.backends.onnx, serve.processes.litserver"
 )
 """What a server of an int8 export imports, in one of its processes or another."""

@@ -22,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    if arguments.deployment:
+        return serve.run(arguments)
     named = named_bundle(arguments)
     from serve.bundle.location import bundle_at
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from serve.language.credentials import hide
 from train.config.names import BUNDLE
 from train.config.run import RunConfig
-from train.data.credentials import hide
 
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"}
 """Suffixes of files that may run code when they are loaded."""

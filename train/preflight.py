@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from serve.language.credentials import hide
 from train.config.run import RunConfig
-from train.data.credentials import hide
 from train.model.source import check_apart, check_source
 
 _NOT_A_PATH = ("://", "sql:", "hub:", "${", "*", "?")

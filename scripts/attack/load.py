@@ -7,16 +7,29 @@ client that waits for it.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-BODY = b'{"inputs": "where is the parcel that I ordered last week"}'
-REQUEST = (
-    b"POST /predict HTTP/1.1\r\nhost: load\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
-)
 TIMEOUT_S = 40.0
+
+
+def request_of(text: str) -> bytes:
+    """A request to /predict for one text."""
+    body = json.dumps({"inputs": text}).encode()
+    return (
+        b"POST /predict HTTP/1.1\r\nhost: load\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
+REQUEST = request_of("where is the parcel that I ordered last week")
+
+Look = Callable[[int, float, bytes, bytes], None]
+"""Takes a 200: the number of its request, when that was due, the head and the body."""
 
 Pool = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
@@ -35,25 +48,35 @@ class Window:
         return 1e3 * ordered[min(len(ordered) - 1, int(percent / 100 * len(ordered)))]
 
 
-async def _one(port: int, pool: Pool, window: Window, due_s: float) -> None:
+async def _one(
+    port: int,
+    pool: Pool,
+    window: Window,
+    due_s: float,
+    request: bytes = REQUEST,
+    look: Callable[[bytes, bytes], None] | None = None,
+) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = (
                 pool.pop() if pool else await asyncio.open_connection("127.0.0.1", port)
             )
-            writer.write(REQUEST)
+            writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             (length,) = (
                 int(line.partition(b":")[2])
                 for line in head.split(b"\r\n")
                 if line.lower().startswith(b"content-length")
             )
-            await reader.readexactly(length)
+            body = await reader.readexactly(length)
     except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
         window.outcomes[type(error).__name__] += 1
         return
     window.latencies_s.append(time.perf_counter() - due_s)
-    window.outcomes[head.split(b" ")[1].decode()] += 1
+    status = head.split(b" ")[1].decode()
+    window.outcomes[status] += 1
+    if look is not None and status == "200":
+        look(head, body)
     if b"connection: close" in head.lower():
         writer.close()
     else:
@@ -78,6 +101,30 @@ async def _open_loop(port: int, rate: float, seconds: float, windows: int) -> li
     for _, writer in pool:
         writer.close()
     return found
+
+
+async def follow(
+    port: int, *, rate: float, requests: Sequence[bytes], until: Callable[[int], bool], look: Look
+) -> Window:
+    """Send requests in turn at a rate until `until` is true of their number; look at each 200."""
+    pool: Pool = []
+    window, tasks = Window(), set()
+    due_s, number = time.perf_counter(), 0
+    while not until(number):
+        if (wait_s := due_s - time.perf_counter()) > 0:
+            await asyncio.sleep(wait_s)
+        request = requests[number % len(requests)]
+        task = asyncio.create_task(
+            _one(port, pool, window, due_s, request, partial(look, number, due_s))
+        )
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        due_s += 1 / rate
+        number += 1
+    await asyncio.gather(*tasks)
+    for _, writer in pool:
+        writer.close()
+    return window
 
 
 async def _closed_loop(port: int, connections: int, seconds: float) -> float:

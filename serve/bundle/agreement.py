@@ -25,8 +25,9 @@ from serve.bundle.architecture import (
     walk,
 )
 from serve.bundle.calibration import calibration_problems
-from serve.bundle.contents import CONFIG, TOKENIZER, TOKENIZER_CONFIG, read_object
+from serve.bundle.contents import CONFIG, GOLDEN, TOKENIZER, TOKENIZER_CONFIG, read_object
 from serve.bundle.export import export_problems
+from serve.bundle.golden import read_golden
 from serve.bundle.manifest import BundleError, Manifest
 from serve.bundle.tensors import read_tensors, weight_names
 
@@ -64,9 +65,12 @@ positions."""
 
 def check_agreement(path: Path, manifest: Manifest) -> None:
     """Raise BundleError for the first contradiction between the parts of a bundle."""
-    for name in (CONFIG, *([TOKENIZER] if manifest.tokenizer.fast else [])):
+    golden = [GOLDEN] if manifest.schema_version >= 4 else []
+    for name in (CONFIG, *([TOKENIZER] if manifest.tokenizer.fast else []), *golden):
         if name not in manifest.files:
             raise BundleError(f"bundle `{path}`: file `{name}` is missing")
+    if GOLDEN in manifest.files and not golden:
+        raise BundleError(f"bundle `{path}`: schema 3 has no `{GOLDEN}`, but it is there")
     config = read_object(path, CONFIG)
     tokenizer = read_object(path, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in manifest.files else {}
     weights = weight_names(path, set(manifest.files))
@@ -89,6 +93,8 @@ def check_agreement(path: Path, manifest: Manifest) -> None:
     )
     for problem in problems:
         raise BundleError(f"bundle `{path}`: {problem}")
+    if manifest.schema_version >= 4:
+        read_golden(path, manifest)
 
 
 def code_problems(values: dict[str, Any], name: str) -> Iterator[str]:

@@ -22,6 +22,9 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 ONNX_FILE = "onnx/model_int8.onnx"
 """Path of the int8 export in a bundle, if the export passed its parity gate."""
 
+GOLDEN = "golden.json"
+"""Inputs and the logits that the sealed model gave for them; see `serve.bundle.golden`."""
+
 MAX_JSON_BYTES = 16_000_000
 """Size of a JSON file or header that is read here; most have some kilobytes, that of a model with
 100,000 labels 8 MB. Parsing it takes up to 25 times as much memory."""
@@ -68,7 +71,9 @@ def check_names(path: Path, names: Collection[str]) -> None:
             raise BundleError(
                 f"bundle `{path}`: the files `{other}` and `{name}` are one file on some systems"
             )
-        known = name in (CONFIG, WEIGHTS, WEIGHTS_INDEX, ONNX_FILE) or _SHARD.fullmatch(name)
+        known = name in (CONFIG, WEIGHTS, WEIGHTS_INDEX, ONNX_FILE, GOLDEN) or _SHARD.fullmatch(
+            name
+        )
         if known or is_tokenizer_file(name) or _OTHER.fullmatch(name):
             continue
         if name == "adapter_config.json":
@@ -78,7 +83,10 @@ def check_names(path: Path, names: Collection[str]) -> None:
         elif name.endswith((".py", ".so")):
             why = "a bundle holds no code"
         else:
-            why = "only the files of a model, its tokenizer and the int8 export may be there"
+            why = (
+                "only the files of a model, its tokenizer, the int8 export and the golden cases "
+                "may be there"
+            )
         raise BundleError(f"bundle `{path}`: file `{name}` is not one of a bundle: {why}")
 
 

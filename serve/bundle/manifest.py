@@ -23,7 +23,8 @@ from serve.config import FrozenModel
 from serve.language.lines import one_line
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSIONS = (3, 4)
+"""Schemas that are read. Bundles of schema 3 have no golden cases."""
 CARD = "README.md"
 PLOTS = "evaluation"
 
@@ -182,8 +183,8 @@ class TokenizerRules(FrozenModel):
 class Manifest(FrozenModel):
     """The manifest of a bundle."""
 
-    schema_version: Literal[3] = 3
-    """Version of this layout."""
+    schema_version: Literal[3, 4] = 4
+    """Version of this layout; new bundles have 4."""
 
     task: Literal["single_label", "multi_label"]
     """One label per text, or any number of them."""
@@ -214,7 +215,8 @@ class Manifest(FrozenModel):
     """Number of rows and SHA-256 over the rows of each split."""
 
     parity: dict[str, float]
-    """Largest absolute logit differences between the adapter, merged and reloaded models."""
+    """Largest absolute logit differences between the adapter, merged and reloaded models, and on
+    the golden cases between each precision and fp32."""
 
     int8: Int8Export | None = None
     """The int8 export for CPUs, or why there is none; null if it was not requested."""

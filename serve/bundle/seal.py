@@ -13,6 +13,7 @@ from typing import Any
 
 from serve.bundle.agreement import check_agreement
 from serve.bundle.contents import (
+    GOLDEN,
     MAX_JSON_BYTES,
     check_names,
     check_sizes,
@@ -22,7 +23,7 @@ from serve.bundle.contents import (
 from serve.bundle.location import locate
 from serve.bundle.manifest import (
     MANIFEST,
-    SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     BundleError,
     Manifest,
     Measured,
@@ -44,12 +45,13 @@ class Bundle:
 def seal(staging: Path, destination: Path, **fields: Any) -> Bundle:
     """Turn the model directory `staging` into the bundle `destination`.
 
-    fields: every field of `Manifest` except `files`. `staging` is moved; an existing bundle
-    at `destination` is replaced.
+    fields: every field of `Manifest` except `files`. The directory holds its golden cases.
+    `staging` is moved; an existing bundle at `destination` is replaced.
     """
     names = [name for name in file_names(staging) if not is_card_file(name)]
     files = {name: sha256_of(staging / name) for name in names}
     manifest = Manifest(files=files, **fields)
+    assert GOLDEN in files or manifest.schema_version < 4
     write_atomic(staging / MANIFEST, _to_bytes(manifest))
     replace_directory(staging, destination)
     return Bundle(path=destination, manifest=manifest)
@@ -64,7 +66,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """
     try:
         path = locate(Path(path))
-        manifest = _read_manifest(path / MANIFEST)
+        manifest = read_manifest(path / MANIFEST)
         _check_files(path, manifest, verify=verify)
         check_agreement(path, manifest)
     except OSError as error:
@@ -108,7 +110,8 @@ def _to_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Path) -> Manifest:
+    """Read a manifest, which must be unaltered. Raises BundleError, OSError without the file."""
     altered = BundleError(f"`{file}` was altered or truncated; download or merge the bundle again")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise altered
@@ -119,10 +122,11 @@ def _read_manifest(file: Path) -> Manifest:
         digest = values.pop("manifest_sha256")
     except (ValueError, KeyError):
         raise altered from None
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
         raise BundleError(
             f"`{file}` has schema version {version!r:.40}, this version of Textloop reads "
-            f"{SCHEMA_VERSION}; merge the run again, or use the version that created the bundle"
+            f"{' and '.join(map(str, SCHEMA_VERSIONS))}; merge the run again, or use the version "
+            "that created the bundle"
         )
     try:
         manifest = Manifest.model_validate(values)

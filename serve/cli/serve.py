@@ -6,12 +6,17 @@ import argparse
 import os
 from pathlib import Path
 
-from serve.cli.which import add_bundle, named_bundle
+from serve.cli.which import add_bundle, named_bundle, words_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_bundle(parser, overrides=True)
+    parser.add_argument(
+        "--deployment",
+        type=Path,
+        help="a deployment directory in place of a bundle: serve what is promoted there",
+    )
     parser.add_argument("--config", type=Path, help="YAML with the server's keys")
     parser.add_argument("--host", help="address to listen on; default: 127.0.0.1, this machine")
     parser.add_argument("--port", type=int, help="TCP port to listen on; default: 8000")
@@ -23,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    bundle = named_bundle(arguments)
+    bundle = None if arguments.deployment else named_bundle(arguments)
+    if arguments.deployment and (arguments.bundle or words_of(arguments)):
+        raise ValueError("give a bundle or --deployment, not both")
     from serve.bundle.seal import open_bundle
     from serve.config import load_config
     from serve.language.environment import SERVER, overrides_from
@@ -36,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         given = ["host=0.0.0.0", f"port={vertex}", *given]
     overrides = [*overrides_from(ServeConfig, SERVER), *arguments.overrides, *given]
     config = load_config(ServeConfig, arguments.config, overrides)
-    opened = open_bundle(bundle)
+    source = arguments.deployment if bundle is None else open_bundle(bundle)
     from serve.server import run_server
 
-    return run_server(opened, config)
+    return run_server(source, config)

@@ -33,12 +33,17 @@ def named_bundle(arguments: argparse.Namespace) -> Path:
 
     Raises ValueError if none is named, or two are.
     """
-    words = [each for each in arguments.overrides if not _OVERRIDE.match(each)]
+    words = words_of(arguments)
     arguments.overrides = [each for each in arguments.overrides if _OVERRIDE.match(each)]
     named = [*([arguments.bundle] if arguments.bundle else []), *map(Path, words)]
     if len(named) > 1:
         raise ValueError(f"one bundle, please: {' and '.join(f'`{each}`' for each in named)}")
     return named[0] if named else _of_this_folder()
+
+
+def words_of(arguments: argparse.Namespace) -> list[str]:
+    """Return the words that are no overrides of keys."""
+    return [each for each in arguments.overrides if not _OVERRIDE.match(each)]
 
 
 def _of_this_folder() -> Path:

@@ -17,7 +17,8 @@ from traceback import walk_tb
 MODULES = {
     "": "numpy pydantic pydantic_core yaml",
     "cpu": """
-        fastapi httptools litserve onnxruntime prometheus_client starlette tokenizers tqdm uvicorn
+        fastapi fsspec httptools huggingface_hub litserve onnxruntime prometheus_client starlette
+        tokenizers tqdm uvicorn
     """,
     "serve": "torch transformers",
     "parquet": "pyarrow",
@@ -30,8 +31,8 @@ MODULES = {
     "tune": "optuna",
     "sklearn": "sklearn",
     "train": """
-        accelerate aiohttp datasets evaluate fsspec ftfy httpx2 huggingface_hub matplotlib onnx
-        onnxscript peft safetensors scipy
+        accelerate aiohttp datasets evaluate ftfy httpx2 matplotlib onnx onnxscript peft safetensors
+        scipy
     """,
 }
 """Third-party modules that are imported, by the extra that installs them; '' for every extra."""

@@ -7,7 +7,7 @@ import math
 import time
 from typing import Protocol, cast
 
-from serve.engine.admission import Admission, Unavailable
+from serve.engine.admission import Unavailable
 from serve.engine.transport import Beat, Frames, Status, WorkReply, unpack
 
 SILENT_S = 5.0
@@ -20,9 +20,9 @@ STUCK_S = 15.0
 class Pool(Protocol):
     """What a connection tells about itself."""
 
-    admission: Admission
-
     def connected(self, connection: Connection) -> None: ...
+
+    def heard(self, connection: Connection, beat: Beat) -> None: ...
 
     def disconnected(self, connection: Connection) -> None: ...
 
@@ -40,6 +40,8 @@ class Connection(asyncio.Protocol):
         self.heard_s = time.monotonic()
         self.replied_s = -math.inf  # no reply yet
         self.running_s = 0.0
+        self.beat: Beat | None = None
+        """The last report of the process."""
         self.failed_probe = False
         """Whether a test inference failed, and no other has succeeded since."""
         self.lost = asyncio.Event()
@@ -75,8 +77,8 @@ class Connection(asyncio.Protocol):
         for frame in self.frames.feed(data):
             message = unpack(frame)
             if isinstance(message, Beat):
-                self.running_s = message.running_s
-                self.pool.admission.report(self, message)
+                self.running_s, self.beat = message.running_s, message
+                self.pool.heard(self, message)
                 continue
             self.replied_s = self.heard_s
             if message.status is Status.OK:

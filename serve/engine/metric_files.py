@@ -27,13 +27,18 @@ RETRY_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def use_allocated_files() -> None:
+def use_allocated_files(slot: int | None = None) -> None:
     """Keep the metrics that are made from now on in allocated files.
 
+    slot: names the files instead of the process's id, so that the next process in this slot goes
+    on with them: else each one that is started would leave files, which every scrape reads.
     Needs PROMETHEUS_MULTIPROC_DIR, and takes effect even if prometheus_client was imported
     before the variable was set; without it metrics stay in memory, as in tests.
     """
-    if values.MmapedDict is not AllocatedDict:  # type: ignore[attr-defined]
+    if slot is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]
+        values.ValueClass = values.MultiProcessValue(lambda: f"slot{slot}")  # type: ignore[no-untyped-call]
+    elif values.MmapedDict is not AllocatedDict:  # type: ignore[attr-defined]
         values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
@@ -90,10 +95,11 @@ class AllocatedDict(MmapedDict):
         self._tried_s = now
         try:
             if not self._f:
-                # Under another name first: a scrape may read the file as soon as it is there.
-                temporary = f"{self._name}.new"
-                _allocate(temporary, FILE_BYTES)
-                os.rename(temporary, self._name)
+                if not os.path.exists(self._name):
+                    # Under another name first: a scrape may read the file as soon as it is there.
+                    temporary = f"{self._name}.new"
+                    _allocate(temporary, FILE_BYTES)
+                    os.rename(temporary, self._name)
                 try:
                     super().__init__(self._name)  # type: ignore[no-untyped-call]
                 except OSError:  # too many open files: the mapping takes another one

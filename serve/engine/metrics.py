@@ -20,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from serve.engine.metric_files import use_allocated_files
 
@@ -37,7 +38,7 @@ class HttpMetrics:
         self.request_seconds = Histogram(
             "textloop_request_duration_seconds",
             "Time from the first byte of the request to the last byte of the response",
-            ["route", "status"],
+            ["route", "status", "arm"],
             buckets=_SECONDS,
             registry=registry,
         )
@@ -47,7 +48,7 @@ class HttpMetrics:
             ["reason"],
             registry=registry,
         )
-        self.texts = Counter("textloop_texts", "Texts classified", registry=registry)
+        self.texts = Counter("textloop_texts", "Texts classified", ["arm"], registry=registry)
         self.tokenize_seconds = Histogram(
             "textloop_tokenize_duration_seconds",
             "Time to tokenize a request's texts",
@@ -55,7 +56,10 @@ class HttpMetrics:
             registry=registry,
         )
         self._labels = Counter(
-            "textloop_labels", "Texts by first label of answer", ["label"], registry=registry
+            "textloop_labels",
+            "Texts by first label of answer",
+            ["arm", "label"],
+            registry=registry,
         )
         self.inflight_tokens = Gauge(
             "textloop_inflight_tokens",
@@ -94,14 +98,6 @@ class HttpMetrics:
             "Lines of the server's own log that an HTTP process could not write",
             registry=registry,
         )
-        self._info = Gauge(
-            "textloop_model_info",
-            "The model being served; the value is always 1",
-            ["model", "version", "backend"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-
         self._keys = Gauge(
             "textloop_api_keys",
             "Lines of the file of API keys, valid or invalid, and whether it is unreadable",
@@ -110,26 +106,22 @@ class HttpMetrics:
             multiprocess_mode="livemostrecent",
         )
 
-    def count_labels(self, labels: Sequence[str]) -> list[Counter]:
-        """The counter of each label, in the given order."""
-        return [self._labels.labels(label) for label in labels]
+    def count_labels(self, arm: str, labels: Sequence[str]) -> list[Counter]:
+        """The counter of each label in the answers of an arm, in the given order."""
+        return [self._labels.labels(arm, label) for label in labels]
 
     def keys(self, state: str) -> Gauge:
         """The gauge of API keys that are `valid`, `invalid`, or whose file is `unreadable`."""
         return self._keys.labels(state)
 
-    def info(self, model: str, version: str, backend: str) -> Gauge:
-        """The gauge of a model that this process serves; 1 while it does."""
-        return self._info.labels(model, version, backend)
-
 
 class WorkerMetrics:
     """Metrics of the model processes."""
 
-    def __init__(self, *, device: str, packed: bool = False) -> None:
-        """packed: whether forward passes run without padding."""
+    def __init__(self, *, device: str, packed: bool = False, slot: int | None = None) -> None:
+        """packed: whether passes run without padding. slot: as for `use_allocated_files`."""
         self.packed = packed
-        use_allocated_files()
+        use_allocated_files(slot)
         registry = CollectorRegistry()
         Gauge(
             "textloop_packed",
@@ -193,8 +185,13 @@ class WorkerMetrics:
             self.queue_seconds.observe(wait_s)
 
 
-def exposition() -> tuple[bytes, str]:
-    """Return the metrics of all processes in the Prometheus text format, and its content type."""
+def exposition(own: Collector | None = None) -> tuple[bytes, str]:
+    """Return the metrics of all processes in the Prometheus text format, and its content type.
+
+    own: what the process that is asked knows itself. Files keep every version that was ever live.
+    """
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    if own is not None:
+        registry.register(own)
     return generate_latest(registry), CONTENT_TYPE_LATEST

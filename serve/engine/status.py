@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def write_status(socket: Path, predictor: Predictor, throughput: Throughput) -> 
         "packed": not reason,
         "packed_reason": reason or "its logits are those of padded batches",
         "precision": predictor.backend.precision,
-        "max_batch_tokens": throughput.max_batch_tokens,
+        "backend": predictor.backend.name,
+        **asdict(throughput),
     }
     write_atomic(_file(socket), json.dumps(status).encode())
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from serve.engine.admission import Admission, Unavailable
 from serve.engine.connection import Connection
 from serve.engine.metrics import HttpMetrics
-from serve.engine.transport import Status, WorkReply, WorkRequest, pack_request
+from serve.engine.transport import Beat, Status, WorkReply, WorkRequest, pack_request
 from serve.inference.text import Encoding, count_tokens
 
 PROBE_S = 5.0
@@ -60,6 +60,10 @@ class WorkerPool:
         self.columns = columns
         self.metrics = metrics
         self.admission = admission
+        self.users = 0
+        """Requests that have taken this pool's arm and are not finished."""
+        self.is_counted = True
+        """Whether new requests come here: then admission and the gauge follow this pool."""
         self.connections: list[Connection] = []
         self.ready: list[Connection] = []
         """Those whose process answers; the only ones that get requests."""
@@ -73,6 +77,18 @@ class WorkerPool:
             asyncio.create_task(self._survey_regularly()),
             *(asyncio.create_task(self._keep(path)) for path in self.paths),
         ]
+
+    def count(self, is_counted: bool) -> None:
+        """Let admission and the gauge follow this pool, or no longer."""
+        self.is_counted = is_counted
+        for connection in self.connections:
+            self.admission.report(connection, connection.beat if is_counted else None)
+        self._survey()
+
+    def heard(self, connection: Connection, beat: Beat) -> None:
+        """Take a model process's report."""
+        if self.is_counted:
+            self.admission.report(connection, beat)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -108,7 +124,8 @@ class WorkerPool:
         now = time.monotonic()
         self.ready = [each for each in self.connections if not each.is_silent(now)]
         self._answering = sum(not each.failed_probe for each in self.ready)
-        self.metrics.workers_ready.set(self._answering)
+        if self.is_counted:
+            self.metrics.workers_ready.set(self._answering)
 
     async def _survey_regularly(self) -> None:
         while True:

@@ -19,8 +19,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from serve.engine.metrics import exposition
-from serve.http.arm import Arm
-from serve.http.context import arm_of
+from serve.http.arms.arm import Arm
+from serve.http.arms.report import ArmMetrics
+from serve.http.context import arm_of, context_of
 from serve.http.edge import RequestMiddleware
 from serve.http.errors import http_error
 from serve.http.keys import ApiKeys
@@ -35,11 +36,15 @@ PROTOCOLS = (predict, kserve, clouds)
 """Modules with `router(service)`, and `BODIES`: the models of the bodies that they parse."""
 
 
+_EXPOSED = "retry-after x-model-generation x-model-version x-request-id".split()
+"""Headers that a page of another origin may read."""
+
+
 def build(app: FastAPI, service: Service, keys: ApiKeys | None) -> ASGIApp:
     """Add the routes to the application and wrap it in its middleware."""
     app.title = "Textloop"
     app.version = version("textloop")
-    routers = [operations(app), *(protocol.router(service) for protocol in PROTOCOLS)]
+    routers = [operations(app, service), *(protocol.router(service) for protocol in PROTOCOLS)]
     for router in routers:
         app.include_router(router)
     # One documentation page is enough, and the policy blocks the script of the other.
@@ -67,11 +72,11 @@ def _cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=[*"authorization content-type traceparent x-request-id".split(), LENGTH],
-        expose_headers=[*"retry-after x-model-version x-request-id".split(), LENGTH],
+        expose_headers=[*_EXPOSED, LENGTH],
     )
 
 
-def operations(app: FastAPI) -> APIRouter:
+def operations(app: FastAPI, service: Service) -> APIRouter:
     """Build probes, metrics and the OpenAPI document."""
     router = APIRouter(route_class=PlainRoute)
 
@@ -103,7 +108,8 @@ def operations(app: FastAPI) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=PROBES)
     async def metrics(request: Request) -> Response:
-        content, media_type = exposition()
+        own = ArmMetrics(context_of(request).arms, service.config.model_name)
+        content, media_type = exposition(own)
         return Response(content, media_type=media_type)
 
     return router

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from serve import lines
-from serve.http.arm import Arm
+from serve.http.arms.arm import Arm
+from serve.http.arms.roles import Arms, Role
 
 CLIENT_GONE = 499
 """Status in log and metrics of a request whose client left before the answer."""
@@ -36,8 +37,10 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[
 class RequestContext:
     """What an HTTP process knows of one request."""
 
-    arm: Arm
-    """The arm that answers; taken before the body is read, and never changed."""
+    arms: Arms
+    """Those of the server when the request came."""
+    role: Role
+    """That of the arm that answers; taken before the body is read, and never changed."""
     request_id: str
     trace_id: str | None
     traceparent: str
@@ -53,8 +56,11 @@ class RequestContext:
     """Whether the response has started."""
 
 
-def open_context(scope: Scope, arm: Arm) -> RequestContext:
-    """Read a request's identity from its headers and put its context into the scope."""
+def open_context(scope: Scope, arms: Arms) -> RequestContext:
+    """Read a request's identity from its headers and put its context into the scope.
+
+    A version in the path, which must have been matched to its route, chooses the arm.
+    """
     requested_id = traceparent = authorization = ""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
@@ -65,7 +71,8 @@ def open_context(scope: Scope, arm: Arm) -> RequestContext:
             authorization = value.decode("latin-1")
     traced = _TRACEPARENT.fullmatch(traceparent)
     context = RequestContext(
-        arm=arm,
+        arms=arms,
+        role=arms.role(scope.get("path_params", {}).get("version")),
         request_id=requested_id if _REQUEST_ID.fullmatch(requested_id) else os.urandom(16).hex(),
         trace_id=traced[1] if traced else None,
         traceparent=traceparent,
@@ -83,7 +90,7 @@ def context_of(request: Request) -> RequestContext:
 
 def arm_of(request: Request) -> Arm:
     """The arm that answers a request."""
-    return context_of(request).arm
+    return context_of(request).role.arm
 
 
 def log_access(scope: Scope, context: RequestContext, seconds: float) -> None:

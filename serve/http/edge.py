@@ -88,12 +88,10 @@ class RequestMiddleware:
             await self.app(scope, receive, self._flush_spans_before(send))
             return
         started_s = time.perf_counter()
-        context = open_context(scope, self.service.arm)
-        headers = [
-            (b"x-request-id", context.request_id.encode()),
-            context.arm.version_header,
-            *_HEADERS,
-        ]
+        route = self._route(scope)
+        context = open_context(scope, self.service.arms)
+        role = context.role
+        headers = [(b"x-request-id", context.request_id.encode()), *role.headers, *_HEADERS]
         if scope["path"] != "/docs":  # the page loads its script from elsewhere
             headers.append(_POLICY)
 
@@ -104,16 +102,18 @@ class RequestMiddleware:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        route = self._route(scope)
         span = self.tracer.start(scope, context.traceparent) if self.tracer else None
         if span:
             context.trace_id = span.trace_id
+        role.arm.pool.users += 1
         try:
             await self._serve(route, scope, receive, send_with_headers, context)
         finally:
+            role.arm.pool.users -= 1
             seconds = time.perf_counter() - started_s
             path = "other" if route is None else route.path
-            self.service.metrics.request_seconds.labels(path, context.status).observe(seconds)
+            durations = self.service.metrics.request_seconds
+            durations.labels(path, context.status, role.name).observe(seconds)
             if span:
                 span.end(context, path)
             if self.service.config.access_log:

@@ -19,7 +19,8 @@ from starlette.requests import Request
 from serve.engine.admission import Unavailable
 from serve.engine.metrics import HttpMetrics
 from serve.engine.transport import WorkReply
-from serve.http.arm import Arm
+from serve.http.arms.arm import Arm
+from serve.http.arms.roles import Arms, Role
 from serve.http.context import context_of
 from serve.http.large import WAITING_BODIES, Computation, Tokenizing, characters_of, within
 from serve.inference.decision import Decision
@@ -49,10 +50,10 @@ class Answer:
 
 
 class Service:
-    """The arm that new requests take; configuration and metrics of the server."""
+    """The arms that new requests take; configuration and metrics of the server."""
 
-    def __init__(self, arm: Arm, config: ServeConfig, metrics: HttpMetrics) -> None:
-        self.arm = arm
+    def __init__(self, arms: Arms, config: ServeConfig, metrics: HttpMetrics) -> None:
+        self.arms = arms
         self.config = config
         self.metrics = metrics
         self.tokenizing = Tokenizing(max_characters=WAITING_BODIES * config.max_body_bytes)
@@ -76,7 +77,7 @@ class Service:
         429, 503 or 504, RuntimeError if the model failed, and ClientGone if the client left.
         """
         context = context_of(request)
-        arm = context.arm
+        arm = context.role.arm
         arm.pool.admit(0)  # a full queue is reported before any work
         characters = characters_of(texts)
         started_s = time.perf_counter()
@@ -106,7 +107,8 @@ class Service:
             decision = arm.rules.decide(activate(reply.logits_NC, arm.activation))
             if arm.rules.threshold is not None:
                 first_N = decision.predicted_NC.argmax(axis=1)
-        self._count_texts(arm, reply.logits_NC.argmax(axis=1) if first_N is None else first_N)
+        best_N = reply.logits_NC.argmax(axis=1) if first_N is None else first_N
+        _count_texts(context.role, best_N)
         return Answer(
             scores_NC=activate(reply.logits_NC, activation or arm.activation),
             characters=characters,
@@ -142,10 +144,11 @@ class Service:
                 f"{len(encodings)} texts were classified; send fewer texts per request",
             ) from None
 
-    def _count_texts(self, arm: Arm, first_N: NDArray[np.int64]) -> None:
-        self.metrics.texts.inc(len(first_N))
-        for best, count in Counter(first_N.tolist()).items():
-            arm.label_counts[best].inc(count)
+
+def _count_texts(role: Role, best_N: NDArray[np.int64]) -> None:
+    role.texts.inc(len(best_N))
+    for best, count in Counter(best_N.tolist()).items():
+        role.label_counts[best].inc(count)
 
 
 async def _gone(request: Request) -> None:

@@ -24,16 +24,24 @@ def _limits(root: Path) -> Iterator[float]:
     The limits of outer groups hold too. A container may see the path that its group has on the
     host: then only the outermost directory exists here, and is the container's own group.
     """
-    for group in _groups(root):
+    for directory in control_groups("cpu", root):
+        if (limit := _limit(directory)) is not None:
+            yield limit
+
+
+def control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """Yield the directories of the cgroups, inner ones first, that a controller limits us by.
+
+    They may not exist; a name of a controller is one of version 1, such as cpu or memory.
+    """
+    for group in _groups(controller, root):
         for directory in (group, *group.parents):
             if directory == root / "sys" / "fs":
                 break
-            if (limit := _limit(directory)) is not None:
-                yield limit
+            yield directory
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the directories of the groups that limit the CPU."""
+def _groups(controller: str, root: Path) -> Iterator[Path]:
     mounts = root / "sys" / "fs" / "cgroup"
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
@@ -44,8 +52,8 @@ def _groups(root: Path) -> Iterator[Path]:
         inside = Path(*(part for part in Path(path).parts if part not in ("/", "..")))
         if not controllers:  # version 2
             yield from (mounts / inside, mounts / "unified" / inside)
-        elif "cpu" in controllers.split(","):
-            yield from (mounts / controllers / inside, mounts / "cpu" / inside)
+        elif controller in controllers.split(","):
+            yield from (mounts / controllers / inside, mounts / controller / inside)
 
 
 def _limit(group: Path) -> float | None:

@@ -122,6 +122,11 @@ class FastTokenizer:
         if getattr(self.raw.model, "max_input_chars_per_word", 0) > MAX_WORD_CHARACTERS:
             raise ValueError(f"it reads words of more than {MAX_WORD_CHARACTERS} characters")
 
+    def plain_ids(self) -> list[int]:
+        """Return the ids of the vocabulary, in order, except tokens added to it, such as [CLS]."""
+        words = self.raw.get_vocab(with_added_tokens=False)
+        return sorted(set(words.values()) - set(self.raw.get_added_tokens_decoder()))
+
     def _encode(self, parts: list[Any]) -> list[Any]:
         """Encode texts; None for each one at which the tokenizer fails."""
         try:

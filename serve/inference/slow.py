@@ -8,6 +8,11 @@ from typing import Any
 from serve.inference.fast import FAILED, NO_TOKENS, is_failure
 
 
+def plain_ids(tokenizer: Any) -> list[int]:
+    """Return the ids of the vocabulary, in order, except tokens added to it, such as [CLS]."""
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder))
+
+
 def encode_slowly(
     tokenizer: Any, texts: Sequence[Any], *, max_length: int, side: str | None
 ) -> list[dict[str, Any] | str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from serve.bundle.manifest import TokenizerRules
 from serve.inference.fast import NO_TOKENS, FastTokenizer, Row, check_last_id
-from serve.inference.slow import encode_slowly
+from serve.inference.slow import encode_slowly, plain_ids
 
 Text = str | tuple[str, str]
 Encoding = dict[str, list[int] | NDArray[np.int32]]
@@ -154,10 +154,11 @@ class TextEncoder:
             added = self.tokenizer.num_special_tokens_to_add(self.is_pair)
             if added >= self.max_length:
                 raise ValueError(f"it adds {added} tokens, which leaves no room for a text")
-            ids = set(self.tokenizer.get_vocab().values()) - set(
-                self.tokenizer.added_tokens_decoder
-            )
-            check_last_id(max(ids, default=0), num_embeddings)
+            check_last_id(max(self.plain_ids(), default=0), num_embeddings)
+
+    def plain_ids(self) -> list[int]:
+        """Return the ids of the vocabulary, in order, except tokens added to it, such as [CLS]."""
+        return self._fast.plain_ids() if self._fast else plain_ids(self.tokenizer)
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token of the vocabulary; None without a tokenizer in Rust."""
@@ -254,9 +255,8 @@ class TextEncoder:
     def _encode_slowly(self, texts: Sequence[Text], side: str | None) -> list[Encoding | str]:
         """Encode with transformers, for tokenizers without a Rust implementation."""
         assert self.tokenizer is not None
-        limits: Any = {"max_length": self.max_length, "side": side}
         with self._slow:
-            rows = encode_slowly(self.tokenizer, texts, **limits)
+            rows = encode_slowly(self.tokenizer, texts, max_length=self.max_length, side=side)
         return [
             row if isinstance(row, str) else {name: row[name] for name in self.columns}
             for row in rows

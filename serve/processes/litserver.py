@@ -21,24 +21,25 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import litserve
 import uvicorn
-from litserve.loops import inference_worker
 from litserve.utils import configure_logging
 
 from serve import lines
-from serve.bundle.seal import Bundle
+from serve.bundle.seal import open_bundle
 from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.metrics import HttpMetrics
-from serve.engine.pulse import Pulse
+from serve.engine.routing import Group
 from serve.inference.placement import pick_device
+from serve.processes.first import First
+from serve.processes.group import ModelGroup, Places, Slots
 from serve.processes.model import ClassifierAPI, count_devices
-from serve.processes.supervisor import Supervisor, end_processes
+from serve.processes.releases import Releases
+from serve.processes.supervisor import Watch
 from serve.settings import ServeConfig
 
 TEARDOWN_S = 3.0
@@ -51,9 +52,10 @@ LAST_S = 1.5
 class ClassifierServer(litserve.LitServer):
     """LitServe with Textloop's routes, transport and process management."""
 
-    def __init__(self, bundle: Bundle, config: ServeConfig, runtime: Path) -> None:
-        """runtime: a directory of the server's own, for sockets and metrics."""
-        from serve.http.arm import build_arm
+    def __init__(self, first: First, config: ServeConfig, runtime: Path) -> None:
+        """first: what answers at the start. runtime: the server's own directory, for sockets."""
+        from serve.http.arms.arm import Arm, build_arm
+        from serve.http.arms.roles import first_arms
         from serve.http.connection.parsing import connection_class
         from serve.http.connection.registry import Connections, max_connections, raise_file_limit
         from serve.http.keys import ApiKeys
@@ -61,12 +63,15 @@ class ClassifierServer(litserve.LitServer):
 
         self.config = config
         self.runtime = runtime
-        self.supervisor: Supervisor | None = None
+        self.first = first
+        self.watch = Watch()
+        self.live: ModelGroup | None = None
+        """The group that answers at the start."""
+        self.releases: Releases | None = None
         self.failed = False
         """Whether an HTTP process exited unexpectedly."""
         self.keys = ApiKeys(config.api_keys_file) if config.api_keys_file else None
         device = pick_device(config.device)
-        api = ClassifierAPI(bundle.path, config)
         metrics = HttpMetrics()
         most = max_connections(config, raise_file_limit())
         self.connection = connection_class(Connections(config, metrics, most))
@@ -77,10 +82,18 @@ class ClassifierServer(litserve.LitServer):
             timeout_s=config.timeout_s,
             gauge=metrics.inflight_tokens,
         )
-        arm = build_arm(bundle, config, device=device, admission=admission, metrics=metrics)
-        self.service = Service(arm, config, metrics)
+        place: Any = {"device": device, "admission": admission, "metrics": metrics}
+        arm = build_arm(first.bundle, config, **place)
+
+        def build_beside(group: Group, beside: Arm) -> Arm:
+            bundle = open_bundle(group.bundle, verify=False)
+            return build_arm(bundle, config, **place, beside=beside)
+
+        self.build_beside = build_beside
+        arms = first_arms(arm, metrics, generation=first.generation, refused=first.refused)
+        self.service = Service(arms, config, metrics)
         super().__init__(
-            api,
+            ClassifierAPI(),
             accelerator=device,
             devices=count_devices(device),
             workers_per_device=config.workers_per_device,
@@ -96,9 +109,6 @@ class ClassifierServer(litserve.LitServer):
         """Put this server's routes on the application (called by LitServer's constructor)."""
         from serve.http.api import build
 
-        workers = self._inference_workers_config_for_api(self.lit_api.api_path)
-        self.paths = [self.runtime / f"model-{number}.sock" for number in range(len(workers))]
-        self.service.arm.pool.paths = self.paths
         self.app: Any = build(self.app, self.service, self.keys)
 
     def _register_middleware(self) -> None:
@@ -131,59 +141,37 @@ class ClassifierServer(litserve.LitServer):
         address = uvicorn.Config(self.app, host=host, port=port, log_level=log_level, **options)
         sockets = [address.bind_socket()]
         number = num_api_servers or 1
-        self._init_manager(number)
-        self._logger_connector.run(self)
-        self.inference_workers = self.launch_inference_worker(self.lit_api)
-        self.verify_worker_status()
         http: dict[int, Any] = {}
         try:
+            self._init_manager(number)
+            self._logger_connector.run(self)
+            self._start_models()
             http = self._start_server(port, number, log_level, sockets, "process", **options)
             self._start_worker_monitoring(None, http)
             self._shutdown_event.wait()
         except KeyboardInterrupt:
             pass
         finally:
+            for each in sockets:
+                each.close()
             self._perform_graceful_shutdown(None, http)
 
-    def launch_inference_worker(self, lit_api: litserve.LitAPI) -> list[BaseProcess]:
-        """Start one model process per device and worker."""
-        numbers = range(len(self.paths))
-        return [self.launch_single_inference_worker(lit_api, number) for number in numbers]
-
-    def launch_single_inference_worker(
-        self, lit_api: litserve.LitAPI, worker_id: int
-    ) -> BaseProcess:
-        """Start the model process of that number."""
-        device = self._inference_workers_config_for_api(lit_api.api_path)[worker_id]
-        self.paths[worker_id].unlink(missing_ok=True)
-        process = multiprocessing.get_context("spawn").Process(
-            target=inference_worker,
-            args=(
-                lit_api,
-                device if isinstance(device, str) else device[0],
-                worker_id,
-                self.paths[worker_id],
-                None,
-                {},
-                self._callback_runner,
-                False,
-            ),
-            name=f"textloop-model-{worker_id}",
+    def _start_models(self) -> None:
+        """Start the model processes, and wait for them; RuntimeError if one exits before."""
+        devices = self._inference_workers_config_for_api(self.lit_api.api_path)
+        places = Places(
+            runtime=self.runtime,
+            devices=tuple(each if isinstance(each, str) else each[0] for each in devices),
+            config=self.config,
+            slots=Slots(),
         )
-        # Ctrl-C goes to the whole process group; this process ends when the parent ends it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return process
-
-    def verify_worker_status(self) -> None:
-        """Wait for the sockets of all model processes; RuntimeError if one exits before."""
-        while missing := [number for number, path in enumerate(self.paths) if not path.exists()]:
-            if any(not self.inference_workers[number].is_alive() for number in missing):
-                raise RuntimeError("a model process exited before it was ready")
-            time.sleep(0.02)
+        self.live = ModelGroup(self.first.bundle, places, "model")
+        self.live.wait_until_listening()
+        self.service.arms.champion.arm.pool.paths = self.live.paths
+        if self.first.deployment is None:
+            return
+        self.releases = Releases(self.first, places, self.watch, self.live, url=self.config.url)
+        self.releases.route()
 
     def _start_server(
         self, port: int, num: int, log_level: str, sockets: Any, *rest: Any, **kwargs: Any
@@ -209,10 +197,11 @@ class ClassifierServer(litserve.LitServer):
             if not reports:
                 return  # they exited
             num_processes -= len(reports)
-        config, bundle = self.config, self.service.arm.manifest
+        bundle = self.first.bundle
+        generation = f", generation {self.first.generation}" if self.first.generation else ""
         lines.stdout.write(
-            f"serving {self.lit_api.bundle_path} (version {bundle.version}) "
-            f"on {config.url}; docs at /docs; press Ctrl-C to stop"
+            f"serving {bundle.path} (version {bundle.manifest.version}{generation}) "
+            f"on {self.config.url}; docs at /docs; press Ctrl-C to stop"
         )
 
     async def report_serving(self) -> None:
@@ -222,7 +211,7 @@ class ClassifierServer(litserve.LitServer):
 
     async def _report_ready(self) -> None:
         """Report to the main process once this one is connected to all model processes."""
-        pool = self.service.arm.pool
+        pool = self.service.arms.champion.arm.pool
         while len(pool.ready) < len(pool.paths):
             await asyncio.sleep(0.02)
         os.write(self.report_fd, b".")
@@ -236,14 +225,23 @@ class ClassifierServer(litserve.LitServer):
         lines.stdout.start()
         lines.stderr.start()
         tune_gc()
-        service, arm = self.service, self.service.arm
-        service.metrics.info(self.config.model_name, arm.version, arm.backend).set(1)
-        service.metrics.workers_ready.set(0)
+        self.service.metrics.workers_ready.set(0)
+        arm = self.service.arms.champion.arm
         arm.pool.start()
+        following: asyncio.Task[None] | None = None
+        if self.first.deployment is not None:
+            from serve.http.arms.follow import Follower
+
+            follower = Follower(self.service, self.runtime, self.build_beside)
+            following = asyncio.create_task(follower.run())
         yield
         if self.report:
             self.report.cancel()
-        await arm.pool.close()
+        if following:
+            following.cancel()
+            await follower.close()
+        else:
+            await arm.pool.close()
         lines.stdout.close()
         lines.stderr.close()
 
@@ -253,31 +251,29 @@ class ClassifierServer(litserve.LitServer):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _start_worker_monitoring(self, manager: None, uvicorn_workers: dict[int, Any]) -> None:
-        def launch(number: int) -> BaseProcess:
-            return self.launch_single_inference_worker(self.lit_api, number)
+        http = list(uvicorn_workers.values())
 
         def watch() -> None:
-            if supervisor.watch(list(uvicorn_workers.values())):
+            if self.watch.until_over(http):
                 self.failed = True
                 self._shutdown_event.set()
 
-        pulses = [Pulse(path, hang_s=self.config.hang_s) for path in self.paths]
-
-        def hangs(number: int) -> str | None:
-            return pulses[number].problem()
-
-        supervisor = self.supervisor = Supervisor(self.inference_workers, launch, hangs)
+        assert self.live is not None
+        self.watch.add(self.live.supervisor)
         threading.Thread(target=watch, name="watch", daemon=True).start()
         threading.Thread(
-            target=self._announce, args=(len(uvicorn_workers),), name="announce", daemon=True
+            target=self._announce, args=(len(http),), name="announce", daemon=True
         ).start()
+        if self.releases:
+            self.releases.start([each.pid for each in http])
 
     def _perform_graceful_shutdown(
         self, manager: None, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
     ) -> None:
         """End HTTP processes, within the grace period; then the model processes."""
-        if self.supervisor:
-            self.supervisor.ending = True
+        self.watch.ending = True
+        if self.releases:
+            self.releases.ending.set()
         http = list(uvicorn_workers.values())
         for process in http:
             process.terminate()
@@ -287,4 +283,7 @@ class ClassifierServer(litserve.LitServer):
             process.join(timeout=max(0.0, deadline - time.monotonic()))
         for process in http:
             process.kill()  # one that is still there is in native code
-        end_processes(self.inference_workers)
+        if self.releases:
+            self.releases.close()
+        elif self.live:
+            self.live.end()

@@ -11,10 +11,13 @@ import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import litserve
+from litserve.callbacks import CallbackRunner
+from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 
 from serve import lines
@@ -22,8 +25,12 @@ from serve.engine.gc_tuning import trim_heap, tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
 from serve.engine.status import write_status
+from serve.inference.golden import check_golden
 from serve.inference.predictor import Predictor, Throughput
-from serve.settings import ServeConfig
+from serve.language.lines import one_line
+from serve.processes.memory import check_gpu_memory
+from serve.processes.order import Order, failure_file
+from serve.processes.priority import aside
 
 
 class ClassifierAPI(litserve.LitAPI):
@@ -32,24 +39,43 @@ class ClassifierAPI(litserve.LitAPI):
     predictor: Predictor
     throughput: Throughput
 
-    def __init__(self, bundle_path: Path, config: ServeConfig) -> None:
+    def __init__(self, order: Order | None = None) -> None:
+        """order: None in the main process, which registers this with LitServe and loads nothing."""
         super().__init__(loop=ClassifierLoop())
-        self.bundle_path = bundle_path
-        self.config = config
+        self._order = order
+
+    @property
+    def order(self) -> Order:
+        """What this process is to run."""
+        assert self._order is not None
+        return self._order
 
     def setup(self, device: str) -> None:
-        """Load the model in this process and time it. The parent verified the bundle."""
+        """Load the model in this process, check it and time it. The parent verified the bundle."""
         # Signals reach the whole process group; the parent ends its model processes in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        config = self.config
         try:
-            self.predictor = Predictor.load(
-                self.bundle_path, device=device, backend=config.backend, verify=False
-            )
-            self.throughput = self.predictor.warm_up(config.max_batch_tokens)
+            if self.order.is_beside:
+                aside(lambda: self._load(device))
+            else:
+                self._load(device)
         except ValueError as error:  # LitServe would print its traceback
+            failure_file(self.order.socket).write_text(one_line(str(error)))
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(1)
+
+    def _load(self, device: str) -> None:
+        order = self.order
+        if order.is_beside:
+            check_gpu_memory(order.bundle, device)
+        self.predictor = Predictor.load(
+            order.bundle, device=device, backend=order.config.backend, verify=False
+        )
+        check_golden(self.predictor)
+        if order.pace is None:
+            self.throughput = self.predictor.warm_up(order.config.max_batch_tokens)
+        else:
+            self.throughput = Throughput(**asdict(order.pace))
 
 
 class ClassifierLoop(LitLoop):
@@ -66,10 +92,10 @@ class ClassifierLoop(LitLoop):
         callback_runner: Any,
     ) -> None:
         """Serve until the parent is gone. `request_queue` is the socket's path."""
-        lines.log_to_stderr(lit_api.config.log_level)
+        lines.log_to_stderr(lit_api.order.config.log_level)
         lines.stderr.start()
         packed = not lit_api.predictor.backend.padded_because
-        metrics = WorkerMetrics(device=device, packed=packed)
+        metrics = WorkerMetrics(device=device, packed=packed, slot=lit_api.order.slot)
         write_status(request_queue, lit_api.predictor, lit_api.throughput)
         worker = Worker(lit_api.predictor, lit_api.throughput, metrics=metrics)
         tune_gc()
@@ -80,6 +106,20 @@ class ClassifierLoop(LitLoop):
         lines.stderr.close()
         # Forward threads are daemons inside native code: exit without waiting for them.
         os._exit(0)
+
+
+def run_model(order: Order) -> None:
+    """Let LitServe load the model and run our loop."""
+    inference_worker(
+        ClassifierAPI(order),
+        order.device,
+        order.number,
+        order.socket,
+        None,
+        {},
+        CallbackRunner(),
+        False,
+    )
 
 
 def count_devices(device: str) -> int:

@@ -7,6 +7,7 @@ Knows processes, not what they run.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from multiprocessing import connection as mp_connection
@@ -24,12 +25,16 @@ STEADY_S = 30.0
 END_S = 5.0
 """Seconds from SIGTERM to SIGKILL when processes are ended."""
 
+LOOK_S = 0.2
+"""Seconds between two looks at processes that may hang."""
+
 
 class Supervisor:
-    """Keeps model processes running.
+    """Keeps the model processes of one group running.
 
     workers: the model processes by number; a restarted one replaces the entry. launch: starts
     the model process of a number. hangs: why that process must be replaced, None if it lives.
+    name: of the group, for the log.
     """
 
     def __init__(
@@ -37,37 +42,33 @@ class Supervisor:
         workers: list[BaseProcess],
         launch: Callable[[int], BaseProcess],
         hangs: Callable[[int], str | None],
+        name: str = "model process",
     ) -> None:
         self.workers = workers
         self.launch = launch
         self.hangs = hangs
-        self.ending = False
-        """Set to end `watch` without a restart."""
+        self.name = name
         self._pauses_s = dict.fromkeys(range(len(workers)), FIRST_PAUSE_S)
         self._started_s = dict.fromkeys(range(len(workers)), time.monotonic())
         self._due_s: dict[int, float] = {}
 
-    def watch(self, http: Collection[BaseProcess]) -> bool:
-        """Watch until `ending` is set; True if an HTTP process exited before."""
-        while not self.ending:
-            alive = [
-                process.sentinel
-                for number, process in enumerate(self.workers)
-                if number not in self._due_s
-            ]
-            mp_connection.wait([*alive, *(each.sentinel for each in http)], timeout=0.2)
-            if self.ending:
-                break
-            if dead := [each for each in http if not each.is_alive()]:
-                logger.error("HTTP process %d exited unexpectedly; shutting down", dead[0].pid)
-                return True
-            for number, process in enumerate(self.workers):
-                if process.is_alive() and (problem := self.hangs(number)):
-                    logger.error("model process %d: %s; killing it", number, problem)
-                    process.kill()
-                    process.join(timeout=END_S)
-                self._restart_if_dead(number, process)
-        return False
+    @property
+    def sentinels(self) -> list[int]:
+        """Become readable when a process ends that is not due to be restarted anyway."""
+        return [
+            process.sentinel
+            for number, process in enumerate(self.workers)
+            if number not in self._due_s
+        ]
+
+    def look(self) -> None:
+        """Kill processes that hang, and restart dead ones after their pause."""
+        for number, process in enumerate(self.workers):
+            if process.is_alive() and (problem := self.hangs(number)):
+                logger.error("%s %d: %s; killing it", self.name, number, problem)
+                process.kill()
+                process.join(timeout=END_S)
+            self._restart_if_dead(number, process)
 
     def _restart_if_dead(self, number: int, process: BaseProcess) -> None:
         now = time.monotonic()
@@ -76,7 +77,8 @@ class Supervisor:
                 self._pauses_s[number] = FIRST_PAUSE_S
             pause_s = self._pauses_s[number]
             logger.error(
-                "model process %d exited with code %s; restarting in %.1f s",
+                "%s %d exited with code %s; restarting in %.1f s",
+                self.name,
                 number,
                 process.exitcode,
                 pause_s,
@@ -87,6 +89,43 @@ class Supervisor:
             del self._due_s[number]
             self._started_s[number] = now
             self.workers[number] = self.launch(number)
+
+
+class Watch:
+    """The supervisors of all groups that answer, which come and go."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        """Set to end `until_over` without a restart."""
+        self._supervisors: list[Supervisor] = []
+        self._lock = threading.Lock()
+
+    def add(self, supervisor: Supervisor) -> None:
+        """Watch a group from now on."""
+        with self._lock:
+            self._supervisors.append(supervisor)
+
+    def remove(self, supervisor: Supervisor) -> None:
+        """Watch a group no longer: none of its processes is restarted once this returns."""
+        with self._lock:
+            self._supervisors.remove(supervisor)
+
+    def until_over(self, http: Collection[BaseProcess]) -> bool:
+        """Watch until `ending` is set; True if an HTTP process exited before."""
+        while not self.ending:
+            with self._lock:
+                alive = [each for group in self._supervisors for each in group.sentinels]
+            mp_connection.wait([*alive, *(each.sentinel for each in http)], timeout=LOOK_S)
+            if self.ending:
+                break
+            if dead := [each for each in http if not each.is_alive()]:
+                logger.error("HTTP process %d exited unexpectedly; shutting down", dead[0].pid)
+                return True
+            with self._lock:
+                for group in self._supervisors:
+                    if not self.ending:
+                        group.look()
+        return False
 
 
 def end_processes(processes: Iterable[BaseProcess]) -> None:

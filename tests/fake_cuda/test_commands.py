@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from altered import forge, manifest
 from processes import run, running
 
 from fake_cuda.build import LIBRARY
 from serve.bundle.seal import open_bundle
 from serve.inference.predictor import Predictor
+from serve.release.change import promote
+from tests.serve.release.deployments import following, released
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,3 +64,27 @@ def test_a_server_reports_that_it_runs_without_padding(bundles: Callable[[str], 
     assert info["max_batch_tokens"] in (4096, 8192, 16384, 32768)
     assert "\ntextloop_packed 1.0\n" in metrics
     assert "\ntextloop_padding_tokens_total 0.0\n" in metrics
+
+
+def test_two_versions_are_live_on_the_device(
+    bundles: Callable[[str], Path], tmp_path: Path
+) -> None:
+    created = manifest(created="2006-01-01T00:00:00+00:00")
+    second = forge(bundles("single"), tmp_path / "second", created)
+    directory = tmp_path / "dep"
+    versions = released(directory, bundles("single"), second)
+    body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a parcel"]}]}
+
+    with following(directory) as server:
+        status = server.reaches(promote(directory, versions[1], who="test").pointer.generation)
+        answers = [
+            httpx.post(f"{server.url}/v2/models/textloop/versions/{version}/infer", json=body)
+            for version in versions
+        ]
+        info = httpx.get(f"{server.url}/info").json()
+
+    assert status.refused is None
+    assert [answer.json()["model_version"] for answer in answers] == versions
+    assert answers[0].json()["outputs"] == answers[1].json()["outputs"]  # the same weights
+    assert (info["device"], info["model_dtype"]) == ("cuda", "bf16")
+    assert info["arms"] == {"champion": versions[1], "retired": versions[0]}

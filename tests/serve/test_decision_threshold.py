@@ -175,7 +175,7 @@ def test_info_says_that_half_decides_where_no_threshold_was_found(eager: Path) -
 def test_texts_are_counted_by_the_predicted_label(server: Server, expected: list[str]) -> None:
     def count() -> float:
         metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
-        name = 'textloop_labels_total{label="login"'
+        name = 'textloop_labels_total{arm="champion",label="login"'
         (line,) = [each for each in metrics.splitlines() if each.startswith(name)]
         return float(line.rpartition(" ")[2])
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from serve.bundle.contents import GOLDEN
 from serve.bundle.manifest import MANIFEST, Abstention, Calibration, Manifest, digest_of
 from serve.bundle.seal import open_bundle, seal
 from serve.files import sha256_of
@@ -126,6 +127,34 @@ def without_export(path: Path, values: dict[str, Any]) -> None:
     """Leave the bundle to PyTorch."""
     shutil.rmtree(path / "onnx", ignore_errors=True)
     values["int8"] = None
+    content = json.loads((path / GOLDEN).read_text())
+    for case in content["cases"]:
+        case["logits"].pop("int8", None)
+    (path / GOLDEN).write_text(json.dumps(content))
+    values["parity"] = {k: v for k, v in values["parity"].items() if k != "golden_int8"}
+
+
+def golden_cases(edit: Callable[[dict[str, Any]], None]) -> Change:
+    """Change each golden case."""
+
+    def change(path: Path, values: dict[str, Any]) -> None:
+        content = json.loads((path / GOLDEN).read_text())
+        for case in content["cases"]:
+            edit(case)
+        (path / GOLDEN).write_text(json.dumps(content))
+
+    return change
+
+
+def golden_again(path: Path, values: dict[str, Any]) -> None:
+    """Record the golden cases of a model that was altered: it is then another, sound one."""
+    from serve.inference.backends.torch import TorchBackend
+    from train.golden import write_golden
+
+    kept = {key: value for key, value in values.items() if key != "files"}
+    kept["parity"] = {k: v for k, v in kept["parity"].items() if not k.startswith("golden_")}
+    errors = write_golden(path, kept, TorchBackend.load(path, device="cpu"))
+    values["parity"] = kept["parity"] | errors
 
 
 class _Pickle:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
-from train.data.credentials import VARIABLE, hide, is_secret_name
+from serve.language.credentials import VARIABLE, hide, is_secret_name
 
 _USER = re.compile(r"^(?:sql:)?[\w+.-]+://(?P<user>[^/\s]*)@", re.IGNORECASE)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from serve.inference.masks import build_masks_without_waiting
+from serve.inference.backends.masks import build_masks_without_waiting
 from serve.inference.text import Encoding
 from train.fit.arguments import global_batch, head_learning_rate, uses_activation_checkpointing
 from train.fit.callbacks import RunCallback

@@ -23,9 +23,9 @@ from transformers.integrations import (
 )
 
 from serve.files import write_atomic
+from serve.language.credentials import HIDDEN, hide
 from serve.privacy import silence
 from train.config.run import RunConfig
-from train.data.credentials import HIDDEN, hide
 from train.portable import portable_config
 
 RECORD = "tracking.json"

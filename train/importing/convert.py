@@ -17,8 +17,10 @@ from typing import Any
 from serve.bundle.manifest import BundleError, Calibration, Int8Export
 from serve.bundle.seal import Bundle, open_bundle, seal
 from serve.files import sync_directory
+from serve.inference.passes import Backend
 from serve.inference.predictor import Predictor
 from serve.inference.text import Text, TextEncoder
+from train.golden import write_golden
 from train.importing.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from train.importing.labels import Naming, Task, labels_of, task_of
 from train.importing.parity import Parity, compare, stock_logits
@@ -98,6 +100,8 @@ def convert(
     texts: of the user, compared with the stock pipeline besides the built-in ones. Raises
     ImportRefused, and ValueError for a wrong `max_length`; then nothing is left behind.
     """
+    from serve.inference.backends.torch import TorchBackend  # imports PyTorch
+
     is_pair = len(text_columns) == 2
     source = described.source
     checkpoint = load_checkpoint(
@@ -123,10 +127,13 @@ def convert(
         encoder = TextEncoder.from_directory(
             staging, max_length=checkpoint.max_length, is_pair=is_pair
         )
-        parity = compare(stock, staging, encoder, temperature=fitted.temperature)
+        backend = TorchBackend.load(staging, device="cpu")
+        parity = compare(stock, backend, encoder, temperature=fitted.temperature)
         manifest = _manifest(checkpoint, fitted, parity, text_columns)
         manifest["tokenizer"] = tokenizer_rules(staging, encoder, [s.text for s in samples])
-        checkpoint = replace(checkpoint, model=None)  # the predictor loads the weights once more
+        checkpoint = replace(checkpoint, model=None)
+        manifest["parity"] |= _record(staging, manifest, backend, source)
+        del backend  # the predictor loads the weights once more
         bundle = _opened(seal(staging, sealed, **manifest), source)
         if measure:
             bundle = measure(bundle)
@@ -171,6 +178,17 @@ def _manifest(
         "versions": library_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _record(
+    staging: Path, manifest: dict[str, Any], backend: Backend, source: Source
+) -> dict[str, float]:
+    """Write the golden cases; return figures for `parity`. ImportRefused for a model without."""
+    try:
+        return write_golden(staging, manifest, backend)
+    except ValueError as error:
+        reason = str(error).replace(f"bundle `{staging}`: ", "")
+        raise ImportRefused(f"`{source.name}` makes no bundle that opens: {reason}") from error
 
 
 def _opened(bundle: Bundle, source: Source) -> Bundle:

@@ -34,7 +34,7 @@ from train.importing.source import (
     read_source,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Raised when bundles are made differently, so that those in the cache are made again."""
 
 ABANDONED_S = 24 * 3600.0

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serve.inference.passes import Backend
 from serve.inference.placement import STOCK_SINGLE
 from serve.inference.scores import Array
 from serve.inference.text import Encoding, TextEncoder
@@ -135,17 +135,14 @@ class Parity:
     notes: tuple[str, ...]
 
 
-def compare(stock: Stock, directory: Path, encoder: TextEncoder, *, temperature: float) -> Parity:
-    """Compare the model directory, run as it is served, with the stock pipeline.
+def compare(stock: Stock, backend: Backend, encoder: TextEncoder, *, temperature: float) -> Parity:
+    """Compare the written model, run as it is served, with the stock pipeline.
 
-    encoder: made from the directory. temperature: by which the bundle's logits were divided.
-    Raises ImportRefused with the largest difference and the kind of text.
+    backend, encoder: made from the directory. temperature: by which the bundle's logits were
+    divided. Raises ImportRefused with the largest difference and the kind of text.
     """
-    from serve.inference.backends.torch import TorchBackend
-
     encodings = encoder.encode([sample.text for sample in stock.samples])
     _check_ids(stock, encodings)
-    backend = TorchBackend.load(directory, device="cpu")
     single_NC = np.concatenate(
         [backend.forward(encoder.pad([each])) for each in encodings[: len(stock.single_NC)]]
     )

@@ -67,7 +67,9 @@ def merge(config: RunConfig, *, device: str = "auto") -> Bundle:
             int8, calibration = add_int8(
                 staging, config, data, merged, calibration, checkpoints=checkpoints
             )
-        bundle = seal_run(staging, config, data, merged, calibration, int8, fitted=fitted)
+        bundle = seal_run(
+            staging, config, data, merged, calibration, int8, fitted=fitted, device=device
+        )
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record_validation_metrics(bundle, config, data, device=device)

@@ -8,10 +8,12 @@ from typing import Any
 
 from serve.bundle.manifest import Calibration, Int8Export
 from serve.bundle.seal import Bundle, record_metrics, seal
+from serve.inference.backends.torch import TorchBackend
 from serve.inference.predictor import Predictor
 from train.config.run import RunConfig
 from train.data.splits import LabelledData
 from train.evaluation.measure import BACKEND_SPLITS, measure
+from train.golden import write_golden
 from train.merge.weights import Merged
 from train.origin import code_revision, library_versions, tokenizer_rules
 from train.portable import portable, portable_config
@@ -26,12 +28,14 @@ def seal_run(
     int8: Int8Export | None,
     *,
     fitted: dict[str, Any],
+    device: str,
 ) -> Bundle:
-    """Seal the model directory `staging` as `output_dir/bundle`. fitted: the record of `fit`."""
+    """Seal the model directory `staging` as `output_dir/bundle`.
+
+    fitted: the record of `fit`. device: on which its golden cases are recorded.
+    """
     run = fitted["run"]
-    return seal(
-        staging,
-        config.output_dir / "bundle",
+    fields: dict[str, Any] = dict(
         task=config.task,
         labels=data.labels,
         text_columns=config.data.text_columns,
@@ -53,6 +57,9 @@ def seal_run(
         versions=library_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    backend = TorchBackend.load(staging, device=device)
+    fields["parity"] = merged.parity | write_golden(staging, fields, backend)
+    return seal(staging, config.output_dir / "bundle", **fields)
 
 
 def record_validation_metrics(

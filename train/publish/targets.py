@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from serve.files import replace_directory, sha256_of, write_atomic
-from train.data.credentials import hide
+from serve.language.credentials import hide
 from train.publish.delivery import LATEST, Delivery, Package, refuse_other_content
 
 _HUB = re.compile(r"hub:[\w.-]+/[\w.-]+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from serve.http.arm import Arm
+from serve.http.arms.arm import Arm
 from serve.http.protocols.texts import list_of_texts
 from serve.http.schemas import Parameters, RequestError
 from serve.inference.text import Text

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.http.arm import Arm
+from serve.http.arms.arm import Arm
 from serve.http.context import arm_of
 from serve.http.parsing import parse
 from serve.http.protocols.checks import check_parameters, checked_texts

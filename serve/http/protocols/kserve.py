@@ -7,6 +7,7 @@ reads and writes tensors in JSON and in the binary extension, which Triton's cli
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.engine.admission import Unavailable
-from serve.http.arm import Arm
-from serve.http.context import arm_of
+from serve.http.arms.arm import Arm
+from serve.http.context import arm_of, context_of
 from serve.http.protocols.checks import checked_texts
 from serve.http.protocols.instances import InstancesRequest, Predictions, answer_instances
 from serve.http.protocols.kserve_schemas import (
@@ -85,14 +86,18 @@ def router(service: Service) -> APIRouter:
 
 def _check_model(service: Service, request: Request) -> None:
     """Raise RequestError 404 unless the path names the model and, if any, its version."""
-    served = {"name": service.config.model_name, "version": arm_of(request).version}
+    served = {
+        "name": [service.config.model_name],
+        "version": list(context_of(request).arms.by_version),
+    }
     for part, value in request.path_params.items():
-        if value != served[part]:
+        if value not in served[part]:
             raise _unknown("model" if part == "name" else "version", value, served[part])
 
 
-def _unknown(what: str, value: str, served: str) -> RequestError:
-    return RequestError(404, f"unknown {what} `{shown(value)}`; this server has `{served}`")
+def _unknown(what: str, value: str, served: Sequence[str]) -> RequestError:
+    names = " and ".join(f"`{each}`" for each in served)
+    return RequestError(404, f"unknown {what} `{shown(value)}`; this server has {names}")
 
 
 def _outputs(arm: Arm) -> tuple[str, ...]:
@@ -181,7 +186,9 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
     @routes.get(_V2_VERSION, openapi_extra=by_version, **metadata)
     async def v2_model(request: Request) -> Response:
         _check_model(service, request)
-        return json_response(describe(arm_of(request), service.config))
+        context = context_of(request)
+        versions = list(context.arms.by_version)
+        return json_response(describe(context.role.arm, versions, service.config))
 
     readiness: dict[str, Any] = {
         "summary": "KServe V2: whether the model is ready",
@@ -210,8 +217,11 @@ def _add_v2(routes: APIRouter, service: Service) -> None:
         return await infer(service, request)
 
 
-def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
-    """The model's metadata by the V2 protocol, with the order of the labels in `scores`."""
+def describe(arm: Arm, versions: Sequence[str], config: ServeConfig) -> dict[str, Any]:
+    """The model's metadata by the V2 protocol, with the order of the labels in `scores`.
+
+    versions: those that may be addressed.
+    """
     labels = list(arm.manifest.labels)
     names = INPUTS[: len(arm.manifest.text_columns)]
     per_label = {"shape": [-1, len(labels)], "parameters": {"labels": labels}}
@@ -222,7 +232,7 @@ def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
     }
     return {
         "name": config.model_name,
-        "versions": [arm.version],
+        "versions": versions,
         "platform": "textloop",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names],
         "outputs": [{"name": name, **outputs[name]} for name in _outputs(arm)],
@@ -240,7 +250,7 @@ async def infer(service: Service, request: Request) -> Response:
         limit=config.max_texts_per_request,
     )
     if parsed.model_version and parsed.model_version != arm.version:
-        raise _unknown("version", parsed.model_version, arm.version)
+        raise _unknown("version", parsed.model_version, [arm.version])
     requested = requested_outputs(parsed, names=_outputs(arm))
 
     def field(number: int | None = None, part: int = 0) -> str:

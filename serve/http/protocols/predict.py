@@ -24,8 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.engine.status import read_status
-from serve.http.arm import Arm
-from serve.http.context import arm_of
+from serve.http.arms.arm import Arm
+from serve.http.arms.report import describe_arms
+from serve.http.arms.roles import Arms
+from serve.http.context import arm_of, context_of
 from serve.http.parsing import parse
 from serve.http.protocols.checks import check_parameters
 from serve.http.protocols.texts import inputs_field, to_texts
@@ -69,7 +71,8 @@ def router(service: Service) -> APIRouter:
         responses={200: {"model": dict[str, Any]}, 401: {"model": ErrorBody}},
     )
     async def info(request: Request) -> Response:
-        return json_response(describe(arm_of(request), service.config))
+        context = context_of(request)
+        return json_response(describe(context.role.arm, context.arms, service.config))
 
     return routes
 
@@ -175,13 +178,14 @@ def _decision(rules: Rules) -> dict[str, Any] | None:
     }
 
 
-def describe(arm: Arm, config: ServeConfig) -> dict[str, Any]:
+def describe(arm: Arm, arms: Arms, config: ServeConfig) -> dict[str, Any]:
     """The body of /info: the model, its backend, and the limits; Textloop's own fields first."""
     manifest = arm.manifest
     labels = manifest.labels
     status = read_status(arm.pool.paths) or {}
     return {
         "model_version": arm.version,
+        **describe_arms(arms),
         "base_model": manifest.base_model,
         "task": manifest.task,
         "labels": labels,

@@ -12,10 +12,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from serve.inference.backends.bulk import BULK_TOKENS, OneDnnProducts, may_use_onednn, side_by_side
+from serve.inference.backends.masks import build_masks_without_waiting
 from serve.inference.backends.packed import PackedModel
 from serve.inference.cores import usable_cores
 from serve.inference.equivalence import move, to_tensors
-from serve.inference.masks import build_masks_without_waiting
 from serve.inference.passes import BATCH_TOKENS
 from serve.inference.placement import DeviceFailed, DoesNotFit
 from serve.inference.pooling import load_classifier, usable_positions

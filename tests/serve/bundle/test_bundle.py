@@ -15,6 +15,7 @@ from serve.bundle.seal import open_bundle, record_metrics, seal
 
 FILES = [
     "config.json",
+    "golden.json",
     "manifest.json",
     "model.safetensors",
     "tokenizer.json",
@@ -139,7 +140,7 @@ def test_directory_that_is_not_a_bundle_names_the_remedy(tmp_path: Path) -> None
 
 def test_bundle_of_a_later_schema_is_refused(copy: Path) -> None:
     text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"schema_version": 3', '"schema_version": 9'))
+    (copy / "manifest.json").write_text(text.replace('"schema_version": 4', '"schema_version": 9'))
 
     with pytest.raises(BundleError, match="schema version 9"):
         open_bundle(copy)

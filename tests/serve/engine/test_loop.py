@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import os
-import pickle
 import socket
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from litserve.transport.factory import TransportConfig
-from processes import wait_for
+from processes import run, wait_for
 from rows import make_rows
 
 from serve.engine.callers import Caller
@@ -38,8 +37,6 @@ from serve.engine.transport import (
 from serve.inference.placement import DeviceFailed
 from serve.inference.predictor import Predictor, Throughput
 from serve.inference.text import Encoding
-from serve.processes.model import ClassifierAPI
-from serve.settings import ServeConfig
 
 TEXTS = [row["text"] for row in make_rows(40, seed=8)]
 COLUMNS = ("input_ids", "token_type_ids")
@@ -250,10 +247,17 @@ def test_frames_survive_any_chunking() -> None:
         assert back.logits_NC.tolist() == [[1.5, -2.0]]
 
 
-def test_classifier_api_can_be_pickled(bundles: Callable[[str], Path]) -> None:
-    api = ClassifierAPI(bundles("single"), ServeConfig())
-
-    assert pickle.loads(pickle.dumps(api)).bundle_path == api.bundle_path
+def test_a_model_process_begins_without_heavy_imports() -> None:
+    """What it needs is imported by a thread of the lowest priority, beside live traffic."""
+    code = (
+        "import pickle, sys; from pathlib import Path; from serve.processes.order import Order; "
+        "from serve.processes.start import run_model_process; from serve.settings import "
+        "ServeConfig; order = Order(bundle=Path('b'), config=ServeConfig(), device='cpu', number=0,"
+        " slot=1, socket=Path('s'), is_beside=True, pace=None); "
+        "assert pickle.loads(pickle.dumps(order)) == order; "
+        "print([m for m in ('litserve', 'numpy', 'onnxruntime', 'torch') if m in sys.modules])"
+    )
+    assert run("-c", code).stdout == "[]\n"
 
 
 def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
@@ -265,8 +269,6 @@ def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
     source = inspect.getsource(litserve.server.LitServer)
     for name in (
         "_init_manager",
-        "launch_inference_worker",
-        "launch_single_inference_worker",
         "verify_worker_status",
         "_start_server",
         "_start_worker_monitoring",

@@ -24,7 +24,7 @@ def limit(size):                              # writing beyond it fails, as on a
 
 limit(int(sys.argv[2]))
 metrics = HttpMetrics()
-metrics.texts.inc(2)
+metrics.texts.labels("champion").inc(2)
 for number in range(2000):                    # many times the size of a new file
     metrics.request_errors.labels("r" * 60 + str(number)).inc()
 def shown():

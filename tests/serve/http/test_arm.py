@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from altered import both, config, forge, manifest
+from altered import both, config, forge, golden_again, manifest
 from fastapi import FastAPI
 from processes import ROOT, running
 from rows import make_rows
@@ -21,7 +21,8 @@ from serve.bundle.seal import Bundle, open_bundle
 from serve.engine.admission import Admission
 from serve.engine.metrics import HttpMetrics
 from serve.http.api import build
-from serve.http.arm import Arm, build_arm
+from serve.http.arms.arm import Arm, build_arm
+from serve.http.arms.roles import first_arms
 from serve.http.service import Service
 from serve.settings import ServeConfig
 
@@ -58,12 +59,15 @@ def service_reads(file: Path) -> set[str]:
 def test_nothing_of_a_bundle_is_read_from_the_service() -> None:
     reads = {file.name: service_reads(file) - OF_THE_SERVER for file in HTTP.rglob("*.py")}
 
-    assert {name: names for name, names in reads.items() if names} == {"edge.py": {"arm"}}
+    assert {name: names for name, names in reads.items() if names} == {
+        "edge.py": {"arms"},
+        "follow.py": {"arms"},
+    }
 
 
 def test_the_middleware_takes_the_arm_once() -> None:
-    assert (HTTP / "edge.py").read_text().count("service.arm") == 1
-    assert (HTTP / "service.py").read_text().count("self.arm") == 1  # set by the constructor
+    assert (HTTP / "edge.py").read_text().count("service.arms") == 1
+    assert (HTTP / "service.py").read_text().count("self.arms") == 1  # set by the constructor
 
 
 def renamed(bundle: Path, destination: Path) -> Path:
@@ -71,7 +75,8 @@ def renamed(bundle: Path, destination: Path) -> Path:
     labels = [f"new {label}" for label in open_bundle(bundle).manifest.labels]
     names = {str(number): label for number, label in enumerate(labels)}
     numbers = {label: number for number, label in enumerate(labels)}
-    change = both(manifest(labels=labels), config(id2label=names, label2id=numbers))
+    named = both(manifest(labels=labels), config(id2label=names, label2id=numbers))
+    change = both(named, golden_again)
     return forge(bundle, destination, change)
 
 
@@ -131,7 +136,9 @@ def test_no_answer_mixes_two_arms_that_are_switched_while_requests_wait(
     async def scenario() -> list[tuple[str, str, Arm, httpx.Response]]:
         old, new = arms()
         await ready(old, new)
-        service = Service(old, ServeConfig(), HttpMetrics())
+        metrics = HttpMetrics()
+        both = {arm: first_arms(arm, metrics) for arm in (old, new)}
+        service = Service(both[old], ServeConfig(), metrics)
         transport = httpx.ASGITransport(app=build(FastAPI(), service, None))
 
         async def ask(path: str, text: str) -> tuple[str, str, Arm, httpx.Response]:
@@ -139,8 +146,9 @@ def test_no_answer_mixes_two_arms_that_are_switched_while_requests_wait(
 
             async def body() -> AsyncIterator[bytes]:
                 content = BODIES[path](text)
-                taken.append(service.arm)  # the request's own: it reads its body after taking it
-                service.arm = new if service.arm is old else old
+                took = service.arms.champion.arm  # the request's own: it took it before its body
+                taken.append(took)
+                service.arms = both[new if took is old else old]
                 yield content[:5]
                 await asyncio.sleep(0.001)  # others switch
                 yield content[5:]
@@ -150,7 +158,7 @@ def test_no_answer_mixes_two_arms_that_are_switched_while_requests_wait(
 
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for arm in (old, new):
-                service.arm = arm
+                service.arms = both[arm]
                 for path in BODIES:
                     for text in TEXTS:
                         alone = await client.post(path, content=BODIES[path](text))
@@ -182,11 +190,13 @@ def test_info_openapi_and_model_paths_are_those_of_the_arm(
     async def scenario() -> None:
         old, new = arms()
         await ready(old, new)
-        service = Service(old, ServeConfig(), HttpMetrics())
+        metrics = HttpMetrics()
+        both = {arm: first_arms(arm, metrics) for arm in (old, new)}
+        service = Service(both[old], ServeConfig(), metrics)
         transport = httpx.ASGITransport(app=build(FastAPI(), service, None))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for arm, other in ((old, new), (new, old)):
-                service.arm = arm
+                service.arms = both[arm]
                 info = (await client.get("/info")).json()
                 document = (await client.get("/openapi.json")).json()
                 path = "/v2/models/textloop/versions"

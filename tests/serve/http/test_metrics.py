@@ -66,11 +66,12 @@ def test_metrics_are_exact_whichever_process_answers(guarded: Guarded) -> None:
 def test_gauges_tell_the_state_of_now(guarded: Guarded) -> None:
     version = http().get(f"{guarded.server.url}/health/live").headers["x-model-version"]
     values = scrape(guarded.server)
-    about = {"model": "textloop", "version": version, "backend": "onnx"}
+    about = {"arm": "champion", "model": "textloop", "version": version, "backend": "onnx"}
 
     assert values["textloop_model_processes_ready", frozenset()] == 2
     assert values["textloop_inflight_tokens", frozenset()] == 0
     assert values["textloop_model_info", frozenset(about.items())] == 1
+    assert values["textloop_generation", frozenset()] == 0
     keys = {"valid": 3, "invalid": 0, "unreadable": 0}
     assert {
         state: values["textloop_api_keys", frozenset({("state", state)})] for state in keys
@@ -87,4 +88,6 @@ def test_exposition_is_what_prometheus_reads(guarded: Guarded) -> None:
     assert all(family.documentation for family in families)
     assert len({family.name for family in families}) == len(families)
     names = {name for family in families for sample in family.samples for name in sample.labels}
-    assert names == set("backend device label le model reason route state status version".split())
+    assert names == set(
+        "arm backend device label le model reason route state status version".split()
+    )

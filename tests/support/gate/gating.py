@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from altered import golden_again
 from rows import make_rows, write_jsonl
 from safetensors.numpy import load_file, save_file
 
@@ -62,6 +63,7 @@ def altered(
     values |= {"int8": None, **fields}
     for name in ("files", "schema_version", "metrics"):
         del values[name]
+    golden_again(staging, values)
     return seal(staging, directory / "altered", **values).path
 
 

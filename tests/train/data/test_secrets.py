@@ -18,8 +18,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from processes import run
 
+from serve.language.credentials import hide
 from train.data.addresses import expand, presentable
-from train.data.credentials import hide
 from train.data.sources import open_source
 from train.portable import check_portable, portable
 

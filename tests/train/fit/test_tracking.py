@@ -12,8 +12,8 @@ import yaml
 from processes import run
 from publishing import png
 
+from serve.language.credentials import hide
 from train.config.run import RunConfig
-from train.data.credentials import hide
 from train.data.splits import load_data
 from train.fit.fit import fit
 from train.fit.tracking import _tracking_uri

@@ -67,6 +67,7 @@ def test_bundle_holds_exactly_these_files_and_reloads_strictly(
     files = [file for file in path.rglob("*") if file.is_file()]
     assert sorted(str(file.relative_to(path)) for file in files) == [
         "config.json",
+        "golden.json",
         "manifest.json",
         "model.safetensors",
         "onnx/model_int8.onnx",

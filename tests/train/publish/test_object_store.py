@@ -66,6 +66,27 @@ def test_bundle_in_a_bucket_is_whole_and_a_rerun_sends_what_is_missing(
     assert got.stdout.strip() == made.version
 
 
+def test_published_version_is_deployed_from_its_bucket(
+    made: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    made.publish("--to", "s3://models/deployed", **environment)
+    code = """
+import sys
+from textloop.__main__ import main
+codes = [main(["deploy", sys.argv[1], url]) for url in sys.argv[2:]]
+sys.exit(codes != [2, 2, 0])
+"""
+    url = "s3://models/deployed"
+
+    done = run("-c", code, tmp_path / "d", "s3://nowhere/x", url, f"{url}/{made.version}",
+               **environment)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert f"the latest is '{made.version}'; name one: {url}/{made.version}" in done.stderr
+    assert done.stdout.splitlines()[-1] == made.version
+    assert open_bundle(tmp_path / "d" / "bundles" / made.version)
+
+
 @pytest.mark.slow
 def test_other_content_and_a_missing_bucket_are_refused(
     made: Run, environment: dict[str, str], tmp_path: Path

@@ -3,15 +3,14 @@
 A request takes its arm once, before its body is parsed (`serve.http.context`), and every
 protocol reads labels, scores, headers and version from that arm. So two bundles can live in
 one server, and no answer mixes them. Admission, limits and configuration belong to the
-server, not to an arm.
+server, not to an arm; which arms answer, and in which role, is in `serve.http.arms.roles`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import Counter
-
+from serve.bundle.contents import is_tokenizer_file
 from serve.bundle.manifest import Manifest
 from serve.bundle.seal import Bundle
 from serve.engine.admission import Admission
@@ -32,7 +31,6 @@ class Arm:
     manifest: Manifest
     version: str
     """The bundle's version, computed once."""
-    version_header: tuple[bytes, bytes]
     device: str
     backend: str
     backend_reason: str
@@ -44,8 +42,6 @@ class Arm:
     rules: Rules
     json_heads: list[bytes]
     """Of `serve.inference.scores.json_heads`, for the bundle's labels."""
-    label_counts: list[Counter]
-    """Texts by the label that comes first in their answer, in label order."""
     warm_up: list[Encoding]
     """The test inference of a readiness probe."""
     pool: WorkerPool
@@ -67,16 +63,21 @@ def build_arm(
     device: str,
     admission: Admission,
     metrics: HttpMetrics,
+    beside: Arm | None = None,
 ) -> Arm:
-    """The arm of a verified bundle on a resolved device; it connects when its pool is started."""
+    """The arm of a verified bundle on a resolved device; it connects when its pool is started.
+
+    beside: an arm whose tokenizer is used again if it is the same; loading one takes a while, in
+    which an HTTP process may answer nobody.
+    """
     manifest = bundle.manifest
     version = manifest.version
     backend, reason = pick_backend(bundle, device=device, requested=config.backend)
-    encoder = load_encoder(bundle)
+    encoder = beside.encoder if beside and _same_tokenizer(manifest, beside.manifest) else None
+    encoder = encoder or load_encoder(bundle)
     return Arm(
         manifest=manifest,
         version=version,
-        version_header=(b"x-model-version", version.encode()),
         device=device,
         backend=backend,
         backend_reason=reason,
@@ -85,7 +86,16 @@ def build_arm(
         activation=default_activation(manifest.task),
         rules=Rules.of(manifest, backend),
         json_heads=json_heads(manifest.labels),
-        label_counts=metrics.count_labels(manifest.labels),
         warm_up=encoder.encode([WARM_UP[encoder.is_pair]]),
         pool=WorkerPool(encoder.columns, admission=admission, metrics=metrics),
     )
+
+
+def _same_tokenizer(one: Manifest, other: Manifest) -> bool:
+    """Whether two bundles turn the same texts into the same token ids."""
+
+    def parts(manifest: Manifest) -> tuple[object, ...]:
+        files = {name: digest for name, digest in manifest.files.items() if is_tokenizer_file(name)}
+        return files, manifest.tokenizer, manifest.max_length, manifest.is_pair
+
+    return parts(one) == parts(other)
