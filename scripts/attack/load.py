@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,8 @@ REQUEST = request_of("where is the parcel that I ordered last week")
 Look = Callable[[int, float, bytes, bytes], None]
 """Takes a 200: the number of its request, when that was due, the head and the body."""
 
-Pool = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+Pool = deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+"""Connections in turn: one that rests is closed by the server after `idle_timeout_s`."""
 
 
 @dataclass
@@ -59,7 +60,7 @@ async def _one(
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = (
-                pool.pop() if pool else await asyncio.open_connection("127.0.0.1", port)
+                pool.popleft() if pool else await asyncio.open_connection("127.0.0.1", port)
             )
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -84,7 +85,7 @@ async def _one(
 
 
 async def _open_loop(port: int, rate: float, seconds: float, windows: int) -> list[Window]:
-    pool: Pool = []
+    pool: Pool = deque()
     found, tasks = [], set()
     due_s = time.perf_counter()
     for _ in range(windows):
@@ -107,7 +108,7 @@ async def follow(
     port: int, *, rate: float, requests: Sequence[bytes], until: Callable[[int], bool], look: Look
 ) -> Window:
     """Send requests in turn at a rate until `until` is true of their number; look at each 200."""
-    pool: Pool = []
+    pool: Pool = deque()
     window, tasks = Window(), set()
     due_s, number = time.perf_counter(), 0
     while not until(number):
@@ -131,7 +132,7 @@ async def _closed_loop(port: int, connections: int, seconds: float) -> float:
     window, end_s = Window(), time.perf_counter() + seconds
 
     async def client() -> None:
-        pool: Pool = []
+        pool: Pool = deque()
         while time.perf_counter() < end_s:
             await _one(port, pool, window, time.perf_counter())
         for _, writer in pool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -154,15 +158,33 @@ class ModelGroup:
             pace=self._pace,
         )
         process = multiprocessing.get_context("spawn").Process(
-            target=run_model_process, args=(order,), name=f"textloop-model-{self.name}-{number}"
+            target=run_model_process,
+            args=(pickle.dumps(order), order.is_beside),
+            name=f"textloop-model-{self.name}-{number}",
         )
         # Ctrl-C goes to the whole process group; this process ends when the parent ends it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
+            with _without_main_module():
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
+
+
+_starting = threading.Lock()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a process from importing the program that this one runs: it needs nothing of it."""
+    main = sys.modules["__main__"]
+    with _starting:  # groups are started and restarted by two threads
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def inherited(running: ModelGroup, other: ModelGroup) -> Pace | None:

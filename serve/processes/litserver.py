@@ -29,7 +29,8 @@ import uvicorn
 from litserve.utils import configure_logging
 
 from serve import lines
-from serve.bundle.seal import open_bundle
+from serve.bundle.manifest import MANIFEST
+from serve.bundle.seal import Bundle, read_manifest
 from serve.engine.admission import Admission
 from serve.engine.gc_tuning import tune_gc
 from serve.engine.metrics import HttpMetrics
@@ -86,7 +87,8 @@ class ClassifierServer(litserve.LitServer):
         arm = build_arm(first.bundle, config, **place)
 
         def build_beside(group: Group, beside: Arm) -> Arm:
-            bundle = open_bundle(group.bundle, verify=False)
+            path = Path(group.bundle)  # verified by the main process
+            bundle = Bundle(path=path, manifest=read_manifest(path / MANIFEST))
             return build_arm(bundle, config, **place, beside=beside)
 
         self.build_beside = build_beside

@@ -247,17 +247,14 @@ def test_frames_survive_any_chunking() -> None:
         assert back.logits_NC.tolist() == [[1.5, -2.0]]
 
 
-def test_a_model_process_begins_without_heavy_imports() -> None:
+def test_a_model_process_begins_without_other_libraries() -> None:
     """What it needs is imported by a thread of the lowest priority, beside live traffic."""
     code = (
-        "import pickle, sys; from pathlib import Path; from serve.processes.order import Order; "
-        "from serve.processes.start import run_model_process; from serve.settings import "
-        "ServeConfig; order = Order(bundle=Path('b'), config=ServeConfig(), device='cpu', number=0,"
-        " slot=1, socket=Path('s'), is_beside=True, pace=None); "
-        "assert pickle.loads(pickle.dumps(order)) == order; "
-        "print([m for m in ('litserve', 'numpy', 'onnxruntime', 'torch') if m in sys.modules])"
+        "import sys; known = {*sys.modules}; import serve.processes.start; "
+        "print(sorted({m.partition('.')[0] for m in {*sys.modules} - known} "
+        "- sys.stdlib_module_names))"
     )
-    assert run("-c", code).stdout == "[]\n"
+    assert run("-c", code).stdout == "['serve']\n"
 
 
 def test_litserve_is_the_version_whose_internals_are_replaced() -> None:
