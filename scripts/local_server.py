@@ -42,9 +42,9 @@ class LocalServer:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [str(python), *map(str, arguments), "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True
-        )
+        # A group of its own to kill, but the same session: Linux shares the CPU among sessions, so
+        # that a server of another one would compete with its load generator as a whole.
+        self.process = subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
         try:
             wait_until_ready(f"{self.url}/health", self.process)
         except BaseException:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from serve.bundle.manifest import BundleError
-from serve.bundle.seal import Bundle, open_bundle
+from serve.bundle.seal import Bundle
 from serve.engine.routing import Refusal
 from serve.processes.group import LoadFailed
-from serve.release.pointer import Pointer, ReleaseError, bundle_path, read_pointer, timestamp
+from serve.release.bundles import open_deployed
+from serve.release.pointer import Pointer, ReleaseError, read_pointer, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +53,10 @@ def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Resul
             f"bundle there and prints its version, then: `textloop promote {directory} VERSION`"
         )
 
-    def opened(version: str) -> Bundle:
-        bundle = open_bundle(bundle_path(directory, version))
-        if bundle.manifest.version != version:
-            raise BundleError(f"bundle `{bundle.path}` has another version; deploy it again")
-        return bundle
-
     try:
-        bundle = opened(pointer.champion)
+        bundle = open_deployed(directory, pointer.champion)
         return serve(First(bundle=bundle, deployment=directory, pointer=pointer))
-    except (BundleError, LoadFailed) as error:
+    except (BundleError, ReleaseError, LoadFailed) as error:
         if pointer.previous is None:
             raise
         logger.error(
@@ -78,7 +73,7 @@ def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Resul
         )
         return serve(
             First(
-                bundle=opened(pointer.previous),
+                bundle=open_deployed(directory, pointer.previous),
                 deployment=directory,
                 pointer=pointer,
                 refused=refused,

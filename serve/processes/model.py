@@ -21,6 +21,7 @@ from litserve.loops import inference_worker
 from litserve.loops.base import LitLoop
 
 from serve import lines
+from serve.command.priority import aside
 from serve.engine.gc_tuning import trim_heap, tune_gc
 from serve.engine.loop import Worker
 from serve.engine.metrics import WorkerMetrics
@@ -30,7 +31,6 @@ from serve.inference.predictor import Predictor, Throughput
 from serve.language.lines import one_line
 from serve.processes.memory import check_gpu_memory
 from serve.processes.order import Order, failure_file
-from serve.processes.priority import aside
 
 
 class ClassifierAPI(litserve.LitAPI):

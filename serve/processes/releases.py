@@ -18,7 +18,8 @@ from contextlib import suppress
 from itertools import count
 
 from serve.bundle.manifest import BundleError
-from serve.bundle.seal import Bundle, open_bundle
+from serve.bundle.seal import Bundle
+from serve.command.priority import aside
 from serve.engine.routing import Refusal, Report, Routing, read_reports, write_routing
 from serve.inference.placement import pick_backend
 from serve.inference.predictor import load_encoder
@@ -26,9 +27,9 @@ from serve.processes.entry import Entry
 from serve.processes.first import First
 from serve.processes.group import LoadFailed, ModelGroup, Places
 from serve.processes.memory import check_memory
-from serve.processes.priority import aside
 from serve.processes.supervisor import Watch
-from serve.release.pointer import Pointer, ReleaseError, bundle_path, read_pointer, timestamp
+from serve.release.bundles import open_deployed
+from serve.release.pointer import Pointer, ReleaseError, read_pointer, timestamp
 from serve.release.successor import check_successor
 
 LOOK_S = 0.02
@@ -165,11 +166,7 @@ class Releases:
 
     def _checked(self, pointer: Pointer) -> Bundle:
         """The verified bundle of a pointer, comparable with the one that answers."""
-        bundle = open_bundle(bundle_path(self.directory, pointer.champion))
-        if bundle.manifest.version != pointer.champion:
-            raise BundleError(
-                f"bundle `{bundle.path}` has version {bundle.manifest.version}; deploy it again"
-            )
+        bundle = open_deployed(self.directory, pointer.champion)
         check_successor(self.live.bundle, bundle, directory=self.directory)
         load_encoder(bundle)
         return bundle

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 
-from serve.processes.priority import aside
+from serve.command.priority import aside
 
 
 def run_model_process(order: bytes, is_beside: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle, open_bundle
+from serve.command.priority import aside
 from serve.files import replace_directory, sync_directory
 from serve.release.directory import LOCK, is_deployment, locked, try_lock
 from serve.release.gate import gate_path, read_gate, write_gate
@@ -63,7 +64,7 @@ def deploy(directory: Path, source: str, *, gate_report: Path | None = None) -> 
     with locked(directory):
         sweep(directory)
     if not _is_whole(directory, found.version):
-        _receive(directory, found)
+        aside(lambda: _receive(directory, found))
     if gate is not None:
         with locked(directory):
             write_gate(directory, found.version, gate)
@@ -71,7 +72,10 @@ def deploy(directory: Path, source: str, *, gate_report: Path | None = None) -> 
 
 
 def open_deployed(directory: Path, version: str, *, verify: bool = True) -> Bundle:
-    """Open a deployed bundle. Raises ReleaseError if it is not there, BundleError if altered."""
+    """Open a deployed bundle, which is read whole at the lowest priority unless `verify` is False.
+
+    Raises ReleaseError if it is not there, BundleError if it was altered.
+    """
     path = bundle_path(directory, version)
     if path.is_symlink():
         raise ReleaseError(
@@ -84,7 +88,7 @@ def open_deployed(directory: Path, version: str, *, verify: bool = True) -> Bund
             "BUNDLE` copies it there"
         )
     try:
-        bundle = open_bundle(path, verify=verify)
+        bundle = aside(lambda: open_bundle(path)) if verify else open_bundle(path, verify=False)
     except BundleError as error:
         raise BundleError(f"{error}; deploying it to `{directory}` again replaces it") from None
     if bundle.path != path or bundle.manifest.version != version:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from serve.command.priority import aside
 from serve.engine.routing import (
     Group,
     Refusal,
@@ -20,7 +21,6 @@ from serve.engine.routing import (
     write_routing,
 )
 from serve.processes.group import Slots
-from serve.processes.priority import aside
 
 
 def test_the_smallest_free_slots_are_taken() -> None:

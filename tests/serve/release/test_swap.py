@@ -178,7 +178,7 @@ def of_another(path: Path) -> None:
     [
         (truncated, "was altered or truncated"),
         (altered, "was altered or truncated"),
-        (of_another, "has version"),
+        (of_another, "holds version"),
         (lambda path: (path / "config.json").unlink(), "`config.json` is missing"),
     ],
 )

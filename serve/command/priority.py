@@ -16,7 +16,10 @@ Result = TypeVar("Result")
 
 
 def aside(work: Callable[[], Result]) -> Result:
-    """Return what `work` returns in a thread of the lowest priority; its exception is raised."""
+    """Return what `work` returns in a thread of the lowest priority; its exception is raised.
+
+    An interrupt ends the wait, and the thread with the process.
+    """
     results: list[Result] = []
     raised: list[BaseException] = []
 
@@ -27,7 +30,7 @@ def aside(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run, name="aside")
+    thread = threading.Thread(target=run, name="aside", daemon=True)
     thread.start()
     thread.join()
     if raised:
