@@ -19,7 +19,6 @@ from train.config import auto
 from train.config.run import RunConfig
 from train.evaluation.evaluate import evaluate
 from train.fit.choice import choose
-from train.fit.choice import rows as rows_module
 from train.fit.choice.folds import fold_numbers, judged_rows
 from train.fit.choice.judge import Candidate, best
 from train.fit.choice.record import Choice, resolved
@@ -233,11 +232,10 @@ def test_every_method_prints_the_cross_fitted_probe(
         )
 
 
-def test_many_rows_choose_the_penalty_by_a_sample_and_the_method_after_training(
+def test_many_rows_are_trained_on_as_by_lora_and_the_method_is_chosen_afterwards(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (choose, rows_module):
-        monkeypatch.setattr(module, "CROSS_FIT_ROWS", 100)
+    monkeypatch.setattr(choose, "CROSS_FIT_ROWS", 100)
     config = config_of(make_config(tmp_path, method="auto", trainer={"num_train_epochs": 1}))
 
     fit(config)
@@ -245,7 +243,15 @@ def test_many_rows_choose_the_penalty_by_a_sample_and_the_method_after_training(
     choice = choice_of(tmp_path)
     assert choice["pooling"] == "native"
     assert choice["rows"] == 31
-    assert choice["probe_l2"] != 10.0
+    assert choice["probe_l2"] == 10.0
+    lora = make_config(tmp_path / "lora", trainer={"num_train_epochs": 1})
+    fit(config_of(lora))
+    logs = [
+        json.loads((each / "adapter" / "fit.json").read_text())["log_history"]
+        for each in (tmp_path, tmp_path / "lora")
+    ]
+    losses = [[line["eval_loss"] for line in log if "eval_loss" in line] for log in logs]
+    assert losses[0] == losses[1]
 
 
 def test_rows_that_show_nothing_give_a_probe(make_config: MakeConfig, tmp_path: Path) -> None:

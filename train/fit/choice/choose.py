@@ -25,13 +25,17 @@ from train.fit.choice.lora import FoldTraining, OverBudget
 from train.fit.choice.probes import CrossFitted, best_probe, cross_fit
 from train.fit.choice.race import race
 from train.fit.choice.record import Choice, read_choice, resolved, write_choice
-from train.fit.choice.rows import CROSS_FIT_ROWS, Rows, look_at_rows
+from train.fit.choice.rows import Rows, look_at_rows
 from train.fit.resume import run_record
 from train.fit.run import Run
 from train.model.head import L2
 from train.model.loss import Loss
 from train.statistics.calibrated_loss import advantage
 from train.statistics.metrics import given
+
+CROSS_FIT_ROWS = 3000
+"""Training rows up to which models are trained on folds. With more the validation rows tell enough
+of the trained model."""
 
 FEW_ROWS = 500
 CLEARLY_SHOWN = 3.0
@@ -57,6 +61,8 @@ def choose(run: Run, loss: Loss) -> tuple[Run, Choice, Tensor | None]:
     features_ND = None
     if choice is None and config.model.starts_from_bundle:
         choice = _going_on(run)
+    elif choice is None and len(run.data.train) > CROSS_FIT_ROWS:
+        choice = _many_rows(run)
     if choice is None:
         rows = look_at_rows(run)
         (choice,) = broadcast_object_list([_chosen(run, rows, loss)])
@@ -112,10 +118,15 @@ def _going_on(run: Run) -> Choice:
     )
 
 
+def _many_rows(run: Run) -> Choice:
+    """The same LoRA as of `method: lora`, to be compared with its probe."""
+    model = run.config.model
+    why = f"there are {len(run.data.train)} training rows"
+    return _awaiting(run, model.pooling, model.probe_l2 or L2, why)
+
+
 def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
     config, total = run.config, len(rows.targets)
-    if total > CROSS_FIT_ROWS:
-        rows = rows.sample(CROSS_FIT_ROWS, config.seed, config.task)
     count = int(rows.judged_N.sum())
     if count < MIN_JUDGED:
         return Choice(
@@ -139,8 +150,6 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
         poolings.pop()
     elif len(found) == 2 and total <= FEW_ROWS and is_shown(found[1], found[0], CLEARLY_SHOWN):
         del poolings[0]
-    if total > CROSS_FIT_ROWS:
-        return _awaiting(run, found[0], probes, f"there are {total} training rows")
     runs = {pooling: _with_lora(run, pooling, probes[pooling].l2) for pooling in poolings}
     try:
         with FoldTraining(runs, rows, loss, minutes=config.auto.budget_minutes) as training:
@@ -159,13 +168,13 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
             f"{error.minutes:.1f} min, over auto.budget_minutes = {config.auto.budget_minutes:g}"
         )
         likely = found[1] if "mean" in poolings[1:] and is_shown(found[1], found[0]) else found[0]
-        return _awaiting(run, likely, probes, why)
+        return _awaiting(run, likely.pooling, probes[likely.pooling].l2, why)
     chosen = best(found)
     rival = min((each for each in found if each is not chosen), key=lambda each: each.log_loss)
     count = len(chosen.losses_N)
     if count < MIN_JUDGED:
         why = f"auto.budget_minutes = {config.auto.budget_minutes:g} were over with {count} judged"
-        return _awaiting(run, chosen, probes, why)
+        return _awaiting(run, chosen.pooling, probes[chosen.pooling].l2, why)
     return Choice(
         method=chosen.method,
         pooling=chosen.pooling,
@@ -177,12 +186,12 @@ def _chosen(run: Run, rows: Rows, loss: Loss) -> Choice:
     )
 
 
-def _awaiting(run: Run, probe: Candidate, probes: dict[str, CrossFitted], why: str) -> Choice:
+def _awaiting(run: Run, pooling: str, probe_l2: float, why: str) -> Choice:
     """LoRA, to be compared with the probe on the validation rows once it is trained."""
     return Choice(
         method="lora",
-        pooling=probe.pooling,
-        probe_l2=probes[probe.pooling].l2,
+        pooling=pooling,
+        probe_l2=probe_l2,
         **_recipe_of(run),
         reason=f"LoRA, to be compared with the linear probe on the validation rows, since {why}",
         awaits_validation=True,

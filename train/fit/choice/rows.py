@@ -19,10 +19,6 @@ from train.model.head import features, features_by_pooling
 from train.statistics.metrics import Choice as Flags
 from train.statistics.metrics import given
 
-CROSS_FIT_ROWS = 3000
-"""Training rows up to which models are trained on folds. With more, so many, drawn at random,
-choose the probe's penalty, and the validation rows tell enough of the trained model."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -38,19 +34,6 @@ class Rows:
     bias: bool
     """Whether the head has one."""
 
-    def sample(self, count: int, seed: int, task: str) -> Rows:
-        """Return so many of the rows, drawn at random."""
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.fold_N))[:count])
-        given_NC, fold_N = self.given_NC[drawn], self.fold_N[drawn]
-        return Rows(
-            targets=self.targets[drawn],
-            given_NC=given_NC,
-            fold_N=fold_N,
-            judged_N=judged_rows(given_NC, fold_N, task),
-            features={pooling: each[drawn] for pooling, each in self.features.items()},
-            bias=self.bias,
-        )
-
 
 def look_at_rows(run: Run) -> Rows:
     """Compute the features of the training rows, and divide the rows into folds."""
@@ -61,8 +44,7 @@ def look_at_rows(run: Run) -> Rows:
     given_NC = given(targets, len(data.labels))
     folds = config.auto.folds_of(len(targets))
     fold_N = fold_numbers(data.train.texts, given_NC, folds=folds, seed=config.seed)
-    only_native = config.auto.stock or len(targets) > CROSS_FIT_ROWS
-    poolings = ["native"] if only_native else ["native", "mean"]
+    poolings = ["native"] if config.auto.stock else ["native", "mean"]
     if config.model.pooling == "mean":
         poolings = ["mean"]
     features = _features(run, base, inputs, poolings)
