@@ -74,6 +74,7 @@ def metric(server: LocalServer, name: str) -> float:
     return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
 
 
+@pytest.mark.slow
 def test_server_with_a_stalled_log_goes_on_under_attack_and_ends_in_time(bundles: Bundles) -> None:
     read, write = stalled_pipe()
     limits = "max_connections=32 idle_timeout_s=600 head_timeout_s=600 grace_s=4".split()

@@ -216,6 +216,7 @@ def test_a_model_process_that_hangs_is_not_ready(bundles: Bundles) -> None:
         assert httpx.get(f"{server.url}/health/ready", timeout=20).status_code == 503
 
 
+@pytest.mark.slow
 def test_a_model_process_that_hangs_is_replaced(bundles: Bundles) -> None:
     with running(bundles("single"), "hang_s=6") as server:
         (before,) = workers_of(server.process.pid)

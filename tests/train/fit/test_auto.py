@@ -113,6 +113,7 @@ def test_tune_searches_over_the_settings_of_the_chosen_method(
         prepare(config_of(values | {"output_dir": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_probe_is_chosen_where_training_adds_nothing_and_has_no_adapter(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_label_without_validation_rows_cannot_choose(
         fit(RunConfig.model_validate(values))
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_by_the_same_metric(make_config: MakeConfig, tmp_path: Path) -> None:
     config = renamed(make_config, tmp_path, "f1:a:b")
     fit(config)

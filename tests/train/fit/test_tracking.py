@@ -51,6 +51,7 @@ def tracked(
     return RunConfig.model_validate(values)
 
 
+@pytest.mark.slow
 def test_tensorboard_has_configuration_curves_and_test_metrics(tracked: RunConfig) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

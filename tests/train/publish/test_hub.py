@@ -106,6 +106,7 @@ def test_rerun_after_a_cut_goes_on_from_there(
     assert hub.repositories[REPO].tags.keys() == {made.version}
 
 
+@pytest.mark.slow
 def test_new_version_replaces_the_old_one_whose_tag_stays(
     made: Run, hub: Hub, publish: Callable[..., Any], tmp_path: Path
 ) -> None:

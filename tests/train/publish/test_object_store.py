@@ -45,6 +45,7 @@ def environment() -> Iterator[dict[str, str]]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_bundle_in_a_bucket_is_whole_and_a_rerun_sends_what_is_missing(
     made: Run, environment: dict[str, str], tmp_path: Path
 ) -> None:
