@@ -314,6 +314,7 @@ def test_signal_while_the_model_loads_ends_the_server(bundles: Callable[[str], P
     assert left_after(process.pid) == []
 
 
+@pytest.mark.slow
 def test_idle_server_sleeps(serve: StartServer) -> None:
     """Stock batching with a zero timeout spins in two processes while idle."""
     group = serve("single").process.pid

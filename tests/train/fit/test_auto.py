@@ -148,10 +148,8 @@ def test_validation_rows_decide_where_the_budget_forbids_folds(
     assert merge(config).manifest.config["method"] == method
 
 
-@pytest.mark.parametrize(
-    ("task", "columns"),
-    [("multi_label", 1), pytest.param("single_label", 2, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "columns"), [("multi_label", 1), ("single_label", 2)])
 def test_several_labels_and_pairs_are_chosen_for_too(
     make_config: MakeConfig, tmp_path: Path, task: str, columns: int
 ) -> None:

@@ -39,7 +39,10 @@ def test_adapter_merged_and_reloaded_logits_agree(
     assert parity["texts"] > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])],
+)
 def test_pipeline_and_server_give_the_same_labels_and_scores(
     kind: str, bundles: Callable[[str], Path], serve: Callable[[str], Server]
 ) -> None:

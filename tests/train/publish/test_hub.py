@@ -89,6 +89,7 @@ def test_failed_and_lost_answers_are_tried_again_without_a_second_commit(
     assert not repository.private
 
 
+@pytest.mark.slow
 def test_rerun_after_a_cut_goes_on_from_there(
     made: Run, hub: Hub, publish: Callable[..., Any], tmp_path: Path
 ) -> None:
