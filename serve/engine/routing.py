@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from serve.release.servers import RefusedVersion
+
 FILE = "routing.json"
 
 
@@ -30,17 +32,6 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a version that was promoted does not answer."""
-
-    generation: int
-    version: str
-    reason: str
-    time: str
-    """ISO 8601, UTC."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Routing:
     """What every HTTP process is to answer with."""
 
@@ -49,7 +40,7 @@ class Routing:
     champion: Group
     retired: Group | None = None
     """The group that was champion before, ready to be it again."""
-    refused: Refusal | None = None
+    refused: RefusedVersion | None = None
     """The last refusal since the server was started."""
     num_refused: int = 0
 
@@ -70,7 +61,8 @@ class Report:
 
 def write_routing(runtime: Path, routing: Routing) -> None:
     """Replace the routing of a server."""
-    _write(runtime / FILE, asdict(routing))
+    refused = routing.refused.model_dump() if routing.refused else None
+    _write(runtime / FILE, asdict(routing) | {"refused": refused})
 
 
 def read_routing(runtime: Path) -> Routing:
@@ -81,7 +73,7 @@ def read_routing(runtime: Path) -> Routing:
         generation=values["generation"],
         champion=_group(values["champion"]),
         retired=_group(retired) if retired else None,
-        refused=Refusal(**refused) if refused else None,
+        refused=RefusedVersion(**refused) if refused else None,
         num_refused=values["num_refused"],
     )
 

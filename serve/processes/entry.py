@@ -10,10 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from serve.engine.routing import Refusal, Report
+from serve.engine.routing import Report
 from serve.release.pointer import ReleaseError, timestamp
 from serve.release.servers import HttpProcess, RefusedVersion, Registration, ServerStatus
 
@@ -42,7 +41,7 @@ class Entry:
         *,
         version: str,
         loading: str | None,
-        refused: Refusal | None,
+        refused: RefusedVersion | None,
         retired: str | None,
     ) -> None:
         """State what the HTTP processes report, and what the main process does."""
@@ -59,7 +58,7 @@ class Entry:
             generation=min(known) if known and len(known) == len(generations) else None,
             version=version,
             loading=loading,
-            refused=RefusedVersion(**asdict(refused)) if refused else None,
+            refused=refused,
             retired=retired,
             http=tuple(HttpProcess(pid=pid, generation=each) for pid, each in generations.items()),
             updated="",

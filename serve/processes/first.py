@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle
-from serve.engine.routing import Refusal
 from serve.processes.group import LoadFailed
 from serve.release.bundles import open_deployed
-from serve.release.pointer import Pointer, ReleaseError, read_pointer, timestamp
+from serve.release.pointer import Pointer, ReleaseError, read_pointer
+from serve.release.servers import RefusedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class First:
     """The directory whose releases are followed."""
     pointer: Pointer | None = None
     """Its pointer."""
-    refused: Refusal | None = None
+    refused: RefusedVersion | None = None
     """Why the champion does not answer, where the version before it does."""
 
     @property
@@ -65,17 +65,11 @@ def serve_deployment(directory: Path, serve: Callable[[First], Result]) -> Resul
             error,
             pointer.previous,
         )
-        refused = Refusal(
-            generation=pointer.generation,
-            version=pointer.champion,
-            reason=str(error),
-            time=timestamp(),
-        )
         return serve(
             First(
                 bundle=open_deployed(directory, pointer.previous),
                 deployment=directory,
                 pointer=pointer,
-                refused=refused,
+                refused=RefusedVersion.of(pointer, str(error)),
             )
         )

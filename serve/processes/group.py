@@ -11,7 +11,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from serve.engine.pulse import Pulse
 from serve.engine.routing import Group
 from serve.engine.status import read_status
 from serve.inference.placement import pick_backend
-from serve.processes.order import Order, Pace, failure_file
+from serve.inference.predictor import Throughput
+from serve.processes.order import Order, failure_file
 from serve.processes.start import run_model_process
 from serve.processes.supervisor import Supervisor, end_processes
 from serve.settings import ServeConfig
@@ -187,7 +188,7 @@ def _without_main_module() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-def inherited(running: ModelGroup, other: ModelGroup) -> Pace | None:
+def inherited(running: ModelGroup, other: ModelGroup) -> Throughput | None:
     """The pace of a running group, if that of the other is the same; None to measure it.
 
     A measurement beside live traffic takes its cores, and is wrong.
@@ -199,8 +200,7 @@ def inherited(running: ModelGroup, other: ModelGroup) -> Pace | None:
     backend, _ = pick_backend(other.bundle, device=device, requested=running.places.config.backend)
     if backend != status["backend"]:
         return None
-    names = Pace.__dataclass_fields__
-    return Pace(**{name: status[name] for name in names})
+    return Throughput(**{each.name: status[each.name] for each in fields(Throughput)})
 
 
 _OF_LABELS = frozenset(

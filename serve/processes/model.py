@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ class ClassifierAPI(litserve.LitAPI):
         if order.pace is None:
             self.throughput = self.predictor.warm_up(order.config.max_batch_tokens)
         else:
-            self.throughput = Throughput(**asdict(order.pace))
+            self.throughput = order.pace
 
 
 class ClassifierLoop(LitLoop):

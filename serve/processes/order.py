@@ -1,20 +1,12 @@
-"""What a model process is given. Light to import: the parent makes orders."""
+"""What a model process is given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.inference.predictor import Throughput
 from serve.settings import ServeConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """The measured speed of a model of the same shape, on the same backend and device."""
-
-    max_batch_tokens: int
-    overhead_tokens: float
-    tokens_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +25,7 @@ class Order:
     """Where it listens once its model is loaded."""
     is_beside: bool
     """Whether others answer requests while it loads."""
-    pace: Pace | None
+    pace: Throughput | None
     """Speed to begin with; None: measured, which is right only while nothing else runs."""
 
 

@@ -20,7 +20,7 @@ from itertools import count
 from serve.bundle.manifest import BundleError
 from serve.bundle.seal import Bundle
 from serve.command.priority import aside
-from serve.engine.routing import Refusal, Report, Routing, read_reports, write_routing
+from serve.engine.routing import Report, Routing, read_reports, write_routing
 from serve.inference.placement import pick_backend
 from serve.inference.predictor import load_encoder
 from serve.processes.entry import Entry
@@ -29,7 +29,8 @@ from serve.processes.group import LoadFailed, ModelGroup, Places
 from serve.processes.memory import check_memory
 from serve.processes.supervisor import Watch
 from serve.release.bundles import open_deployed
-from serve.release.pointer import Pointer, ReleaseError, read_pointer, timestamp
+from serve.release.pointer import Pointer, ReleaseError, read_pointer
+from serve.release.servers import RefusedVersion
 from serve.release.successor import check_successor
 
 LOOK_S = 0.02
@@ -187,9 +188,7 @@ class Releases:
         logger.error("version %s is refused: %s", pointer.champion, reason)
         self._pointer = pointer
         self._num_refused += 1
-        self.refused = Refusal(
-            generation=pointer.generation, version=pointer.champion, reason=reason, time=timestamp()
-        )
+        self.refused = RefusedVersion.of(pointer, reason)
         self.route()
         self._write_status()
 

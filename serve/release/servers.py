@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from serve.config import FrozenModel
 from serve.language.lines import one_line
 from serve.release.directory import try_lock
-from serve.release.pointer import ReleaseError, read_regular
+from serve.release.pointer import Pointer, ReleaseError, read_regular, timestamp
 
 SERVERS = "servers"
 
@@ -48,6 +48,17 @@ class RefusedVersion(FrozenModel):
     reason: Annotated[str, BeforeValidator(one_line)]
     """In one line that can be printed."""
     time: str
+    """ISO 8601, UTC."""
+
+    @classmethod
+    def of(cls, pointer: Pointer, reason: str) -> RefusedVersion:
+        """The refusal, now, of a pointer's champion."""
+        return cls(
+            generation=pointer.generation,
+            version=pointer.champion,
+            reason=reason,
+            time=timestamp(),
+        )
 
 
 class ServerStatus(FrozenModel):

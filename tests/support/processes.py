@@ -34,13 +34,16 @@ def run(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.
 
 
 class Server(LocalServer):
-    """`python -m serve run` on a bundle; its output is in the file `log`."""
+    """`python -m serve run` on a bundle, beside which its output is in the file `log`.
 
-    def __init__(self, bundle: Path, *overrides: str) -> None:
+    option: what names the bundle, or the directory that is served in its place.
+    """
+
+    def __init__(self, bundle: Path, *overrides: str, option: str = "--bundle") -> None:
         port = free_port()
         self.log = bundle.parent / f"server-{port}.log"
         with self.log.open("w") as log:
-            command = ("-m", "serve", "run", "--bundle", bundle, *overrides)
+            command = ("-m", "serve", "run", option, bundle, *overrides)
             try:
                 super().__init__(*command, port=port, output=log)
             except RuntimeError as error:

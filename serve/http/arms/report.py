@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -18,7 +17,7 @@ def describe_arms(arms: Arms) -> dict[str, Any]:
     return {
         "generation": arms.generation,
         "arms": {role.name: role.arm.version for role in arms.roles},
-        "refused": asdict(arms.refused) if arms.refused else None,
+        "refused": arms.refused.model_dump() if arms.refused else None,
     }
 
 

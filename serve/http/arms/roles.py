@@ -14,8 +14,8 @@ from functools import cached_property
 from prometheus_client import Counter
 
 from serve.engine.metrics import HttpMetrics
-from serve.engine.routing import Refusal
 from serve.http.arms.arm import Arm
+from serve.release.servers import RefusedVersion
 
 CHAMPION, RETIRED = "champion", "retired"
 """Roles: the arm that answers, and the one that did before and is ready to do so again."""
@@ -49,7 +49,7 @@ class Arms:
     generation: int
     champion: Role
     retired: Role | None = None
-    refused: Refusal | None = None
+    refused: RefusedVersion | None = None
     num_refused: int = 0
     by_version: dict[str, Role] = field(init=False)
     """The champion's first."""
@@ -69,7 +69,7 @@ class Arms:
 
 
 def first_arms(
-    arm: Arm, metrics: HttpMetrics, *, generation: int = 0, refused: Refusal | None = None
+    arm: Arm, metrics: HttpMetrics, *, generation: int = 0, refused: RefusedVersion | None = None
 ) -> Arms:
     """The arms with which a server starts; generation 0: it serves one bundle for ever."""
     return Arms(

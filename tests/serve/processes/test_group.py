@@ -11,7 +11,6 @@ import pytest
 from serve.command.priority import aside
 from serve.engine.routing import (
     Group,
-    Refusal,
     Report,
     Routing,
     read_reports,
@@ -21,6 +20,7 @@ from serve.engine.routing import (
     write_routing,
 )
 from serve.processes.group import Slots
+from serve.release.servers import RefusedVersion
 
 
 def test_the_smallest_free_slots_are_taken() -> None:
@@ -53,7 +53,7 @@ def group(name: str) -> Group:
 
 
 def test_routing_and_reports_are_read_as_written(tmp_path: Path) -> None:
-    refused = Refusal(generation=3, version="1" * 12, reason="it's \u2028 bad", time="now")
+    refused = RefusedVersion(generation=3, version="1" * 12, reason="it's \u2028 bad", time="now")
     for routing in (
         Routing(generation=0, champion=group("a")),
         Routing(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 from altered import config, head
-from processes import free_port, run, wait_for
+from processes import Server, run, wait_for
 from rows import make_rows, write_jsonl
 
-from scripts.local_server import LocalServer
 from serve.bundle.seal import open_bundle
 from serve.inference.predictor import Predictor
 from serve.release.bundles import deploy
@@ -43,19 +41,12 @@ def reversed_labels(bundle: Path, destination: Path) -> Path:
     return destination
 
 
-class Following(LocalServer):
-    """A server of a deployment directory; its output is in the file `log`."""
+class Following(Server):
+    """A server of a deployment directory."""
 
     def __init__(self, directory: Path, *overrides: str) -> None:
         self.directory = directory
-        port = free_port()
-        self.log = directory.parent / f"following-{port}.log"
-        with self.log.open("w") as log:
-            command = ("-m", "serve", "run", "--deployment", directory, *overrides)
-            try:
-                super().__init__(*command, port=port, output=log)
-            except RuntimeError as error:
-                raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
+        super().__init__(directory, *overrides, option="--deployment")
 
     def ask(self, text: str = "my parcel", path: str = "/predict") -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json={"inputs": text}, timeout=60)
@@ -121,10 +112,3 @@ def scores_by(predictor: Predictor, texts: list[str]) -> dict[str, dict[str, flo
 
 def scores_of(response: httpx.Response) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in json.loads(response.content)}
-
-
-def pace(condition: Callable[[], bool], *, every_s: float = 0.01) -> Iterator[None]:
-    """Yield every so often until the condition holds."""
-    while not condition():
-        yield
-        time.sleep(every_s)
